@@ -1,0 +1,159 @@
+"""The shape of an encoder, read from and written to the config.json of Hugging Face's BERT and DistilBERT.
+
+Must agree with transformers' BertConfig and DistilBertConfig. The two families differ in the names of their fields and in
+four points of behaviour, each of which is a field or a property here, so that `model.py` needs one encoder only.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from minikd.files import UserError
+
+# ours (BERT's names)            DistilBERT's names
+DISTILBERT_NAMES = {
+    "hidden_size":                  "dim",
+    "num_hidden_layers":            "n_layers",
+    "num_attention_heads":          "n_heads",
+    "intermediate_size":            "hidden_dim",
+    "hidden_dropout_prob":          "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "classifier_dropout":           "seq_classif_dropout",
+    "hidden_act":                   "activation",
+}  # fmt: skip
+
+# What would change the computation in a way that model.py does not implement: field -> the values that are fine.
+IMPLEMENTED = {
+    "hidden_act": ("gelu",),  # the exact, erf-based GELU; "gelu_new" and others are different functions
+    "position_embedding_type": ("absolute", None),
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "pruned_heads": ({}, None),
+    "problem_type": ("single_label_classification", None),
+}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Field names and defaults are BertConfig's; the defaults are those of bert-base-uncased."""
+
+    model_type: str = "bert"  # or "distilbert": which family's head, dropouts and file layout
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2  # segments A and B; 0 where the model has none (DistilBERT)
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None  # None: the same as hidden_dropout_prob
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # id2label in the file
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            wanted = type(getattr(EncoderConfig, name))
+            if wanted is int and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise UserError(f"config: {name} must be a whole number of at least 0, not {value!r}")
+            if (name.endswith(("_prob", "_dropout")) and value is not None
+                    and not (isinstance(value, (int, float)) and 0 <= value < 1)):
+                raise UserError(f"config: {name} must be a probability in [0, 1), not {value!r}")
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
+            if getattr(self, name) == 0:
+                raise UserError(f"config: {name} must be at least 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"config: hidden_size {self.hidden_size} is not divisible by "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
+            raise UserError(f"config: a classifier needs two or more different labels, not {list(self.labels)}")
+
+    @property
+    def head_activation(self) -> str:
+        """BERT's pooler ends in tanh; DistilBERT's pre_classifier, the same matrix at the same place, in ReLU."""
+        return "tanh" if self.model_type == "bert" else "relu"
+
+    @property
+    def attention_output_dropout(self) -> float:
+        """BERT drops out after the attention's output projection; DistilBERT does not."""
+        return self.hidden_dropout_prob if self.model_type == "bert" else 0.0
+
+    @property
+    def head_dropout(self) -> float:
+        """The dropout between the pooled [CLS] vector and the classifier."""
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "EncoderConfig":
+        """Reads the fields of a config.json. Fields that do not change a classifier's computation are passed over.
+
+        Raises UserError naming the field for anything that minikd does not implement.
+        """
+        # Files from before 2020 may lack model_type; the field names tell the family.
+        model_type = fields.get("model_type") or ("distilbert" if "dim" in fields else "bert")
+        if model_type not in ("bert", "distilbert"):
+            raise UserError(f"model_type {model_type!r} is not implemented: minikd reads bert and distilbert")
+        names = DISTILBERT_NAMES if model_type == "distilbert" else {}
+        for name, fine in IMPLEMENTED.items():
+            value = fields.get(names.get(name, name), fine[0])
+            if value not in fine:
+                raise UserError(f"{names.get(name, name)} {value!r} is not implemented: minikd has {fine[0]!r} only")
+
+        ours = {"model_type": model_type, "labels": _labels(fields)}
+        if model_type == "distilbert":
+            ours |= {"type_vocab_size": 0, "num_hidden_layers": 6, "classifier_dropout": 0.2}
+        for name in cls.__dataclass_fields__:
+            if name not in ("model_type", "labels") and fields.get(names.get(name, name)) is not None:
+                ours[name] = fields[names.get(name, name)]
+        return cls(**ours)
+
+    def to_dict(self) -> dict:
+        """The config.json fields with which transformers builds the same classifier."""
+        names = DISTILBERT_NAMES if self.model_type == "distilbert" else {}
+        architecture = {"bert": "BertForSequenceClassification", "distilbert": "DistilBertForSequenceClassification"}
+        fields = {"architectures": [architecture[self.model_type]], names.get("hidden_act", "hidden_act"): "gelu"}
+        fields |= {names.get(name, name): value for name, value in asdict(self).items() if name != "labels"}
+        if self.model_type == "distilbert":  # these are constants there, not fields
+            del fields["type_vocab_size"], fields["layer_norm_eps"]
+            fields["seq_classif_dropout"] = self.head_dropout
+        fields["id2label"] = {str(i): label for i, label in enumerate(self.labels)}
+        fields["label2id"] = {label: i for i, label in enumerate(self.labels)}
+        return fields
+
+    @classmethod
+    def from_file(cls, path) -> "EncoderConfig":
+        """Reads a config.json. Raises UserError that names the file for a missing, broken or unsupported one."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); a model folder needs a config.json") from None
+        except (ValueError, AttributeError, TypeError) as error:
+            raise UserError(f"{path}: is not a model's config.json ({error})") from None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def with_labels(self, labels) -> "EncoderConfig":
+        return replace(self, labels=tuple(labels))
+
+
+def _labels(fields: dict) -> tuple[str, ...]:
+    """id2label where the file has it, else generic names, as many as num_labels says (two by default)."""
+    id2label = fields.get("id2label")
+    if id2label:
+        return tuple(str(id2label[i]) for i in sorted(id2label, key=int))
+    return tuple(f"LABEL_{i}" for i in range(fields.get("num_labels") or fields.get("_num_labels") or 2))
+
+
+# Named shapes; the comment gives the parameters of the classifier with two labels.
+BERT_BASE = EncoderConfig()  # 109,483,778: bert-base-uncased
+BERT_6_LAYERS = EncoderConfig(num_hidden_layers=6)  # 66,956,546: half of BERT-base
+BERT_SMALL = EncoderConfig(  # 28,764,674: google/bert_uncased_L-4_H-512_A-8
+    num_hidden_layers=4, hidden_size=512, num_attention_heads=8, intermediate_size=2048
+)
+DISTILBERT = EncoderConfig(  # 66,955,010: distilbert-base-uncased
+    model_type="distilbert", num_hidden_layers=6, type_vocab_size=0, classifier_dropout=0.2
+)

@@ -1,0 +1,55 @@
+"""Files written whole or not at all, and the one exception that means "the user can mend this"."""
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: a flag, a file, a folder. The scripts print its one line and exit with status 2."""
+
+
+@contextmanager
+def atomic_file(path):
+    """Yields a binary file that takes the name `path` when the block ends, and only if it ends well.
+
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and then take the name in one step (rename
+    is atomic within a file system). A reader finds the old file or the whole new one, never a part. Raises OSError.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private to its owner
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def atomic_write(path, content: bytes | str) -> None:
+    """Writes `content` to `path`, all of it or nothing. Raises OSError."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path, value) -> None:
+    """Writes `value` as indented JSON, atomically. Raises OSError, or TypeError for what JSON cannot hold."""
+    atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def fingerprint(*parts) -> str:
+    """SHA-256 of `parts` (bytes, str, or anything with the buffer protocol), each preceded by its length."""
+    digest = hashlib.sha256()
+    for part in parts:
+        part = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else memoryview(part).cast("B")
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()

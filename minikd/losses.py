@@ -1,0 +1,60 @@
+"""The loss of knowledge distillation (Hinton, Vinyals & Dean 2015, section 2): pure functions of tensors.
+
+    L = alpha · CE(labels, student) + (1 − alpha) · T² · KL(softmax(teacher / T) ‖ softmax(student / T))
+
+alpha weighs the hard loss, against the labels; some published code has it the other way round. Everything is computed in
+fp32 (or fp64, for tests), also under autocast: in fp16 a softmax underflows to 0, whose logarithm is −inf.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def kd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    alpha: float = 0.5,
+    T: float = 2.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The loss above: a scalar for logits (B, C) of student and teacher and label ids (B,). No gradient reaches the teacher.
+
+    Raises ValueError for alpha outside [0, 1], T not above 0 (or not finite), or logits of different shapes.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in [0, 1], not {alpha}")
+    hard = hard_loss(student_logits, labels, label_smoothing)
+    return alpha * hard + (1 - alpha) * soft_loss(student_logits, teacher_logits, T)
+
+
+def hard_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy with the true labels, averaged over the batch: logits (B, C), labels (B,) -> scalar."""
+    return F.cross_entropy(_at_least_fp32(logits), labels, label_smoothing=label_smoothing)
+
+
+def soft_loss(student_logits: Tensor, teacher_logits: Tensor, T: float) -> Tensor:
+    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), averaged over the batch: logits (B, C) each -> scalar.
+
+    The gradient of the KL alone shrinks as 1/T², because both distributions flatten; the factor T² keeps the balance with
+    the hard loss when T changes (Hinton et al. 2015, section 2.1). The sum runs over the classes and the mean over the batch:
+    `F.kl_div(reduction="mean")` would divide by the number of classes as well, and is not KL.
+
+    Raises ValueError for T not above 0 (or not finite), or logits of different shapes.
+    """
+    if not 0 < T < float("inf"):
+        raise ValueError(f"the temperature T must be above 0, not {T}")
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"student and teacher logits must have one shape, not {tuple(student_logits.shape)} "
+            f"and {tuple(teacher_logits.shape)}"
+        )
+    student_log_probs = F.log_softmax(_at_least_fp32(student_logits) / T, dim=-1)
+    teacher_log_probs = F.log_softmax(_at_least_fp32(teacher_logits.detach()) / T, dim=-1)
+    kl = (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(dim=-1)  # (B,)
+    return T**2 * kl.mean()
+
+
+def _at_least_fp32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

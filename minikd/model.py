@@ -1,0 +1,210 @@
+"""A BERT encoder and classifier by hand (Devlin et al. 2019; DistilBERT: Sanh et al. 2019).
+
+Must equal transformers' BertForSequenceClassification and DistilBertForSequenceClassification in every hidden state, logit
+and gradient; tests/test_model.py proves it. Shapes in the comments: B batch, N tokens, H hidden size, A heads,
+D = H / A head size, C labels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minikd.config import EncoderConfig
+
+
+class EncoderOutput(NamedTuple):
+    last_hidden_state: Tensor  # (B, N, H), or (B, 1, H) where only [CLS] was computed
+    hidden_states: tuple[Tensor, ...] | None  # embeddings, then each layer's output: (B, N, H) each
+    attention_scores: tuple[Tensor, ...] | None  # per layer (B, A, N, N): scaled q·k before mask and softmax
+
+
+class ClassifierOutput(NamedTuple):
+    logits: Tensor  # (B, C)
+    hidden_states: tuple[Tensor, ...] | None = None
+    attention_scores: tuple[Tensor, ...] | None = None
+
+
+class Embeddings(nn.Module):
+    """Word + learned position + segment vectors, LayerNorm, dropout."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = (
+            nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size else None
+        )
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        positions = self.position_embeddings.weight[: input_ids.shape[1]]  # (N, H)
+        embeddings = self.word_embeddings(input_ids) + positions  # (B, N, H)
+        if self.token_type_embeddings is not None:
+            if token_type_ids is None:  # a single text is all segment A
+                embeddings = embeddings + self.token_type_embeddings.weight[0]
+            else:
+                embeddings = embeddings + self.token_type_embeddings(token_type_ids)
+        return self.dropout(self.LayerNorm(embeddings))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2) with one fused query-key-value projection."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.dropout_prob = config.attention_probs_dropout_prob
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)  # rows: all of q, then k, then v
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cls_only: bool, with_scores: bool) -> tuple[Tensor, Tensor | None]:
+        """`mask` is boolean (B, 1, 1, N), true at real tokens. Returns (B, N, H), or (B, 1, H), and the scores."""
+        hidden_size = x.shape[-1]
+        if cls_only:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(x[:, :1], weight[:hidden_size], bias[:hidden_size])  # (B, 1, H)
+            k, v = F.linear(x, weight[hidden_size:], bias[hidden_size:]).chunk(2, dim=-1)  # (B, N, H) each
+        else:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)  # (B, N, H) each
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, A, N, D)
+
+        dropout_prob = self.dropout_prob if self.training else 0.0
+        scores = None
+        if with_scores:  # the textbook form of the line in the other branch, kept for what it lets one see
+            scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, A, N, N)
+            masked = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+            context = F.dropout(masked.softmax(dim=-1), dropout_prob) @ v
+        else:
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_prob)
+        return self.output(context.transpose(1, 2).flatten(2)), scores  # heads side by side again: (B, N, H)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with the exact (erf) GELU between them, at each position alone."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(F.gelu(self.intermediate(x)))
+
+
+class EncoderLayer(nn.Module):
+    """A post-LN block: LayerNorm(x + dropout(sublayer(x))), for attention and then for the feed-forward network."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.attention_dropout = nn.Dropout(config.attention_output_dropout)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, cls_only: bool = False, with_scores: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        attended, scores = self.attention(x, mask, cls_only, with_scores)
+        if cls_only:
+            x = x[:, :1]  # (B, 1, H): from here on every operation works on each position alone
+        x = self.attention_norm(x + self.attention_dropout(attended))
+        x = self.feed_forward_norm(x + self.feed_forward_dropout(self.feed_forward(x)))
+        return x, scores
+
+
+class Encoder(nn.Module):
+    """Embeddings and a stack of layers."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        *,
+        cls_only: bool = False,
+        output_hidden_states: bool = False,
+        output_attention_scores: bool = False,
+    ) -> EncoderOutput:
+        """input_ids (B, N); attention_mask (B, N), 1 at real tokens and 0 at padding, or None where nothing is padded."""
+        # (B, N) -> (B, 1, 1, N): broadcast over heads and queries. SDPA is fastest without a mask, hence None.
+        mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+        x = self.embeddings(input_ids, token_type_ids)
+        hidden_states, attention_scores = [x], []
+        for i, layer in enumerate(self.layers):
+            last = i == len(self.layers) - 1
+            x, scores = layer(x, mask, cls_only=cls_only and last, with_scores=output_attention_scores)
+            hidden_states.append(x)
+            attention_scores.append(scores)
+        return EncoderOutput(
+            x,
+            tuple(hidden_states) if output_hidden_states else None,
+            tuple(attention_scores) if output_attention_scores else None,
+        )
+
+
+class Classifier(nn.Module):
+    """The encoder with a classification head on its [CLS] vector.
+
+    The head reads one row of the last layer's output. That row's queries need the keys and values of every token, but its
+    attention output, LayerNorms and feed-forward network need no other row, and rows that nothing reads have no
+    gradient. So the last layer computes keys and values for all tokens and everything else for [CLS] alone: the same
+    logits and the same gradients, with about five sixths of a layer less work. `cls_only_last_layer = False` computes all rows.
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        self.cls_only_last_layer = True
+        self.encoder = Encoder(config)
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)  # DistilBERT calls it pre_classifier
+        self.activation = {"tanh": torch.tanh, "relu": torch.relu}[config.head_activation]
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden_size, len(config.labels))
+        self.apply(self._init_weights)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """N(0, initializer_range) for every matrix, zero for biases and the padding row (modeling_bert's rule)."""
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attention_scores: bool = False,
+    ) -> ClassifierOutput:
+        """Logits (B, C) for input_ids (B, N); on request also what `EncoderOutput` describes, of every layer in full."""
+        all_rows_wanted = output_hidden_states or output_attention_scores
+        encoded = self.encoder(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            cls_only=self.cls_only_last_layer and not all_rows_wanted,
+            output_hidden_states=output_hidden_states,
+            output_attention_scores=output_attention_scores,
+        )
+        pooled = self.activation(self.pooler(encoded.last_hidden_state[:, 0]))  # (B, H)
+        logits = self.classifier(self.dropout(pooled))  # (B, C)
+        return ClassifierOutput(logits, encoded.hidden_states, encoded.attention_scores)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of scalars in all parameters, each counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,144 @@
+"""Text to ids: WordPiece by the tokenizers package, with the ids that Hugging Face's BERT tokenizer gives.
+
+WordPiece (Schuster & Nakajima 2012; Devlin et al. 2019, section 3) is the one part of BERT that minikd leaves to a library:
+it says nothing about distillation, and the library's Rust is a hundred times as fast as Python.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
+from tokenizers.trainers import WordPieceTrainer
+from tqdm import tqdm
+
+from minikd.files import UserError, atomic_write, fingerprint, write_json
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+class Tokenizer:
+    """A WordPiece vocabulary with BERT's text clean-up, as `[CLS] text [SEP]`."""
+
+    def __init__(self, backend: Backend):
+        backend.no_padding()  # some published files pad and cut by themselves: all-MiniLM-L6-v2's to 128 tokens
+        backend.no_truncation()
+        self.backend = backend
+        self.vocab: dict[str, int] = backend.get_vocab()
+        self.pad_token_id = self.vocab["[PAD]"]
+        self.fingerprint = fingerprint(backend.to_str())
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id: the rows that an embedding needs."""
+        return max(self.vocab.values()) + 1
+
+    def encode(self, texts: list[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of all texts, end to end, each cut to `max_length` tokens with `[CLS]` and `[SEP]` counted.
+
+        Returns ids, int32 of shape (tokens,), and offsets, int64 of shape (texts + 1,): text i has
+        ids[offsets[i]:offsets[i + 1]]. The library works on all cores; a progress bar shows for more than a moment's work.
+        """
+        self.backend.enable_truncation(max_length)
+        pieces = []
+        with tqdm(total=len(texts), desc="tokenize", unit="text", delay=1, leave=False) as bar:
+            for start in range(0, len(texts), 1000):
+                encodings = self.backend.encode_batch_fast(texts[start : start + 1000])
+                pieces += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+                bar.update(len(encodings))
+        self.backend.no_truncation()
+        offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+        np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
+        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32), offsets
+
+    def save(self, folder, model_type: str, max_length: int) -> None:
+        """Writes tokenizer.json, tokenizer_config.json and vocab.txt so that transformers' AutoTokenizer loads them."""
+        folder = Path(folder)
+        normalizer = json.loads(self.backend.to_str())["normalizer"]
+        atomic_write(folder / "tokenizer.json", self.backend.to_str(pretty=True))
+        tokens = {token_id: token for token, token_id in self.vocab.items()}
+        # An id without a token (a hole in the vocabulary) still needs its line, or every later id would move.
+        lines = [tokens.get(i, f"[unused_hole{i}]") for i in range(self.vocab_size)]
+        atomic_write(folder / "vocab.txt", "\n".join(lines) + "\n")
+        write_json(folder / "tokenizer_config.json", {
+            "tokenizer_class": {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer"}[model_type],
+            "do_lower_case": normalizer["lowercase"],
+            "strip_accents": normalizer["strip_accents"],
+            "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+            "model_max_length": max_length,
+            **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
+        })  # fmt: skip
+
+
+def load_tokenizer(folder) -> Tokenizer:
+    """The tokenizer of a model folder: tokenizer.json, or else vocab.txt with the casing of tokenizer_config.json.
+
+    Raises UserError that names the file where both are missing, or where one is damaged or not BERT's WordPiece.
+    """
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    try:
+        if path.exists():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            kinds = [(content.get(part) or {}).get("type") for part in ("model", "normalizer", "pre_tokenizer")]
+            if kinds != ["WordPiece", "BertNormalizer", "BertPreTokenizer"]:
+                raise UserError(f"{path}: is not BERT's WordPiece tokenizer (its parts: {', '.join(map(str, kinds))})")
+            backend = Backend.from_file(str(path))
+        else:
+            path = folder / "tokenizer_config.json"
+            settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            path = folder / "vocab.txt"
+            if not path.exists():
+                raise UserError(f"{folder}: has no tokenizer.json or vocab.txt; a model folder needs one of them")
+            # Only "\n" ends a line: str.splitlines would also break at the rarer separators that are tokens of BERT.
+            tokens = path.read_text(encoding="utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+            backend = bert_wordpiece({token: i for i, token in enumerate(tokens)}, settings)
+        missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+        if missing:
+            raise UserError(f"{path}: the vocabulary has no {', '.join(missing)}")
+        return Tokenizer(backend)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # the library raises plain Exception for a file that it cannot parse
+        raise UserError(f"{path}: is damaged or not a tokenizer ({error})") from None
+
+
+def bert_wordpiece(vocab: dict[str, int], settings: dict) -> Backend:
+    """BERT's pipeline around a vocabulary; `settings` are tokenizer_config.json's, with its defaults (uncased)."""
+    backend = Backend(WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"),  # None: strip them exactly when lower-casing
+        lowercase=settings.get("do_lower_case", True),
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    if vocab:
+        _finish(backend)
+    return backend
+
+
+def train_wordpiece(texts: list[str], vocab_size: int) -> Tokenizer:
+    """A new uncased vocabulary of at most `vocab_size` entries, learned from `texts`; the same texts give the same one."""
+    backend = bert_wordpiece({}, {})
+    trainer = WordPieceTrainer(
+        vocab_size=vocab_size, min_frequency=2, special_tokens=SPECIAL_TOKENS, show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    _finish(backend)
+    return Tokenizer(backend)
+
+
+def _finish(backend: Backend) -> None:
+    """Makes literal special tokens in a text count as such, as Hugging Face does, and frames every text."""
+    backend.add_special_tokens([token for token in SPECIAL_TOKENS if backend.token_to_id(token) is not None])
+    frame = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    if None not in dict(frame).values():
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=frame
+        )
