@@ -1,8 +1,8 @@
 """Hugging Face's model folders to and from our classifier, and a student cut from a teacher's layers.
 
-A folder holds config.json and model.safetensors (or, from older days, pytorch_model.bin). The tables below are the whole
-difference in naming. transformers' modeling_bert.py and modeling_distilbert.py are the authority for the right-hand
-column.
+A folder holds config.json and model.safetensors (or, from older days, pytorch_model.bin). The tables below are the
+whole difference in naming. transformers' modeling_bert.py and modeling_distilbert.py are the authority for the
+right-hand column.
 """
 
 import re
@@ -54,8 +54,10 @@ classifier                                classifier
 """
 
 # Tensors that a classifier does not need: the pre-training heads, and a buffer that old versions saved.
-IGNORED = re.compile(r"cls\.predictions\.|cls\.seq_relationship\.|vocab_(transform|layer_norm|projector)\."
-                     r"|(.*\.)?embeddings\.position_ids$")  # fmt: skip
+IGNORED = re.compile(
+    r"cls\.predictions\.|cls\.seq_relationship\.|vocab_(transform|layer_norm|projector)\."
+    r"|(.*\.)?embeddings\.position_ids$"
+)
 # The only tensors that a pre-trained encoder may lack.
 HEAD = ("pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias")
 
@@ -71,7 +73,9 @@ def name_map(config: EncoderConfig) -> list[tuple[str, int | None, str]]:
         ours = ours.removesuffix(f"[{third}]")
         for layer in range(config.num_hidden_layers) if "*" in ours else [0]:
             for kind in ("weight",) if ours.endswith("_embeddings") else ("weight", "bias"):
-                rows.append((f"{ours}.{kind}".replace("*", str(layer)), third, f"{theirs}.{kind}".replace("*", str(layer))))
+                rows.append(
+                    (f"{ours}.{kind}".replace("*", str(layer)), third, f"{theirs}.{kind}".replace("*", str(layer)))
+                )
     return rows
 
 
@@ -131,9 +135,9 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
 def from_pretrained(name_or_dir, labels=None) -> Classifier:
     """A classifier from a folder in Hugging Face's layout, or from a name on its hub.
 
-    `labels`: the data's label names. A head in the file is matched to them by name (its rows are put in the data's order); a
-    missing head is made new for them. Without `labels`, the file's own are kept. Prints one line that says what was
-    loaded. Raises UserError that names the file and the field or tensor for everything that does not fit.
+    `labels`: the data's label names. A head in the file is matched to them by name (its rows are put in the data's
+    order); a missing head is made new for them. Without `labels`, the file's own are kept. Prints one line that says
+    what was loaded. Raises UserError that names the file and the field or tensor for everything that does not fit.
     """
     folder = model_folder(name_or_dir)
     path, tensors = read_tensors(folder)
@@ -162,7 +166,8 @@ def is_fine_tuned(name_or_dir) -> bool:
 
 
 def read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The weights file of a model folder and its tensors. Raises UserError where it is missing, cut or not a checkpoint."""
+    """The weights file of a model folder and its tensors. Raises UserError where it is missing, cut or not a
+    checkpoint."""
     path = folder / "model.safetensors"
     try:
         if path.exists():
@@ -184,8 +189,8 @@ def read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
 def align_labels(model: Classifier, labels) -> None:
     """Puts the rows of the model's classifier into the order of `labels`, in place, and renames its labels.
 
-    Names are compared without regard to case. LABEL_0, LABEL_1, … (what transformers writes when nobody named the labels)
-    match any names, position by position. Raises UserError where the two sets differ.
+    Names are compared without regard to case. LABEL_0, LABEL_1, … (what transformers writes when nobody named the
+    labels) match any names, position by position. Raises UserError where the two sets differ.
     """
     own, labels = [label.lower() for label in model.config.labels], tuple(labels)
     generic = all(re.fullmatch(r"label_\d+", label) for label in own)
@@ -203,11 +208,14 @@ def save_pretrained(model: Classifier, folder) -> None:
     """Writes config.json and model.safetensors so that transformers' AutoModelForSequenceClassification loads them."""
     folder = Path(folder)
     write_json(folder / "config.json", model.config.to_dict())
-    atomic_write(folder / "model.safetensors", safetensors_torch.save(to_hugging_face(model), metadata={"format": "pt"}))
+    atomic_write(
+        folder / "model.safetensors", safetensors_torch.save(to_hugging_face(model), metadata={"format": "pt"})
+    )
 
 
 def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> list[int]:
-    """Which teacher layers a student takes: first, last, and evenly between; 6 of 12 gives DistilBERT's 0, 2, 4, 7, 9, 11."""
+    """Which teacher layers a student takes: first, last, and evenly between; 6 of 12 gives DistilBERT's 0, 2, 4, 7,
+    9, 11."""
     if not 1 <= student_layers <= teacher_layers:
         raise UserError(
             f"--student-layers {student_layers}: the teacher has {teacher_layers} layers to take from; "
@@ -243,7 +251,7 @@ def model_folder(name_or_dir) -> Path:
         raise UserError(f"{name}: no such model folder")
 
     from huggingface_hub import hf_hub_download  # imported here: slow, and most runs use a local folder
-    from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RemoteEntryNotFoundError
 
     try:
         path = Path(hf_hub_download(name, "config.json"))
@@ -256,7 +264,7 @@ def model_folder(name_or_dir) -> Path:
                 pass
         try:
             hf_hub_download(name, "model.safetensors")
-        except RemoteEntryNotFoundError:
+        except EntryNotFoundError:  # not on the hub or, offline, not among what an earlier run fetched
             hf_hub_download(name, "pytorch_model.bin")
         return path.parent
     except (OSError, HFValidationError) as error:

@@ -1,7 +1,8 @@
 """The shape of an encoder, read from and written to the config.json of Hugging Face's BERT and DistilBERT.
 
-Must agree with transformers' BertConfig and DistilBertConfig. The two families differ in the names of their fields and in
-four points of behaviour, each of which is a field or a property here, so that `model.py` needs one encoder only.
+Must agree with transformers' BertConfig and DistilBertConfig. The two families differ in the names of their fields
+and in four points of behaviour, each of which is a field or a property here, so that `model.py` needs one encoder
+only.
 """
 
 import json
@@ -21,6 +22,11 @@ DISTILBERT_NAMES = {
     "classifier_dropout":           "seq_classif_dropout",
     "hidden_act":                   "activation",
 }  # fmt: skip
+
+DISTILBERT_CONSTANTS = {
+    "type_vocab_size": 0,
+    "layer_norm_eps": 1e-12,
+}  # fields of BERT that its config.json does not have
 
 # What would change the computation in a way that model.py does not implement: field -> the values that are fine.
 IMPLEMENTED = {
@@ -58,12 +64,22 @@ class EncoderConfig:
             wanted = type(getattr(EncoderConfig, name))
             if wanted is int and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
                 raise UserError(f"config: {name} must be a whole number of at least 0, not {value!r}")
-            if (name.endswith(("_prob", "_dropout")) and value is not None
-                    and not (isinstance(value, (int, float)) and 0 <= value < 1)):
+            if wanted is float and not (isinstance(value, (int, float)) and value >= 0):
+                raise UserError(f"config: {name} must be a number of at least 0, not {value!r}")
+            if (
+                name.endswith(("_prob", "_dropout"))
+                and value is not None
+                and not (isinstance(value, (int, float)) and 0 <= value < 1)
+            ):
                 raise UserError(f"config: {name} must be a probability in [0, 1), not {value!r}")
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                     "max_position_embeddings"):  # fmt: skip
             if getattr(self, name) == 0:
                 raise UserError(f"config: {name} must be at least 1")
+        if self.pad_token_id >= self.vocab_size:
+            raise UserError(f"config: pad_token_id {self.pad_token_id} is not below vocab_size {self.vocab_size}")
+        if self.model_type == "distilbert" and any(getattr(self, n) != v for n, v in DISTILBERT_CONSTANTS.items()):
+            raise UserError(f"config: a DistilBERT has {DISTILBERT_CONSTANTS}")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"config: hidden_size {self.hidden_size} is not divisible by "
@@ -105,7 +121,8 @@ class EncoderConfig:
 
         ours = {"model_type": model_type, "labels": _labels(fields)}
         if model_type == "distilbert":
-            ours |= {"type_vocab_size": 0, "num_hidden_layers": 6, "classifier_dropout": 0.2}
+            ours |= {"num_hidden_layers": 6, "classifier_dropout": 0.2} | DISTILBERT_CONSTANTS
+            fields = {name: value for name, value in fields.items() if name not in DISTILBERT_CONSTANTS}
         for name in cls.__dataclass_fields__:
             if name not in ("model_type", "labels") and fields.get(names.get(name, name)) is not None:
                 ours[name] = fields[names.get(name, name)]
@@ -117,8 +134,8 @@ class EncoderConfig:
         architecture = {"bert": "BertForSequenceClassification", "distilbert": "DistilBertForSequenceClassification"}
         fields = {"architectures": [architecture[self.model_type]], names.get("hidden_act", "hidden_act"): "gelu"}
         fields |= {names.get(name, name): value for name, value in asdict(self).items() if name != "labels"}
-        if self.model_type == "distilbert":  # these are constants there, not fields
-            del fields["type_vocab_size"], fields["layer_norm_eps"]
+        if self.model_type == "distilbert":
+            fields = {name: value for name, value in fields.items() if name not in DISTILBERT_CONSTANTS}
             fields["seq_classif_dropout"] = self.head_dropout
         fields["id2label"] = {str(i): label for i, label in enumerate(self.labels)}
         fields["label2id"] = {label: i for i, label in enumerate(self.labels)}
@@ -138,6 +155,14 @@ class EncoderConfig:
 
     def with_labels(self, labels) -> "EncoderConfig":
         return replace(self, labels=tuple(labels))
+
+
+def same_shape(one: EncoderConfig, other: EncoderConfig) -> bool:
+    """Whether the weights of one fit the other, labels and dropouts apart."""
+    return all(getattr(one, name) == getattr(other, name) for name in (
+        "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+        "max_position_embeddings", "type_vocab_size",
+    ))  # fmt: skip
 
 
 def _labels(fields: dict) -> tuple[str, ...]:

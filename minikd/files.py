@@ -9,15 +9,17 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: a flag, a file, a folder. The scripts print its one line and exit with status 2."""
+    """A mistake in what the user gave: a flag, a file, a folder. The scripts print its one line and exit with status
+    2."""
 
 
 @contextmanager
 def atomic_file(path):
     """Yields a binary file that takes the name `path` when the block ends, and only if it ends well.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and then take the name in one step (rename
-    is atomic within a file system). A reader finds the old file or the whole new one, never a part. Raises OSError.
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and then take the name in one step
+    (rename is atomic within a file system). A reader finds the old file or the whole new one, never a part. Raises
+    OSError.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

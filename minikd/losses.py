@@ -2,8 +2,8 @@
 
     L = alpha · CE(labels, student) + (1 − alpha) · T² · KL(softmax(teacher / T) ‖ softmax(student / T))
 
-alpha weighs the hard loss, against the labels; some published code has it the other way round. Everything is computed in
-fp32 (or fp64, for tests), also under autocast: in fp16 a softmax underflows to 0, whose logarithm is −inf.
+alpha weighs the hard loss, against the labels; some published code has it the other way round. Everything is computed
+in fp32 (or fp64, for tests), also under autocast: in fp16 a softmax underflows to 0, whose logarithm is −inf.
 """
 
 import torch
@@ -19,7 +19,8 @@ def kd_loss(
     T: float = 2.0,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """The loss above: a scalar for logits (B, C) of student and teacher and label ids (B,). No gradient reaches the teacher.
+    """The loss above: a scalar for logits (B, C) of student and teacher and label ids (B,). No gradient reaches the
+    teacher.
 
     Raises ValueError for alpha outside [0, 1], T not above 0 (or not finite), or logits of different shapes.
     """
@@ -37,9 +38,9 @@ def hard_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> T
 def soft_loss(student_logits: Tensor, teacher_logits: Tensor, T: float) -> Tensor:
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), averaged over the batch: logits (B, C) each -> scalar.
 
-    The gradient of the KL alone shrinks as 1/T², because both distributions flatten; the factor T² keeps the balance with
-    the hard loss when T changes (Hinton et al. 2015, section 2.1). The sum runs over the classes and the mean over the batch:
-    `F.kl_div(reduction="mean")` would divide by the number of classes as well, and is not KL.
+    The gradient of the KL alone shrinks as 1/T², because both distributions flatten; the factor T² keeps the balance
+    with the hard loss when T changes (Hinton et al. 2015, section 2.1). The sum runs over the classes and the mean
+    over the batch: `F.kl_div(reduction="mean")` would divide by the number of classes as well, and is not KL.
 
     Raises ValueError for T not above 0 (or not finite), or logits of different shapes.
     """

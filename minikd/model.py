@@ -1,7 +1,7 @@
 """A BERT encoder and classifier by hand (Devlin et al. 2019; DistilBERT: Sanh et al. 2019).
 
-Must equal transformers' BertForSequenceClassification and DistilBertForSequenceClassification in every hidden state, logit
-and gradient; tests/test_model.py proves it. Shapes in the comments: B batch, N tokens, H hidden size, A heads,
+Must equal transformers' BertForSequenceClassification and DistilBertForSequenceClassification in every hidden state,
+logit and gradient; tests/test_model.py proves it. Shapes in the comments: B batch, N tokens, H hidden size, A heads,
 D = H / A head size, C labels.
 """
 
@@ -60,7 +60,9 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)  # rows: all of q, then k, then v
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cls_only: bool, with_scores: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, mask: Tensor | None, cls_only: bool, with_scores: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """`mask` is boolean (B, 1, 1, N), true at real tokens. Returns (B, N, H), or (B, 1, H), and the scores."""
         hidden_size = x.shape[-1]
         if cls_only:
@@ -72,12 +74,13 @@ class SelfAttention(nn.Module):
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, A, N, D)
 
         dropout_prob = self.dropout_prob if self.training else 0.0
-        scores = None
-        if with_scores:  # the textbook form of the line in the other branch, kept for what it lets one see
+        # SDPA's fused CPU kernel knows no dropout; with dropout its fallback is slower than the formula written out.
+        if with_scores or (dropout_prob and x.device.type == "cpu"):
             scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, A, N, N)
             masked = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
-            context = F.dropout(masked.softmax(dim=-1), dropout_prob) @ v
+            context = F.dropout(masked.softmax(dim=-1), dropout_prob) @ v  # (B, A, N, D)
         else:
+            scores = None
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_prob)
         return self.output(context.transpose(1, 2).flatten(2)), scores  # heads side by side again: (B, N, H)
 
@@ -135,7 +138,8 @@ class Encoder(nn.Module):
         output_hidden_states: bool = False,
         output_attention_scores: bool = False,
     ) -> EncoderOutput:
-        """input_ids (B, N); attention_mask (B, N), 1 at real tokens and 0 at padding, or None where nothing is padded."""
+        """input_ids (B, N); attention_mask (B, N), 1 at real tokens and 0 at padding, or None where nothing is
+        padded."""
         # (B, N) -> (B, 1, 1, N): broadcast over heads and queries. SDPA is fastest without a mask, hence None.
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
         x = self.embeddings(input_ids, token_type_ids)
@@ -155,10 +159,11 @@ class Encoder(nn.Module):
 class Classifier(nn.Module):
     """The encoder with a classification head on its [CLS] vector.
 
-    The head reads one row of the last layer's output. That row's queries need the keys and values of every token, but its
-    attention output, LayerNorms and feed-forward network need no other row, and rows that nothing reads have no
+    The head reads one row of the last layer's output. That row's queries need the keys and values of every token, but
+    its attention output, LayerNorms and feed-forward network need no other row, and rows that nothing reads have no
     gradient. So the last layer computes keys and values for all tokens and everything else for [CLS] alone: the same
-    logits and the same gradients, with about five sixths of a layer less work. `cls_only_last_layer = False` computes all rows.
+    logits and the same gradients, with about five sixths of a layer less work. `cls_only_last_layer = False` computes
+    all rows.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -190,7 +195,8 @@ class Classifier(nn.Module):
         output_hidden_states: bool = False,
         output_attention_scores: bool = False,
     ) -> ClassifierOutput:
-        """Logits (B, C) for input_ids (B, N); on request also what `EncoderOutput` describes, of every layer in full."""
+        """Logits (B, C) for input_ids (B, N); on request also what `EncoderOutput` describes, of every layer in
+        full."""
         all_rows_wanted = output_hidden_states or output_attention_scores
         encoded = self.encoder(
             input_ids,

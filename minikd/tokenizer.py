@@ -1,7 +1,7 @@
 """Text to ids: WordPiece by the tokenizers package, with the ids that Hugging Face's BERT tokenizer gives.
 
-WordPiece (Schuster & Nakajima 2012; Devlin et al. 2019, section 3) is the one part of BERT that minikd leaves to a library:
-it says nothing about distillation, and the library's Rust is a hundred times as fast as Python.
+WordPiece (Schuster & Nakajima 2012; Devlin et al. 2019, section 3) is the one part of BERT that minikd leaves to a
+library: it says nothing about distillation, and the library's Rust is a hundred times as fast as Python.
 """
 
 import json
@@ -39,8 +39,12 @@ class Tokenizer:
         """Token ids of all texts, end to end, each cut to `max_length` tokens with `[CLS]` and `[SEP]` counted.
 
         Returns ids, int32 of shape (tokens,), and offsets, int64 of shape (texts + 1,): text i has
-        ids[offsets[i]:offsets[i + 1]]. The library works on all cores; a progress bar shows for more than a moment's work.
+        ids[offsets[i]:offsets[i + 1]]. The library works on all cores; a progress bar shows for more than a moment's
+        work. Raises UserError for a `max_length` that leaves no room for the text (the library would not cut at all
+        below 2).
         """
+        if max_length < 3:
+            raise UserError(f"--max-length {max_length}: must be at least 3, for [CLS], a token of the text and [SEP]")
         self.backend.enable_truncation(max_length)
         pieces = []
         with tqdm(total=len(texts), desc="tokenize", unit="text", delay=1, leave=False) as bar:
@@ -62,14 +66,17 @@ class Tokenizer:
         # An id without a token (a hole in the vocabulary) still needs its line, or every later id would move.
         lines = [tokens.get(i, f"[unused_hole{i}]") for i in range(self.vocab_size)]
         atomic_write(folder / "vocab.txt", "\n".join(lines) + "\n")
-        write_json(folder / "tokenizer_config.json", {
-            "tokenizer_class": {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer"}[model_type],
-            "do_lower_case": normalizer["lowercase"],
-            "strip_accents": normalizer["strip_accents"],
-            "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
-            "model_max_length": max_length,
-            **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
-        })  # fmt: skip
+        write_json(
+            folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer"}[model_type],
+                "do_lower_case": normalizer["lowercase"],
+                "strip_accents": normalizer["strip_accents"],
+                "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+                "model_max_length": max_length,
+                **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
+            },
+        )
 
 
 def load_tokenizer(folder) -> Tokenizer:
@@ -98,6 +105,8 @@ def load_tokenizer(folder) -> Tokenizer:
         missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
         if missing:
             raise UserError(f"{path}: the vocabulary has no {', '.join(missing)}")
+        if backend.encode("").tokens[:2] != ["[CLS]", "[SEP]"]:  # some published files pad it further
+            raise UserError(f"{path}: does not frame a text as [CLS] text [SEP]; its post_processor must")
         return Tokenizer(backend)
     except UserError:
         raise
@@ -118,27 +127,29 @@ def bert_wordpiece(vocab: dict[str, int], settings: dict) -> Backend:
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
-    if vocab:
-        _finish(backend)
+    # Literal special tokens in a text count as such, as in Hugging Face's tokenizer.
+    backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])
+    if "[CLS]" in vocab and "[SEP]" in vocab:
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
+        )
     return backend
 
 
 def train_wordpiece(texts: list[str], vocab_size: int) -> Tokenizer:
-    """A new uncased vocabulary of at most `vocab_size` entries, learned from `texts`; the same texts give the same one."""
+    """A new uncased vocabulary of at most `vocab_size` entries, learned from `texts`; the same texts give the same
+    one."""
     backend = bert_wordpiece({}, {})
+    words = set()
+    for text in texts:
+        words.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)))
+    letters = sorted({word[0] for word in words} | {f"##{letter}" for word in words for letter in word[1:]})
+    # The library settles ties between merges by the numbers of their parts, and numbers the "##" letters in the order
+    # of a hash table, which differs from run to run. Letters listed as special tokens are numbered as listed.
     trainer = WordPieceTrainer(
-        vocab_size=vocab_size, min_frequency=2, special_tokens=SPECIAL_TOKENS, show_progress=False
+        vocab_size=vocab_size, min_frequency=2, special_tokens=SPECIAL_TOKENS + letters, show_progress=False
     )
     backend.train_from_iterator(texts, trainer)
-    _finish(backend)
-    return Tokenizer(backend)
-
-
-def _finish(backend: Backend) -> None:
-    """Makes literal special tokens in a text count as such, as Hugging Face does, and frames every text."""
-    backend.add_special_tokens([token for token in SPECIAL_TOKENS if backend.token_to_id(token) is not None])
-    frame = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    if None not in dict(frame).values():
-        backend.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=frame
-        )
+    return Tokenizer(bert_wordpiece(backend.get_vocab(), {}))  # anew, for the letters are not special in a text

@@ -1,0 +1,102 @@
+"""Compare finished models on a split of a corpus, or label new texts.
+
+python evaluate.py runs/sst2/teacher runs/sst2/distilled --split test
+python evaluate.py runs/sst2/distilled --text "a gripping, funny film" --text "two hours of nothing"
+"""
+
+from pathlib import Path
+
+from minikd import cli
+from minikd.batching import tokenize_split
+from minikd.checkpoint import from_pretrained, is_fine_tuned, model_folder
+from minikd.datasets import Split, load_dataset
+from minikd.files import UserError
+from minikd.inference import choose_device, choose_precision, predict
+from minikd.report import evaluate_models, results_of, write_results
+from minikd.runs import check_tokenizer, read_run
+from minikd.tokenizer import load_tokenizer
+
+
+def parse_args():
+    parser = cli.Parser(description=__doc__)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder of a finished model, or a name on the hub")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
+    parser.add_argument("--text", action="append", metavar="TEXT", help="label this text instead (may be repeated)")
+    cli.add_data_flags(parser)
+    cli.add_device_flags(parser)
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="also write results.json, results.md and predictions-<model>.csv there",
+    )
+    parser.set_defaults(dataset=None, data_dir=None, fpb_agreement=None)  # None: as the model was trained
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    device = choose_device(args.device)
+    args.precision, reason = choose_precision(args.precision, device)
+    print(f"device {device}; precision {args.precision}: {reason}")
+    for model in args.models:
+        if not is_fine_tuned(model):
+            raise UserError(f"{model}: is a bare encoder without a classifier; fine-tune it first (train.py)")
+    use_recorded_flags(args)
+    if args.text:
+        label_texts(args, device)
+    else:
+        compare(args, device)
+
+
+def use_recorded_flags(args):
+    """Data flags that were not given are those that the first of the models was trained with, from its run.json."""
+    runs = [read_run(model_folder(model)) for model in args.models]
+    recorded = next((run["arguments"] for run in runs if run.get("arguments")), {})
+    if args.dataset not in (None, recorded.get("dataset")):
+        recorded = {}
+    args.dataset = args.dataset or recorded.get("dataset")
+    if args.dataset is None and not args.text:
+        raise UserError("--dataset: none of the models says what it was trained on; name the corpus to compare them on")
+    args.data_dir = args.data_dir or Path(recorded.get("data_dir", cli.DATA_DIR))
+    args.fpb_agreement = args.fpb_agreement or recorded.get("fpb_agreement", "50")
+    args.max_length = args.max_length or recorded.get("max_length") or cli.default("max_length", args.dataset)
+
+
+def compare(args, device):
+    """The table of all models on the split, each with its own tokenizer."""
+    if args.output_dir:
+        cli.check_writable(args.output_dir)
+    data = load_dataset(args.dataset, args.data_dir, agreement=args.fpb_agreement)
+    cli.print_dataset(data)
+    print(f"comparing on the {args.split} split, texts cut at {args.max_length} tokens")
+    split, models = getattr(data, args.split), {}
+    for source in args.models:
+        model, tokenizer = load(source, args.max_length, labels=data.labels)
+        name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
+        while name in models:  # two folders of one name
+            name += "-2"
+        models[name] = (source, model, tokenize_split(split, tokenizer, args.max_length))
+    rows = evaluate_models(models, split, device, args.precision, args.output_dir)
+    write_results(results_of(rows, data, args.split, args, device), args.output_dir)
+
+
+def label_texts(args, device):
+    """Prints each model's label for each text, with the probability of every label."""
+    for source in args.models:
+        model, tokenizer = load(source, args.max_length)
+        tokens = tokenize_split(Split(args.text, [0] * len(args.text)), tokenizer, args.max_length)
+        probs = predict(model.to(device), tokens, device, args.precision).softmax(dim=-1)
+        for text, row in zip(args.text, probs):
+            others = ", ".join(f"{label} {prob:.3f}" for label, prob in zip(model.config.labels, row.tolist()))
+            print(f"{source}: {model.config.labels[int(row.argmax())]} ({others}): {text}")
+
+
+def load(source, max_length, labels=None):
+    model, tokenizer = from_pretrained(source, labels=labels), load_tokenizer(model_folder(source))
+    check_tokenizer(tokenizer, model.config, source, max_length)
+    return model, tokenizer
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,32 @@
+"""The corpora: each loader returns a `Dataset` of three splits of plain texts and label ids."""
+
+import os
+
+from minikd.datasets.splits import Dataset, Split, data_fingerprint
+from minikd.files import UserError
+
+__all__ = ["Dataset", "Split", "data_fingerprint", "load_dataset"]
+
+
+def load_dataset(name_or_path, data_dir="data", *, agreement="50") -> Dataset:
+    """The corpus called imdb, sst2, fpb or sample, or the user's own data at a path (see minikd/datasets/own.py).
+
+    Archives are looked for in `data_dir` and downloaded into it where missing. `agreement` is the least share of
+    annotators that agree on a Financial PhraseBank sentence: 50, 66, 75 or all. Raises UserError.
+    """
+    from minikd.datasets import fpb, imdb, own, sst2  # here, since they import this package
+
+    name = os.fspath(name_or_path)
+    if name == "sample":
+        from minikd.datasets import sample
+
+        return sample.load()
+    if name == "imdb":
+        return imdb.load(data_dir)
+    if name == "sst2":
+        return sst2.load(data_dir)
+    if name == "fpb":
+        return fpb.load(data_dir, agreement)
+    if not os.path.exists(name):
+        raise UserError(f"--dataset {name}: no such file or folder, and none of the names imdb, sst2, fpb, sample")
+    return own.load(name)

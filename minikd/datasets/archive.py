@@ -1,0 +1,159 @@
+"""Find a corpus on the disk, or download its archive; read members without unpacking them."""
+
+import gzip
+import hashlib
+import http.client
+import os
+import re
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minikd.files import UserError
+
+CHUNK = 1 << 20
+TIMEOUT = 30  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a corpus is found: `data_dir`/`corpus`/ and then `data_dir`/ are searched for `archive` and `folder`."""
+
+    corpus: str
+    archive: str
+    folder: str  # what the archive unpacks to
+    url: str
+    sha256: str
+
+
+def locate(source: Source, data_dir) -> Path:
+    """The archive or unpacked folder under `data_dir`, downloaded first if neither is there. Raises UserError."""
+    for place in (Path(data_dir) / source.corpus, Path(data_dir)):
+        for name in (source.archive, source.folder):
+            if os.path.exists(place / name):  # unlike Path.exists, False in a folder that may not be read
+                return place / name
+    path = Path(data_dir) / source.corpus / source.archive
+    download(source.url, path, source.sha256)
+    return path
+
+
+def damaged(path, why) -> UserError:
+    """The error for a file the user has, that does not hold what it should."""
+    return UserError(f"{path} is cut or damaged ({why}): delete it so that it is downloaded again, or replace it")
+
+
+def members(path: Path, pattern: str) -> Iterator[tuple[re.Match, bytes]]:
+    """(match, content) of each file in a .tar.gz, a .zip or a folder whose path below `path` matches `pattern` fully.
+
+    Nothing is written anywhere, so an archive with hostile member names can do no harm. The order is the archive's own.
+    Raises UserError for an archive that cannot be read to its end.
+    """
+    matcher = re.compile(r"(?:.*/)?" + pattern)  # re-packed archives may have more or fewer folders above
+    if path.is_dir():
+        read = _folder_members
+    else:
+        read = _zip_members if path.suffix == ".zip" else _tar_members
+    try:
+        yield from read(path, matcher)
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise damaged(path, error) from error
+    except (NotImplementedError, RuntimeError) as error:  # a zip with a password or an unknown compression
+        raise damaged(path, error) from error
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+
+
+def _folder_members(path: Path, matcher):
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = Path(folder, name)
+            if match := matcher.fullmatch(file.relative_to(path.parent).as_posix()):
+                yield match, file.read_bytes()
+
+
+def _zip_members(path: Path, matcher):
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            # macOS puts a second tree of metadata into the zips that it makes.
+            if not name.startswith("__MACOSX/") and (match := matcher.fullmatch(name)):
+                yield match, archive.read(name)
+
+
+def _tar_members(path: Path, matcher):
+    # "r|" reads straight through; a seekable tar of 100,000 members takes several times as long.
+    with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        for member in archive:
+            if member.isfile() and (match := matcher.fullmatch(member.name)):
+                yield match, archive.extractfile(member).read()
+        while stream.read(CHUNK):  # gzip compares its checksum at the end of the stream, which tarfile does not reach
+            pass
+
+
+def download(url: str, path, sha256: str) -> None:
+    """Download `url` to `path` by way of `path`.part, which a later call continues, and compare its SHA-256.
+
+    `path` appears only when it is whole and verified. Raises UserError: when the address cannot be reached or the
+    connection is cut (the part stays), or when the checksum is wrong (the part is deleted).
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not part.exists() or _sha256_of(part) != sha256:
+            _fetch(url, part)
+        found = _sha256_of(part)
+    except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"{path.name} could not be downloaded ({reason}): run again to go on from there, "
+            f"or fetch {url} and put it at {path}"
+        ) from error
+    if found != sha256:
+        part.unlink()
+        raise UserError(
+            f"{url} has the wrong SHA-256 ({found[:16]}…, not {sha256[:16]}…), deleted: "
+            f"run again, or put a good copy at {path}"
+        )
+    os.replace(part, path)
+
+
+def _fetch(url: str, part: Path) -> None:
+    """Bring `part` to the full length of `url`, going on from what it already holds if the server can."""
+    done = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "minikd"} | ({"Range": f"bytes={done}-"} if done else {})
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not done:
+            raise
+        part.unlink()  # longer than the file, or as long with other bytes
+        return _fetch(url, part)
+    with response:
+        if response.status != http.client.PARTIAL_CONTENT or not response.headers.get("Content-Range", "").startswith(
+            f"bytes {done}-"
+        ):
+            done = 0  # the server ignores ranges and sends the file from its start
+        length = response.headers.get("Content-Length")
+        total = done + int(length) if length else None
+        with (
+            open(part, "ab" if done else "wb") as file,
+            tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=part.stem) as bar,
+        ):
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+            done = file.tell()
+    if total and done < total:
+        raise ConnectionError(f"the connection was cut at {done:,} of {total:,} bytes")
+
+
+def _sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,124 @@
+"""What a corpus is to the rest of the project, and the one way in which train, validation and test are kept apart.
+
+Three promises hold for every corpus: no test text stands in train or validation, no validation text stands in train,
+and what is set aside keeps the shares of the labels. Which side a text falls on depends on the texts alone, not on
+their order in the file or the version of a random number generator.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from minikd.files import UserError, fingerprint
+
+SEED = 42  # fixed: results of different runs are comparable only on the same split
+SHARE = 0.1  # of the data, for validation and (where a corpus has no official one) for test
+MINIMUM = 2  # training examples of each label
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples in a fixed order; `index` everywhere in the project means a position in these lists."""
+
+    texts: list[str]
+    labels: list[int]  # positions in Dataset.labels
+    probabilities: np.ndarray | None = None  # (N, C) true label probabilities, known for the embedded sample only
+
+
+@dataclass(frozen=True)
+class Dataset:
+    name: str
+    labels: tuple[str, ...]  # for two labels the second one is "positive" in precision, recall and F1
+    train: Split
+    validation: Split
+    test: Split
+
+
+def data_fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over label names, texts and label ids of all splits, in order; the dataset's own name is left out."""
+    parts = ["\n".join(dataset.labels)]
+    for split in (dataset.train, dataset.validation, dataset.test):
+        # One long text and the lengths of its pieces: as unambiguous as a digest per text, and many times as fast.
+        parts += [np.array([len(text) for text in split.texts], np.int64), "".join(split.texts)]
+        parts.append(np.array(split.labels, np.int64))
+    return fingerprint(*parts)
+
+
+def identity(text: str) -> str:
+    """The text without case and with single spaces: an uncased tokenizer cannot tell texts of one identity apart."""
+    return " ".join(text.split()).casefold()
+
+
+def assemble(
+    name, labels, train: Split, test: Split | None = None, validation: Split | None = None, where=None
+) -> Dataset:
+    """The `Dataset` of the splits given, making those that are missing.
+
+    Without `test` the data are divided 80/10/10 (`validation` must be missing too). Without `validation` a tenth of
+    train becomes it. Training texts that also stand in a given test or validation split are dropped, and so are
+    validation texts that stand in test; a printed line says how many. Messages name the data `where` (or `name`).
+    Raises UserError where a split would be empty or a label would have fewer than two training examples.
+    """
+    where = where or name
+    if test is None:
+        train, validation, test = divide(train, 2)
+    elif validation is None:
+        train, validation = divide(_without(train, "training", {"test": test}, where), 1)
+    else:
+        validation = _without(validation, "validation", {"test": test}, where)
+        train = _without(train, "training", {"test": test, "validation": validation}, where)
+    counts = Counter(train.labels)
+    for label, label_name in enumerate(labels):
+        if counts[label] < MINIMUM:
+            raise UserError(
+                f"{where}: {counts[label]} of its examples are left to train label {label_name!r} with, where at least "
+                f"{MINIMUM} are needed: give more examples of it, or none"
+            )
+    for split_name, split in (("validation", validation), ("test", test)):
+        if not split.texts:
+            raise UserError(f"{where}: no example is left for the {split_name} split: give more (distinct) examples")
+    return Dataset(name, tuple(labels), train, validation, test)
+
+
+def divide(examples: Split, parts: int) -> list[Split]:
+    """Set `parts` disjoint tenths of `examples` aside: [the rest, part 1, …, part `parts`], each in the original order.
+
+    Stratified: a part takes round(n / 10) examples, and at least one, of a label that has n. Grouped: texts of one
+    identity move together, so that a part falls short of its number only where the repeated texts cannot fill it.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, text in enumerate(examples.texts):
+        groups.setdefault(identity(text), []).append(index)
+
+    def draw(key: str) -> bytes:
+        return hashlib.sha256(f"{SEED} {key}".encode("utf-8", "surrogatepass")).digest()
+
+    totals = Counter(examples.labels)
+    room = [{label: max(1, round(SHARE * total)) for label, total in totals.items()} for _ in range(parts)]
+    indices: list[list[int]] = [[] for _ in range(parts + 1)]
+    for key in sorted(groups, key=draw):
+        needed = Counter(examples.labels[index] for index in groups[key])
+        part = next((i for i in range(parts) if all(room[i][label] >= n for label, n in needed.items())), None)
+        if part is None:
+            indices[0] += groups[key]
+        else:
+            indices[part + 1] += groups[key]
+            for label, n in needed.items():
+                room[part][label] -= n
+    return [_select(examples, sorted(chosen)) for chosen in indices]
+
+
+def _select(split: Split, indices) -> Split:
+    return Split([split.texts[i] for i in indices], [split.labels[i] for i in indices])
+
+
+def _without(split: Split, kind: str, held_out: dict[str, Split], where) -> Split:
+    """`split` less the texts that stand in the splits `held_out`; prints how many, if any."""
+    seen = {identity(text) for other in held_out.values() for text in other.texts}
+    kept = [index for index, text in enumerate(split.texts) if identity(text) not in seen]
+    dropped = len(split.texts) - len(kept)
+    if dropped:
+        print(f"{where}: {dropped} {kind} texts dropped because they also stand in {' or '.join(held_out)}")
+    return _select(split, kept)

@@ -1,0 +1,115 @@
+"""Forward passes: device and precision, the logits of a whole split, and the cache of a teacher's logits."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors import torch as safetensors_torch
+from torch import Tensor
+from tqdm import tqdm
+
+from minikd.batching import TokenizedSplit, make_batches, plan_batches
+from minikd.files import UserError, atomic_write, fingerprint
+from minikd.model import Classifier
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """auto | cpu | cuda | mps -> a device that is there. Raises UserError for one that is not."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    if not available[name]:
+        raise UserError(
+            f"--device {name}: this machine, or this build of torch {torch.__version__}, has none; use auto"
+        )
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> tuple[str, str]:
+    """auto | fp32 | bf16 | fp16 -> (the precision, the reason in words). Raises UserError for what the device cannot
+    do.
+
+    bf16 has fp32's range and needs no loss scaling; fp16 does. Both keep weights and optimizer state in fp32
+    (Micikevicius et al. 2018); only matrix products run in the short format.
+    """
+    if name == "fp16" and device.type != "cuda":
+        raise UserError(f"--precision fp16: {device.type} has no fast fp16; use bf16, fp32 or auto")
+    if name == "bf16" and device.type == "mps":
+        raise UserError("--precision bf16: not supported on mps; use fp32 or auto")
+    if name != "auto":
+        return name, "asked for"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "this GPU has bf16 units"
+        return "fp16", "this GPU has no bf16 units; fp16 with loss scaling"
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "bf16", "this CPU has bf16 instructions"
+    return "fp32", f"this {device.type} has no fast bf16"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a forward pass runs in `precision`; does nothing for fp32."""
+    return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
+
+
+def predict(
+    model: Classifier,
+    split: TokenizedSplit,
+    device: torch.device,
+    precision: str,
+    batch_size: int = 128,
+    desc: str = "",
+) -> Tensor:
+    """Logits of every example in the split's own order: fp32 (N, C) on the CPU. Shows a progress bar when `desc` is
+    given.
+
+    The pass itself runs in order of length; the model is in eval mode during it, and left in the mode it had.
+    """
+    was_training = model.training
+    model.eval()
+    plan = plan_batches(split.lengths, batch_size)
+    rows = []
+    with torch.inference_mode(), tqdm(total=len(split), desc=desc, unit="ex", disable=not desc, leave=False) as bar:
+        for batch in make_batches(split, plan, device):
+            with autocast(device, precision):
+                rows.append(model(batch.input_ids, batch.attention_mask).logits.float())
+            bar.update(len(batch.index))
+        by_length = torch.cat(rows).cpu()
+    model.train(was_training)
+    logits = torch.empty(by_length.shape)  # outside inference mode: an ordinary tensor, fit for a loss
+    logits[torch.cat([torch.from_numpy(index) for index in plan])] = by_length
+    return logits
+
+
+def teacher_logits(
+    teacher: Classifier, split: TokenizedSplit, path: Path, device: torch.device, precision: str, batch_size: int
+) -> Tensor:
+    """The teacher's logits (N, C) over the training split: read from the cache `path` if it fits, else computed and
+    cached.
+
+    It fits when data, tokenizer, length, precision and the teacher's weights are the same, by fingerprint. One pass
+    serves every epoch and every student, because dropout is off in the teacher and its inputs never change. Rows are
+    in the order of the split, so that shuffling cannot misalign them: look them up by an example's index.
+    """
+    key = fingerprint(split.fingerprint, model_fingerprint(teacher), precision)
+    try:
+        with safe_open(path, "pt") as file:
+            if file.metadata()["fingerprint"] == key:
+                print(f"teacher logits: read from {path}")
+                return file.get_tensor("logits")
+        print(f"teacher logits: {path} belongs to another teacher or other data; computing them anew")
+    except (OSError, SafetensorError, KeyError, TypeError):
+        pass  # none yet, or a file that is not ours: compute
+    logits = predict(teacher.to(device), split, device, precision, batch_size, desc="teacher logits")
+    atomic_write(path, safetensors_torch.save({"logits": logits}, metadata={"fingerprint": key}))
+    return logits
+
+
+def model_fingerprint(model: Classifier) -> str:
+    """SHA-256 of the model's weights, by name and value."""
+    tensors = model.state_dict()
+    return fingerprint(
+        *(part for name in tensors for part in (name, tensors[name].detach().cpu().contiguous().numpy()))
+    )

@@ -1,0 +1,153 @@
+"""A training run on disk: what it was made from, when it is finished, and when it can be used again.
+
+A run's folder is a model folder in Hugging Face's layout plus run.json and log.jsonl. While it is being made,
+everything is in FOLDER/.partial; at the end the files move up, run.json last. So a folder with a run.json is
+complete.
+"""
+
+import json
+import platform
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy
+import safetensors
+import tokenizers
+import torch
+
+import minikd
+from minikd.batching import TokenizedSplit, padding_share, plan_batches
+from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.config import EncoderConfig
+from minikd.files import UserError, write_json
+from minikd.inference import model_fingerprint
+from minikd.model import Classifier, count_parameters
+from minikd.tokenizer import Tokenizer
+from minikd.training import TrainingSettings, train
+
+
+def train_or_reuse(
+    name: str,
+    model: Classifier,
+    tokenizer: Tokenizer,
+    data: TokenizedSplit,
+    validation: TokenizedSplit,
+    settings: TrainingSettings,
+    folder: Path,
+    device: torch.device,
+    arguments: dict,
+    *,
+    teacher=None,
+    teacher_key: str = "",
+    compile: bool = False,
+    resume: bool = False,
+    reuse: bool = False,
+) -> Classifier:
+    """Trains `model` into `folder`, and returns it with the weights of its best epoch.
+
+    With `reuse` or `resume`, a finished run in `folder` that was made from the same data, initial weights, settings
+    and teacher (`teacher_key`) is loaded instead; with `resume`, an interrupted one is continued. Prints which of
+    these happened.
+    """
+    made_from = {
+        "data": data.fingerprint,
+        "validation": validation.fingerprint,
+        "initial_weights": model_fingerprint(model),
+        "teacher": teacher_key,
+        "settings": asdict(settings),
+    }
+    if (reuse or resume) and (folder / "run.json").exists():
+        differs = differences(read_run(folder).get("made_from"), made_from)
+        if not differs:
+            print(f"{name}: using {folder}, made from the same settings")
+            return from_pretrained(folder, labels=model.config.labels)
+        print(f"{name}: {folder} was made from other settings ({', '.join(differs)}); training anew")
+    partial = folder / ".partial"
+    if partial.exists() and not resume:
+        print(f"{name}: an interrupted run in {folder} is discarded; --resume would have continued it")
+        shutil.rmtree(partial)
+
+    plan = plan_batches(data.lengths, settings.batch_size, settings.seed, 0)
+    print(
+        f"{name}: {count_parameters(model):,} parameters, {len(data):,} examples, {settings.epochs} epochs, "
+        f"{data.lengths.mean():.0f} tokens an example, {padding_share(data.lengths, plan, device):.1%} padding"
+    )
+    history = train(
+        model, data, validation, settings, partial, device, teacher=teacher, desc=name, compile=compile, resume=resume
+    )
+    save_pretrained(model, partial)
+    tokenizer.save(partial, model.config.model_type, model.config.max_position_embeddings)
+    write_json(
+        partial / "run.json",
+        {"name": name, "made_from": made_from, "history": history, "arguments": arguments, **environment(device)},
+    )
+    publish(partial, folder)
+    return model
+
+
+def check_tokenizer(tokenizer: Tokenizer, config: EncoderConfig, name, max_length: int) -> None:
+    """Raises UserError where the model `name` has no embedding for a token, or no position for the longest text."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{name}: the tokenizer has {tokenizer.vocab_size} tokens but the model embeds {config.vocab_size}; "
+            f"vocab.txt or tokenizer.json is from another model"
+        )
+    if max_length > config.max_position_embeddings:
+        raise UserError(f"--max-length {max_length}: {name} has {config.max_position_embeddings} positions at most")
+
+
+def publish(partial: Path, folder: Path) -> None:
+    """Moves the files of a finished run into place; run.json goes first of the old and comes last of the new."""
+    (folder / "run.json").unlink(missing_ok=True)
+    for path in sorted(partial.iterdir(), key=lambda path: path.name == "run.json"):
+        if path.name != "state.pt":
+            path.replace(folder / path.name)
+    shutil.rmtree(partial)
+
+
+def read_run(folder: Path) -> dict:
+    """The run.json of a folder; {} where there is none that can be read."""
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return run if isinstance(run, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def differences(old: dict | None, new: dict) -> list[str]:
+    """What differs between two `made_from` records, in words: 'lr 5e-05 → 0.0001', 'data'."""
+    if not isinstance(old, dict) or not isinstance(old.get("settings"), dict):
+        return ["no record"]
+    words = [name for name in new if name != "settings" and old.get(name) != new[name]]
+    return words + [
+        f"{name} {old['settings'].get(name)} → {value}"
+        for name, value in new["settings"].items()
+        if old["settings"].get(name) != value
+    ]
+
+
+def environment(device: torch.device) -> dict:
+    """Versions and machine, as run.json and results.json record them."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {_processor()}",
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "minikd": minikd.__version__,
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "tokenizers": tokenizers.__version__,
+            "numpy": numpy.__version__,
+            "safetensors": safetensors.__version__,
+        },
+    }
+
+
+def _processor() -> str:
+    """The processor's name; Linux tells it in /proc/cpuinfo only."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

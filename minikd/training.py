@@ -1,0 +1,252 @@
+"""The training loop: one for the teacher, the distilled student and the baseline student.
+
+Mixed precision follows Micikevicius et al. 2018 (autocast, and loss scaling for fp16); the optimizer is AdamW
+(Loshchilov & Hutter 2019) with BERT's linear warm-up and decay (Devlin et al. 2019, appendix A.2).
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from minikd.batching import Batch, TokenizedSplit, make_batches, plan_batches
+from minikd.files import UserError, atomic_file
+from minikd.inference import autocast, predict
+from minikd.losses import hard_loss, kd_loss
+from minikd.model import Classifier
+
+LOG_EVERY = 10  # optimizer steps
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    epochs: int
+    batch_size: int  # examples in one forward pass
+    lr: float  # peak learning rate
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.1  # share of all steps in which the learning rate rises to its peak
+    grad_accum: int = 1  # forward passes per optimizer step
+    clip: float = 1.0  # largest norm of the gradient; 0: no clipping
+    label_smoothing: float = 0.0
+    patience: int = 0  # stop after so many epochs without a better one; 0: never
+    seed: int = 42
+    alpha: float = 1.0  # weight of the hard loss; used where there is a teacher
+    T: float = 1.0  # temperature of the soft loss
+    precision: str = "fp32"
+
+
+def train(
+    model: Classifier,
+    data: TokenizedSplit,
+    validation: TokenizedSplit,
+    settings: TrainingSettings,
+    folder: Path,
+    device: torch.device,
+    *,
+    teacher: Callable[[Batch], Tensor] | None = None,
+    desc: str = "train",
+    compile: bool = False,
+    resume: bool = False,
+) -> list[dict]:
+    """Trains `model` and leaves in it the weights of the epoch with the best validation accuracy (ties: lower loss).
+
+    `teacher` maps a batch to the teacher's logits (B, C), cached or computed on the fly; without one the loss is the
+    hard loss alone. `folder` receives log.jsonl and, after each epoch and on SIGINT or SIGTERM, state.pt, from which
+    `resume=True` continues. Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, seconds.
+    Raises UserError for a loss that is not finite or a state that cannot be resumed, KeyboardInterrupt when stopped.
+    """
+    torch.manual_seed(settings.seed)  # dropout depends on the seed alone, not on what ran before
+    model.to(device)
+    forward = torch.compile(model, dynamic=True) if compile else model
+    optimizer = make_optimizer(model, settings, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+    steps_per_epoch = math.ceil(math.ceil(len(data) / settings.batch_size) / settings.grad_accum)
+    total_steps = settings.epochs * steps_per_epoch
+    step, history, best = 0, [], None
+    if resume and (folder / "state.pt").exists():
+        step, history, best = load_state(folder / "state.pt", settings, model, optimizer, scaler)
+    log = open_log(folder / "log.jsonl", step)
+    bar = tqdm(total=settings.epochs * len(data), unit="ex", desc=desc, dynamic_ncols=True)
+
+    with log, bar, StopSignal() as stop:
+        for epoch in range(step // steps_per_epoch, settings.epochs):
+            if settings.patience and best and epoch - best["epoch"] >= settings.patience:
+                bar.write(f"{desc}: no better epoch in the last {settings.patience}; stopping early")
+                break
+            started, first = time.perf_counter(), step % steps_per_epoch  # first > 0 in an epoch that was interrupted
+            plan = plan_batches(data.lengths, settings.batch_size, settings.seed, epoch)
+            groups = [plan[i : i + settings.grad_accum] for i in range(0, len(plan), settings.grad_accum)]
+            bar.n = epoch * len(data) + sum(len(index) for group in groups[:first] for index in group)
+            bar.initial = bar.initial or bar.n  # the rate shown counts this run's examples only
+            batches = make_batches(data, [index for group in groups[first:] for index in group], device)
+            model.train()
+            logged_at, examples = time.perf_counter(), 0
+
+            for group in groups[first:]:
+                lr = linear_schedule(step, total_steps, settings.warmup_ratio) * settings.lr
+                for parameters in optimizer.param_groups:
+                    parameters["lr"] = lr
+                group_size = sum(len(index) for index in group)
+                step_loss = 0.0
+                for batch in islice(batches, len(group)):
+                    with autocast(device, settings.precision):
+                        logits = forward(batch.input_ids, batch.attention_mask).logits
+                    if teacher is None:
+                        loss = hard_loss(logits, batch.labels, settings.label_smoothing)
+                    else:
+                        loss = kd_loss(
+                            logits, teacher(batch), batch.labels, settings.alpha, settings.T, settings.label_smoothing
+                        )
+                    loss = loss * (len(batch.index) / group_size)  # a group's gradient is that of one large batch
+                    scaler.scale(loss).backward()
+                    step_loss = step_loss + loss.detach()
+                scaler.unscale_(optimizer)  # before clipping, so that the true norm is clipped
+                if settings.clip:
+                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                step += 1
+                examples += group_size
+                bar.update(group_size)
+
+                if step % LOG_EVERY == 0 or step == total_steps:  # the only place that waits for the device
+                    loss_value, now = float(step_loss), time.perf_counter()
+                    if not math.isfinite(loss_value):
+                        raise UserError(
+                            f"{desc}: the loss became {loss_value} at step {step}; try a smaller --lr, or "
+                            f"--precision fp32"
+                        )
+                    line = {"step": step, "epoch": step / steps_per_epoch, "loss": loss_value, "lr": lr}
+                    log.write(json.dumps(line | {"examples_per_second": examples / (now - logged_at)}) + "\n")
+                    log.flush()
+                    bar.set_postfix_str(f"loss {loss_value:.3f}, lr {lr:.1e}")
+                    logged_at, examples = now, 0
+                if stop.requested and step % steps_per_epoch:
+                    save_state(folder / "state.pt", settings, model, optimizer, scaler, step, history, best)
+                    raise KeyboardInterrupt(f"{desc}: stopped at step {step} of {total_steps}")
+
+            scores = validation_scores(model, validation, device, settings)
+            history.append({"epoch": epoch + 1, **scores, "seconds": time.perf_counter() - started})
+            log.write(json.dumps({"step": step, **history[-1]}) + "\n")
+            log.flush()
+            bar.write(
+                f"{desc}: epoch {epoch + 1} of {settings.epochs}, validation accuracy "
+                f"{scores['validation_accuracy']:.4f}, loss {scores['validation_loss']:.4f}"
+            )
+            if best is None or _rank(scores) > _rank(best["scores"]):
+                weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+                best = {"epoch": epoch + 1, "scores": scores, "weights": weights}
+            save_state(folder / "state.pt", settings, model, optimizer, scaler, step, history, best)
+            if stop.requested and epoch + 1 < settings.epochs:
+                raise KeyboardInterrupt(f"{desc}: stopped at step {step} of {total_steps}")
+
+    model.load_state_dict(best["weights"])
+    return history
+
+
+def make_optimizer(model: nn.Module, settings: TrainingSettings, device: torch.device) -> torch.optim.AdamW:
+    """AdamW over all trainable parameters; biases and LayerNorms, the one-dimensional ones, are not decayed."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=device.type in ("cuda", "cpu"))
+
+
+def linear_schedule(step: int, total_steps: int, warmup_ratio: float) -> float:
+    """The factor on the learning rate at `step` (from 0): up in a line to 1, then down in a line towards 0."""
+    warmup = round(total_steps * warmup_ratio)
+    if step < warmup:
+        return (step + 1) / warmup
+    return (total_steps - step) / (total_steps - warmup)
+
+
+def validation_scores(model, validation: TokenizedSplit, device, settings: TrainingSettings) -> dict:
+    logits, labels = predict(model, validation, device, settings.precision), torch.from_numpy(validation.labels)
+    return {
+        "validation_accuracy": (logits.argmax(dim=-1) == labels).float().mean().item(),
+        "validation_loss": hard_loss(logits, labels).item(),
+    }
+
+
+def _rank(scores: dict) -> tuple[float, float]:
+    return scores["validation_accuracy"], -scores["validation_loss"]
+
+
+class StopSignal:
+    """Within the block, the first SIGINT or SIGTERM only sets `requested`, so that a step is never cut in half."""
+
+    def __enter__(self):
+        self.requested = False
+        self.previous = {number: signal.signal(number, self.request) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def request(self, number, frame):
+        self.requested = True
+        self.__exit__()  # a second signal acts at once
+
+    def __exit__(self, *_):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def save_state(path: Path, settings, model, optimizer, scaler, step: int, history: list, best: dict | None) -> None:
+    """Everything that the rest of the run depends on, in one file, atomically. Batches follow from seed, epoch and
+    step."""
+    state = {
+        "settings": asdict(settings),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "step": step,
+        "history": history,
+        "best": best,
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    with atomic_file(path) as file:
+        torch.save(state, file)
+
+
+def load_state(path: Path, settings, model, optimizer, scaler) -> tuple[int, list, dict | None]:
+    """Restores what `save_state` wrote; returns (step, history, best). Raises UserError where it does not fit."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        saved = state["settings"]
+    except Exception as error:  # torch.load raises half a dozen kinds for a broken file
+        raise UserError(f"{path}: cannot be resumed from ({type(error).__name__}); run without --resume") from None
+    for name, value in asdict(settings).items():
+        if saved.get(name) != value:
+            raise UserError(
+                f"{path}: the run to resume had {name} {saved.get(name)}, not {value}; give the same flags, "
+                f"or run without --resume"
+            )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(state["rng"])
+    if state["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    print(f"resumed from {path} at step {state['step']}")
+    return state["step"], state["history"], state["best"]
+
+
+def open_log(path: Path, step: int):
+    """Opens log.jsonl for appending after `step`: lines that a stopped run wrote beyond its saved state are dropped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = []
+    if step and path.exists():
+        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+    file = path.open("w")
+    file.writelines(line + "\n" for line in kept)
+    return file

@@ -1,0 +1,105 @@
+"""Batches hold every example once, in similar lengths, with its index; the token cache gives the same tokens back."""
+
+import numpy as np
+import pytest
+import torch
+
+from minikd.batching import collate, make_batches, padded_length, padding_share, plan_batches, tokenize_split
+from minikd.datasets import Split
+from minikd.tokenizer import train_wordpiece
+
+CPU = torch.device("cpu")
+TEXTS = ["a good film", "bad", "a very long film about a man and a film about a film", "", "good good good"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_wordpiece(TEXTS * 3, 100)
+
+
+def lengths_like_sst2(count=5000):
+    return np.random.default_rng(0).lognormal(2.3, 0.7, count).astype(np.int64) + 3
+
+
+@pytest.mark.parametrize("count,batch_size", [(1, 1), (7, 3), (100, 32), (5000, 32), (33, 64)])
+@pytest.mark.parametrize("seed", [None, 1])
+def test_every_example_is_in_exactly_one_batch(count, batch_size, seed):
+    plan = plan_batches(lengths_like_sst2(count), batch_size, seed)
+    assert sorted(np.concatenate(plan).tolist()) == list(range(count))
+    assert all(0 < len(index) <= batch_size for index in plan)
+    assert len(plan) == -(-count // batch_size)
+
+
+def test_an_epoch_repeats_from_its_seed_and_differs_from_the_next():
+    def order(seed, epoch):
+        return np.concatenate(plan_batches(lengths_like_sst2(), 32, seed, epoch)).tolist()
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+def test_batches_of_similar_length_carry_little_padding():
+    lengths = lengths_like_sst2()
+    assert padding_share(lengths, plan_batches(lengths, 32, 1), CPU) < 0.04
+    assert padding_share(lengths, plan_batches(lengths, 32, 1, by_length=False), CPU) > 0.4
+
+
+def test_rows_are_the_tokens_of_the_examples_they_name(tokenizer):
+    split = tokenize_split(Split(TEXTS, [0, 1, 0, 1, 0]), tokenizer, 16)
+    seen = []
+    for batch in make_batches(split, plan_batches(split.lengths, 2, 3), CPU):
+        for row, index in enumerate(batch.index.tolist()):
+            tokens = split.ids[split.offsets[index] : split.offsets[index + 1]].tolist()
+            padding = batch.input_ids.shape[1] - len(tokens)
+            assert batch.input_ids[row].tolist() == tokens + [split.pad_token_id] * padding
+            if batch.attention_mask is not None:
+                assert batch.attention_mask[row].tolist() == [True] * len(tokens) + [False] * padding
+            assert batch.labels[row] == split.labels[index]
+            seen.append(index)
+    assert sorted(seen) == [0, 1, 2, 3, 4]
+
+
+def test_there_is_no_mask_where_nothing_is_padded(tokenizer):
+    split = tokenize_split(Split(["good", "bad", "a good film"], [0, 1, 0]), tokenizer, 16)
+    assert collate(split, np.array([0, 1]), CPU).attention_mask is None
+    assert collate(split, np.array([0, 2]), CPU).attention_mask is not None
+
+
+def test_only_cuda_pads_to_a_multiple_of_eight():
+    assert [padded_length(n, torch.device("cuda")) for n in (1, 8, 13)] == [8, 8, 16]
+    assert padded_length(13, CPU) == 13
+
+
+def test_texts_are_cut_at_the_maximum_length_and_keep_their_frame(tokenizer):
+    split = tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 6)
+    assert split.lengths.max() == 6
+    row = split.ids[split.offsets[2] : split.offsets[3]].tolist()
+    assert (row[0], row[-1]) == (tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"])
+
+
+def test_cached_tokens_are_used_and_a_damaged_cache_is_not(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 16)
+    [path] = (tmp_path / "minikd").iterdir()
+    monkeypatch.setattr(tokenizer, "encode", None)  # from here on, tokenising would fail
+    again = tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 16)
+    assert again.ids.tolist() == first.ids.tolist() and again.fingerprint == first.fingerprint
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path.write_bytes(path.read_bytes()[:50])
+    assert tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 16).ids.tolist() == first.ids.tolist()
+
+
+def test_fingerprint_depends_on_texts_labels_and_length(tokenizer):
+    base = tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 16).fingerprint
+    assert tokenize_split(Split(TEXTS[::-1], [0] * 5), tokenizer, 16).fingerprint != base
+    assert tokenize_split(Split(TEXTS, [0, 0, 0, 0, 1]), tokenizer, 16).fingerprint != base
+    assert tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 8).fingerprint != base
+
+
+def test_an_unwritable_cache_does_not_stop_the_run(tokenizer, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # a folder cannot be made inside a file
+    assert len(tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 16)) == 5
+    assert "not cached" in capsys.readouterr().out

@@ -1,0 +1,97 @@
+"""Fine-tune one classifier: a published encoder, or a new one from random weights.
+
+python train.py --dataset sst2 --model bert-base-uncased --output-dir runs/sst2-teacher
+python train.py --dataset imdb --layers 4 --hidden 256
+"""
+
+from dataclasses import replace
+
+import torch
+
+from minikd import cli
+from minikd.batching import tokenize_split
+from minikd.checkpoint import from_pretrained, model_folder
+from minikd.datasets import load_dataset
+from minikd.inference import choose_device, choose_precision
+from minikd.model import Classifier
+from minikd.report import evaluate_models, results_of, write_results
+from minikd.runs import check_tokenizer, train_or_reuse
+from minikd.tokenizer import load_tokenizer, train_wordpiece
+
+
+def parse_args():
+    parser = cli.Parser(description=__doc__, epilog=cli.defaults_text())
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        metavar="NAME_OR_DIR",
+        help="start from this checkpoint: a folder or a name on the hub "
+        "(default: bert-base-uncased; for the sample a new 4-layer model)",
+    )
+    group.add_argument(
+        "--layers",
+        type=cli.integer(1),
+        metavar="N",
+        help="a new model of N layers, with a vocabulary learned from the training texts",
+    )
+    group.add_argument("--hidden", type=cli.integer(32), metavar="H", help="its width (default: 256)")
+    cli.add_data_flags(parser)
+    cli.add_training_flags(parser)
+    cli.add_device_flags(parser)
+    cli.add_output_flag(parser)
+    args = parser.parse_args()
+    if args.model and (args.layers or args.hidden):
+        parser.error("--model brings its own shape: leave out --layers and --hidden")
+    cli.fill_defaults(args)
+    return args
+
+
+def main():
+    args = parse_args()
+    device = choose_device(args.device)
+    args.precision, reason = choose_precision(args.precision, device)
+    print(f"device {device}; precision {args.precision}: {reason}")
+    data = load_dataset(args.dataset, args.data_dir, agreement=args.fpb_agreement)
+    cli.print_dataset(data)
+    model, tokenizer = starting_model(args, data)
+    train, validation, test = (
+        tokenize_split(split, tokenizer, args.max_length) for split in (data.train, data.validation, data.test)
+    )
+    model = train_or_reuse(
+        "model",
+        model,
+        tokenizer,
+        train,
+        validation,
+        cli.training_settings(args),
+        args.output_dir,
+        device,
+        cli.printable(args),
+        compile=args.compile,
+        resume=args.resume,
+    )
+    rows = evaluate_models(
+        {"model": (args.output_dir, model, test)}, data.test, device, args.precision, args.output_dir
+    )
+    write_results(results_of(rows, data, "test", args, device), args.output_dir)
+
+
+def starting_model(args, data):
+    """The model before training, and its tokenizer."""
+    torch.manual_seed(args.seed)
+    if args.model or (data.name != "sample" and not (args.layers or args.hidden)):
+        args.model = args.model or "bert-base-uncased"
+        model, tokenizer = from_pretrained(args.model, labels=data.labels), load_tokenizer(model_folder(args.model))
+        check_tokenizer(tokenizer, model.config, args.model, args.max_length)
+        return model, tokenizer
+    size = cli.SAMPLE_VOCABULARY if data.name == "sample" else 30522  # BERT's own size
+    tokenizer = train_wordpiece(data.train.texts, size)
+    config = cli.new_config(args.hidden or 256, args.layers or 4, cli.SAMPLE_TEACHER)
+    config = replace(
+        config, labels=data.labels, vocab_size=tokenizer.vocab_size, max_position_embeddings=max(args.max_length, 64)
+    )
+    return Classifier(config), tokenizer
+
+
+if __name__ == "__main__":
+    cli.run(main)
