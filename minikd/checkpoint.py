@@ -58,7 +58,7 @@ IGNORED = re.compile(
     r"cls\.predictions\.|cls\.seq_relationship\.|vocab_(transform|layer_norm|projector)\."
     r"|(.*\.)?embeddings\.position_ids$"
 )
-# The only tensors that a pre-trained encoder may lack.
+# The only tensors that a file may lack, and only where it has no classifier: a pre-trained encoder.
 HEAD = ("pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias")
 
 
@@ -84,9 +84,13 @@ def to_hugging_face(model: Classifier) -> dict[str, Tensor]:
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     tensors = {}
     for ours, third, theirs in name_map(model.config):
-        tensor = state[ours] if third is None else state[ours].chunk(3)[third]
-        tensors[theirs] = tensor.clone(memory_format=torch.contiguous_format)
+        tensors[theirs] = _part(state[ours], third).clone(memory_format=torch.contiguous_format)
     return tensors
+
+
+def _part(tensor: Tensor, third: int | None) -> Tensor:
+    """A view of one third of a fused tensor, or the tensor itself."""
+    return tensor if third is None else tensor.chunk(3)[third]
 
 
 def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
@@ -101,11 +105,14 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
         known = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
         if known.startswith(("embeddings.", "encoder.", "transformer.", "pooler.")):  # an encoder saved alone
             known = prefix + known
+        if known in rename:
+            raise UserError(f"tensors {rename[known]} and {name} are the same tensor under two names")
         rename[known] = name
     ignored = [name for name in rename if IGNORED.match(name)]
     wanted = name_map(model.config)
     unknown = sorted(rename.keys() - {theirs for _, _, theirs in wanted} - set(ignored))
-    missing = [theirs for ours, _, theirs in wanted if theirs not in rename and ours not in HEAD]
+    may_lack = () if "classifier.weight" in rename else HEAD  # a trained head must be whole
+    missing = [theirs for ours, _, theirs in wanted if theirs not in rename and ours not in may_lack]
     for problem, names in (("does not know", unknown), ("misses", missing)):
         if names:
             raise UserError(
@@ -118,7 +125,7 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
         if theirs not in rename:
             new.append(ours)
             continue
-        target = state[ours] if third is None else state[ours].chunk(3)[third]
+        target = _part(state[ours], third)
         if tensors[rename[theirs]].shape != target.shape:
             raise UserError(
                 f"tensor {rename[theirs]} has shape {list(tensors[rename[theirs]].shape)}, "
@@ -127,8 +134,9 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
     with torch.no_grad():
         for ours, third, theirs in wanted:
             if ours not in new:
-                target = state[ours] if third is None else state[ours].chunk(3)[third]
-                target.copy_(tensors[rename[theirs]])  # copy_ also turns fp16 files into fp32 parameters
+                _part(state[ours], third).copy_(
+                    tensors[rename[theirs]]
+                )  # copy_ also turns fp16 files into fp32 parameters
     return new, ignored
 
 
@@ -269,6 +277,7 @@ def model_folder(name_or_dir) -> Path:
         return path.parent
     except (OSError, HFValidationError) as error:
         raise UserError(
-            f"{name}: neither a folder here nor to be fetched from the hub ({type(error).__name__}). Put its config.json, "
-            f"model.safetensors (or pytorch_model.bin) and vocab.txt (or tokenizer.json) into a folder and give its path"
+            f"{name}: neither a folder here nor to be fetched from the hub ({type(error).__name__}). Put its "
+            f"config.json, model.safetensors (or pytorch_model.bin) and vocab.txt (or tokenizer.json) into a folder "
+            f"and give its path"
         ) from None

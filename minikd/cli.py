@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -164,20 +165,21 @@ def print_dataset(data: Dataset) -> None:
     print(f"{data.name}: {', '.join(sizes)}; labels {', '.join(data.labels)}")
 
 
-def new_config(hidden: int, layers: int, labels, like: EncoderConfig = BERT_BASE) -> EncoderConfig:
-    """A BERT classifier's shape by the usual proportions: heads of 64 (32 below a width of 512), feed-forward four
-    times the width."""
+def new_config(hidden: int, layers: int, like: EncoderConfig) -> EncoderConfig:
+    """A shape by BERT's proportions, heads of 64 (32 below a width of 512) and a feed-forward network four times the
+    width, with the vocabulary, positions and labels of `like`. Raises UserError for a width that heads do not fill."""
     head_size = 64 if hidden % 64 == 0 and hidden >= 512 else 32
     if hidden % head_size:
         raise UserError(f"hidden size {hidden}: must be a multiple of {head_size}, the size of an attention head")
-    return EncoderConfig(
-        vocab_size=like.vocab_size,
-        max_position_embeddings=like.max_position_embeddings,
-        labels=tuple(labels),
+    return replace(
+        BERT_BASE,
         num_hidden_layers=layers,
         hidden_size=hidden,
         num_attention_heads=hidden // head_size,
         intermediate_size=4 * hidden,
+        vocab_size=like.vocab_size,
+        max_position_embeddings=like.max_position_embeddings,
+        labels=like.labels,
     )
 
 

@@ -31,8 +31,10 @@ def atomic_file(path):
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private to its owner
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a failed write does not know it, and the user wants to
         raise
 
 

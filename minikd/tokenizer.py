@@ -139,8 +139,7 @@ def bert_wordpiece(vocab: dict[str, int], settings: dict) -> Backend:
 
 
 def train_wordpiece(texts: list[str], vocab_size: int) -> Tokenizer:
-    """A new uncased vocabulary of at most `vocab_size` entries, learned from `texts`; the same texts give the same
-    one."""
+    """A new uncased vocabulary of at most `vocab_size` entries, learned from `texts`: always the same from the same."""
     backend = bert_wordpiece({}, {})
     words = set()
     for text in texts:

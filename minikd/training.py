@@ -215,7 +215,12 @@ def save_state(path: Path, settings, model, optimizer, scaler, step: int, histor
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     with atomic_file(path) as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # a full disk, which torch hides behind an error of its own
+                raise error.__context__ from None
+            raise
 
 
 def load_state(path: Path, settings, model, optimizer, scaler) -> tuple[int, list, dict | None]:

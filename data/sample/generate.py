@@ -7,13 +7,14 @@ opinion has a value (below zero: negative), the review's score is their sum, and
 
     p = sigmoid(SCALE * score),    label = positive with probability p
 
-So two reviews with the same words may have different labels, as with human raters, and the best possible classifier
-is known: it answers p > 0.5. What makes the reviews harder than counting words is in `opinion` and `clause`: negation
-turns a value round, intensifiers scale it, a conceded or contrasted clause counts a quarter, a film that is only
-compared with counts nothing, and neither does praise for somebody in the plot.
+So two reviews with much the same words may have different labels, as with human raters, and the best possible
+classifier is known: it answers p > 0.5. What makes the task harder than counting words is in `clause` and `opinion`:
+negation turns a value round, intensifiers scale it, the clause before "but" or after "although" counts a quarter, a
+film that is only compared with counts nothing, and neither does praise or blame of somebody in the plot.
 
-Only `random.Random(seed).random()` is drawn from: Python guarantees its sequence for ever, and that of `choice` or
-`shuffle` it does not. All values are multiples of 1/64, so that their sums are exact on every machine.
+Only `random.Random(seed).random()` is drawn from: Python promises to keep its sequence, which it does not for `choice`
+or `shuffle`. All values are multiples of 1/16, so their sums are exact, and p is rounded before anything is drawn from
+it: the files come out the same on every machine.
 """
 
 import argparse
@@ -23,11 +24,12 @@ import math
 import random
 from pathlib import Path
 
-SIZES = {"train": (8000, 11), "validation": (1000, 12), "test": (2000, 13)}  # split: (reviews, seed)
-SCALE = 1.4  # the larger, the less the coin decides: 0 is pure noise
-TURNED = 0.14  # share of clauses whose words say the opposite of what is meant
+SIZES = {"train": (12_000, 11), "validation": (1_000, 12), "test": (2_000, 13)}  # split: (reviews, seed)
+SCALE = 1.4  # how much the score decides; at 0 the label is a fair coin
+SECOND = 0.4  # probability of a second opinion sentence
 ALIKE = 0.7  # probability that an opinion sentence follows the reviewer's mood instead of a coin
-PLAIN = 0.72
+TURNED = 0.14  # share of clauses made by turning round a word of the opposite sign
+PLAIN, CONTRAST = 0.72, 0.18  # shares of opinion sentences of one clause and of two; the rest are comparisons
 PLOT = 0.45  # probability of a plot sentence
 LURE = 0.15  # probability that somebody in the plot has an adjective of praise or blame
 
@@ -52,6 +54,7 @@ pacing performance photography plot premise production romance satire scenery sc
 soundtrack staging story storytelling style suspense symbolism tension theme tone twist villain
 voiceover writing"""
 RIVALS = """novel original sequel prequel remake trailer pilot musical play series cartoon documentary"""
+CONTRASTS = ["{granted}, but {main}", "{granted}, but {main}", "although {granted}, {main}"]
 MILDER = "slightly somewhat fairly rather"  # counts half
 STRONGER = "very really truly deeply utterly extremely"  # counts one and a half
 
@@ -113,34 +116,37 @@ def clause(dice: Dice, sign: int) -> tuple[str, float]:
 
 
 def turned_clause(dice: Dice, sign: int, noun: str) -> tuple[str, float]:
-    """The same made from a word of the opposite sign, turned round; it then counts three quarters of what it did."""
+    """The same, made by denying a word of the opposite sign; it then counts three quarters of what the word does."""
     if dice.chance(0.15):
         verb = dice.pick(ANNOY if sign > 0 else PLEASE)
         return f"the {noun} did not {verb} me", sign * 0.75
     word, value = adjective(dice, -sign)
-    turn = dice.pick(["is not {}", "was not {}", "was never {}"])
     if dice.chance(0.12):
         return f"I expected the {noun} to be {word} and got the opposite", -0.75 * value
-    return f"the {noun} {turn.format(word)}", -0.75 * value
+    return f"the {noun} {dice.pick(['is not', 'was not', 'was never'])} {word}", -0.75 * value
 
 
 def opinion(dice: Dice, sign: int) -> tuple[str, float]:
-    """One sentence of judgement, and its value."""
+    """One sentence of judgement for (sign 1) or against (sign -1) the film, and its value."""
     kind = dice.random()
-    main, value = clause(dice, sign)
     if kind < PLAIN:
-        return main, value
-    if kind < 0.90:  # the other side is granted, and counts a quarter
-        granted, other = clause(dice, -sign)
-        shape = dice.pick(["{1}, but {0}", "{1}, but {0}", "although {1}, {0}"])
-        return shape.format(main, granted), value + other / 4
-    noun, rival, (word, value) = dice.pick(ASPECTS), dice.pick(RIVALS), adjective(dice, sign)
-    if kind < 0.94:
+        return clause(dice, sign)
+    if kind < PLAIN + CONTRAST:
+        (granted, less), (main, value) = clause(dice, -sign), clause(dice, sign)
+        return dice.pick(CONTRASTS).format(granted=granted, main=main), value + less / 4
+    return comparison(dice, sign)
+
+
+def comparison(dice: Dice, sign: int) -> tuple[str, float]:
+    """A sentence that holds the film against another one, and its value: what is said of the other film is nothing."""
+    noun, rival, kind = dice.pick(ASPECTS), dice.pick(RIVALS), dice.random()
+    word, value = adjective(dice, sign)
+    opposite, other = adjective(dice, -sign)
+    if kind < 0.4:
         return f"the {noun} is more {word} than in the {rival}", value
-    if kind < 0.97:
-        word, value = adjective(dice, -sign)
-        return f"the {noun} is less {word} than in the {rival}", -0.75 * value
-    return f"unlike the {adjective(dice, -sign)[0]} {rival}, this film has {word} {noun}", value
+    if kind < 0.7:
+        return f"the {noun} is less {opposite} than in the {rival}", -0.75 * other
+    return f"unlike in the {opposite} {rival}, the {noun} is {word}", value
 
 
 def plot(dice: Dice) -> str:
@@ -154,12 +160,12 @@ def review(dice: Dice) -> tuple[str, float]:
     """The text of a review and the probability that it is labelled positive, to four decimals."""
     mood = dice.pick([1, -1])
     sentences, score = [], 0.0
-    for _ in range(2 if dice.chance(0.4) else 1):
+    for _ in range(1 + dice.chance(SECOND)):
         sentence, value = opinion(dice, mood if dice.chance(ALIKE) else dice.pick([1, -1]))
         sentences.append(sentence)
         score += value
     if dice.chance(PLOT):
-        sentences.insert(int(dice.random() * (len(sentences) + 1)), plot(dice))
+        sentences.insert(dice.pick(list(range(len(sentences) + 1))), plot(dice))
     text = " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences)
     return text, round(1 / (1 + math.exp(-SCALE * score)), 4)
 

@@ -1,0 +1,323 @@
+"""The three scripts, run as a user runs them: what they leave, what they reuse, and how they complain."""
+
+import csv
+import json
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.config import EncoderConfig
+from minikd.model import Classifier
+from minikd.tokenizer import train_wordpiece
+
+ROOT = Path(__file__).parents[1]
+WORDS = "a the film plot was dull great boring fine superb awful not very slow".split()
+MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "run.json"}
+QUICK = ["--epochs", "2", "--teacher-epochs", "2", "--lr", "1e-3", "--teacher-lr", "1e-3", "--batch-size", "16",
+         "--max-length", "16", "--precision", "fp32", "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture
+def script(capsys, monkeypatch, tmp_path):
+    """Runs a script in this process, in an empty folder; returns (status, stdout, stderr without progress bars)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        handler = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        status = 0
+        try:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        out, err = capsys.readouterr()
+        return status, out, "".join(line for line in re.split(r"(?<=[\r\n])", err) if "\r" not in line and "ex/s" not in line)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A CSV file of 200 texts whose label a word decides."""
+    path = tmp_path_factory.mktemp("corpus") / "films.csv"
+    random = np.random.default_rng(0)
+    texts = {" ".join(random.choice(WORDS, random.integers(3, 10))) for _ in range(210)}
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows((text, "good" if "great" in text or "fine" in text else "bad") for text in sorted(texts)[:200])
+    return path
+
+
+def save_model(folder, labels=None, words=WORDS, **shape):
+    """A small BERT folder: a bare encoder, or with `labels` a classifier."""
+    tokenizer = train_wordpiece(words * 3, 200)
+    torch.manual_seed(0)
+    shape = dict(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
+                 intermediate_size=32, max_position_embeddings=32) | shape  # fmt: skip
+    model = Classifier(EncoderConfig(**shape, **({"labels": labels} if labels else {})))
+    save_pretrained(model, folder)
+    tokenizer.save(folder, model.config.model_type, 32)
+    if labels is None:
+        from safetensors.torch import load_file, save_file
+
+        tensors = {k: v for k, v in load_file(folder / "model.safetensors").items() if not k.startswith("classifier")}
+        save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("fine-tuned"), labels=("GOOD", "BAD"))
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_distill_leaves_three_models_and_their_comparison(script, corpus, bare):
+    status, out, err = script("distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK)
+    assert (status, err) == (0, "")
+    output = Path("runs/films")
+    names = ("teacher", "distilled", "baseline")
+    assert files_of(output) == {
+        "results.json", "results.md", "teacher-logits.safetensors", *(f"predictions-{name}.csv" for name in names),
+        *(f"{name}/{file}" for name in names for file in MODEL_FILES | {"log.jsonl"}),
+    }  # fmt: skip
+    results = json.loads((output / "results.json").read_text())
+    assert (results["dataset"], results["split"], results["arguments"]["alpha"]) == ("films", "test", 0.5)
+    assert [row["name"] for row in results["models"]] == list(names)
+    rows = {row["name"]: row for row in results["models"]}
+    for name in names:
+        for key in ("accuracy", "f1", "precision", "recall", "weighted_f1"):
+            assert 0 <= rows[name][key] <= 1
+        assert rows[name]["latency_ms"] > 0 and rows[name]["throughput"] > 0
+        model = from_pretrained(output / name)
+        assert rows[name]["parameters"] == sum(p.numel() for p in model.parameters())
+        assert rows[name]["size_mb"] == pytest.approx(4 * rows[name]["parameters"] / 2**20)
+        assert model.config.labels == ("bad", "good")
+        lines = list(csv.DictReader((output / f"predictions-{name}.csv").open()))
+        assert [int(line["index"]) for line in lines] == list(range(results["examples"]))
+        assert sum(line["label"] == line["predicted"] for line in lines) / len(lines) == pytest.approx(rows[name]["accuracy"])
+        assert all(float(line["prob_bad"]) + float(line["prob_good"]) == pytest.approx(1, abs=1e-5) for line in lines)
+    assert from_pretrained(output / "distilled").config.num_hidden_layers == 2
+    assert "the teacher's layers [0, 3]" in out
+    for word in ("parameters", "ms/sample", "speed-up", "retention", "bag of words"):
+        assert word in out and word in (output / "results.md").read_text()
+    runs = [json.loads((output / name / "run.json").read_text()) for name in ("distilled", "baseline")]
+    assert runs[0]["made_from"]["initial_weights"] == runs[1]["made_from"]["initial_weights"]
+    assert runs[0]["made_from"]["settings"]["alpha"] == 0.5 and runs[1]["made_from"]["teacher"] == ""
+
+
+def test_a_second_run_reuses_the_teacher_and_its_logits_unless_settings_differ(script, corpus, bare):
+    base = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, "--no-baseline", *QUICK]
+    _, first, _ = script(*base)
+    status, again, _ = script(*base, "--T", 4)
+    assert status == 0 and "teacher: using runs/films/teacher" in again and "teacher logits: read from" in again
+    assert "distilled: epoch 1" in again  # but the student is trained
+    _, other, _ = script(*base, "--teacher-lr", "2e-3")
+    assert "other settings (lr 0.001 → 0.002); training anew" in other and "teacher: epoch 2" in other
+    assert "belongs to another teacher" in other
+
+
+def test_the_same_command_gives_the_same_bits(script, corpus, bare):
+    base = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK]
+    for name in ("one", "two"):
+        assert script(*base, "--output-dir", name)[0] == 0
+    for name in ("teacher", "distilled", "baseline"):
+        assert Path("one", name, "model.safetensors").read_bytes() == Path("two", name, "model.safetensors").read_bytes()
+    assert Path("one/distilled/model.safetensors").read_bytes() != Path("one/baseline/model.safetensors").read_bytes()
+
+
+def test_online_teacher_logits_give_nearly_the_cached_student(script, corpus, fine_tuned):
+    base = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 2, "--no-baseline", *QUICK]
+    for mode in ("cache", "online"):
+        assert script(*base, "--teacher-logits", mode, "--output-dir", mode)[0] == 0
+    assert not Path("online/teacher-logits.safetensors").exists()
+    one, two = (from_pretrained(f"{mode}/distilled").state_dict() for mode in ("cache", "online"))
+    assert all((one[name] - two[name]).abs().mean() < 1e-5 for name in one)
+
+
+def test_a_fine_tuned_teacher_is_used_as_it_is_with_its_labels_in_the_datas_order(script, corpus, fine_tuned):
+    status, out, _ = script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 2, *QUICK)
+    assert status == 0 and "used as it is" in out and "teacher: epoch" not in out
+    kept, original = from_pretrained("runs/films/teacher"), from_pretrained(fine_tuned)
+    assert kept.config.labels == ("bad", "good")
+    assert torch.equal(kept.classifier.weight, original.classifier.weight.flip(0))
+
+
+def test_the_students_layers_can_be_named(script, corpus, bare):
+    take = ["--take-layers", 1, 2, 3, "--no-baseline"]
+    status, out, _ = script("distill.py", "--dataset", corpus, "--teacher", bare, *take, *QUICK)
+    assert status == 0 and "3 layers, 16 wide, first weights: the teacher's layers [1, 2, 3]" in out
+
+
+def test_a_student_can_start_from_a_folder_or_from_random_weights(script, corpus, bare, fine_tuned):
+    base = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--no-baseline", *QUICK]
+    assert script(*base, "--student", bare)[0] == 0
+    status, out, _ = script(*base, "--student-layers", 1, "--student-hidden", 32)
+    assert status == 0 and "1 layers, 32 wide, first weights: random" in out
+
+
+def test_train_then_evaluate_give_one_set_of_figures(script, corpus, bare):
+    quick = [flag for flag in QUICK if not flag.startswith("--teacher")]
+    quick = [*QUICK[:2], *QUICK[4:6], *QUICK[8:]]
+    status, _, err = script("train.py", "--dataset", corpus, "--model", bare, *quick)
+    assert (status, err) == (0, "")
+    assert files_of(Path("runs/films")) == MODEL_FILES | {"log.jsonl", "results.json", "results.md", "predictions-model.csv"}
+    trained = json.loads(Path("runs/films/results.json").read_text())["models"][0]
+    status, out, _ = script("evaluate.py", "runs/films", "--output-dir", "again", "--precision", "fp32")
+    assert status == 0
+    again = json.loads(Path("again/results.json").read_text())["models"][0]
+    for key in ("accuracy", "f1", "precision", "recall", "weighted_f1", "parameters", "size_mb"):
+        assert again[key] == trained[key]
+    assert Path("again/predictions-films.csv").read_text() == Path("runs/films/predictions-model.csv").read_text()
+
+
+def test_evaluate_labels_texts(script, fine_tuned):
+    status, out, _ = script("evaluate.py", fine_tuned, "--text", "a great film", "--text", "dull", "--max-length", 16)
+    lines = [line for line in out.splitlines() if line.endswith((": a great film", ": dull"))]
+    assert status == 0 and len(lines) == 2 and all(re.search(r"(GOOD|BAD) \(GOOD 0\.\d+, BAD 0\.\d+\)", line) for line in lines)
+
+
+def test_train_builds_a_new_model_of_the_layers_asked_for(script, corpus):
+    status, _, err = script("train.py", "--dataset", corpus, "--layers", 1, "--hidden", 32, "--epochs", 1)
+    assert (status, err) == (0, "")
+    assert from_pretrained("runs/films").config.num_hidden_layers == 1
+
+
+@pytest.mark.parametrize("flags,words", [
+    (["--alpha", "1.5"], "--alpha: '1.5' is not a number of at least 0 and at most 1"),
+    (["--T", "0"], "--T: '0' is not a number above 0"),
+    (["--T", "nan"], "--T: 'nan'"),
+    (["--epochs", "0"], "--epochs: '0' is not a whole number of at least 1"),
+    (["--student-layers", "two"], "--student-layers: 'two'"),
+    (["--dataset", "nowhere.csv"], "nowhere.csv"),
+    (["--teacher", "./nowhere"], "./nowhere: no such model folder"),
+    (["--student-layers", "5"], "--student-layers 5: the teacher has 4 layers"),
+    (["--max-length", "100"], "--max-length 100"),
+    (["--take-layers", "0", "9"], "layers are numbered 0 to 3"),
+    (["--take-layers", "0", "--student-layers", "2"], "--take-layers"),
+    (["--student-init", "pretrained"], "--student-init pretrained"),
+    (["--student-init", "teacher", "--student-hidden", "32"], "widths must agree"),
+    (["--teacher", "oracle"], "--teacher oracle"),
+    (["--precision", "fp16"], "--precision fp16"),
+    (["--output-dir", "/proc/nowhere"], "--output-dir /proc/nowhere"),
+    (["--no-such-flag"], "--no-such-flag"),
+])  # fmt: skip
+def test_a_wrong_flag_gets_one_line_and_status_2_and_writes_no_model(script, corpus, bare, flags, words):
+    status, _, err = script("distill.py", "--dataset", corpus, "--teacher", bare, *QUICK, *flags)
+    assert status == 2 and words in err
+    assert err.count("\n") == 1 and "Traceback" not in err and err.startswith("distill.py: error: ")
+    assert not list(Path().rglob("*.safetensors"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here CUDA is present")
+def test_cuda_asked_for_and_absent_is_refused(script, corpus, bare):
+    status, _, err = script("distill.py", "--dataset", corpus, "--teacher", bare, *QUICK, "--device", "cuda")
+    assert status == 2 and err.startswith("distill.py: error: --device cuda")
+
+
+def broken_models(folder):
+    """(what is wrong, teacher folder, words of the complaint) of each kind of broken model folder."""
+    weights = save_model(folder / "cut") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    yield "cut weights", folder / "cut", "model.safetensors: is cut short or damaged"
+    (save_model(folder / "empty") / "model.safetensors").unlink()
+    yield "no weights", folder / "empty", "has no model.safetensors or pytorch_model.bin"
+    (save_model(folder / "noconfig") / "config.json").unlink()
+    yield "no config", folder / "noconfig", "config.json"
+    shutil.copy(save_model(folder / "big", words=[*WORDS, "zebra", "quick", "yacht"]) / "tokenizer.json", folder)
+    shutil.copy(folder / "tokenizer.json", save_model(folder / "vocabulary") / "tokenizer.json")
+    yield "vocabulary larger than the embedding", folder / "vocabulary", "tokens but the model embeds"
+    yield "other labels", save_model(folder / "labels", labels=("x", "y")), "are not the data's ['bad', 'good']"
+
+
+def test_broken_model_folders_are_refused_by_name(script, corpus, tmp_path):
+    for what, folder, words in broken_models(tmp_path / "models"):
+        status, _, err = script("distill.py", "--dataset", corpus, "--teacher", folder, *QUICK)
+        assert status == 2 and words in err and err.count("\n") == 1, (what, err)
+
+
+def test_a_student_with_another_vocabulary_is_refused(script, corpus, bare, tmp_path):
+    other = save_model(tmp_path / "other", words=[*WORDS, "zebra"])
+    status, _, err = script("distill.py", "--dataset", corpus, "--teacher", bare, "--student", other, *QUICK)
+    assert status == 2 and "its vocabulary is not the teacher's" in err
+
+
+def test_evaluate_refuses_a_bare_encoder_and_other_labels(script, corpus, bare, tmp_path):
+    status, _, err = script("evaluate.py", bare, "--dataset", corpus)
+    assert status == 2 and "without a classifier" in err
+    status, _, err = script("evaluate.py", save_model(tmp_path / "labels", labels=("x", "y")), "--dataset", corpus,
+                            "--max-length", 16)  # fmt: skip
+    assert status == 2 and "are not the data's" in err
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_no_half_written_file(script, corpus, bare, monkeypatch):
+    """The real run with a real ENOSPC: a file-size limit stands in for the full disk where mounting one is not allowed."""
+    resource = pytest.importorskip("resource", reason="this system has no file-size limits")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails with an OSError, as on a full disk
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        status, _, err = script("distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert status == 2 and err.startswith("distill.py: error: ") and "File too large" in err and "Traceback" not in err
+    assert not [path for path in Path("runs").rglob("*") if path.suffix in (".tmp", ".pt", ".safetensors")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_by_a_signal_resumes_to_the_same_students(corpus, bare, tmp_path, number):
+    command = [sys.executable, str(ROOT / "distill.py"), "--dataset", str(corpus), "--teacher", str(bare),
+               "--student-layers", "2", *QUICK, "--teacher-epochs", "40"]  # fmt: skip
+    subprocess.run([*command, "--output-dir", "whole"], cwd=tmp_path, check=True, capture_output=True)
+    process = subprocess.Popen([*command, "--output-dir", "cut"], cwd=tmp_path, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    log = tmp_path / "cut/teacher/.partial/log.jsonl"
+    deadline = time.time() + 60
+    while not (log.exists() and log.stat().st_size) and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume continues" in err and "Traceback" not in err
+    assert (tmp_path / "cut/teacher/.partial/state.pt").exists() and not (tmp_path / "cut/teacher/run.json").exists()
+    again = subprocess.run([*command, "--output-dir", "cut", "--resume"], cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0 and "resumed from" in again.stdout
+    for name in ("teacher", "distilled", "baseline"):
+        whole, cut = (tmp_path / run / name / "model.safetensors" for run in ("whole", "cut"))
+        assert whole.read_bytes() == cut.read_bytes(), name
+
+
+def test_named_student_shapes_have_the_published_sizes():
+    from minikd.config import BERT_BASE, BERT_SMALL
+    from minikd.model import count_parameters
+
+    namespace = runpy.run_path(str(ROOT / "distill.py"))
+    args = type("Args", (), {"student_hidden": None, "take_layers": None, "student_init": "auto", "dataset": "imdb",
+                             "teacher": "bert-base-uncased"})  # fmt: skip
+    with torch.device("meta"):
+        assert namespace["student_config"](args, BERT_BASE, 4) == BERT_SMALL
+        assert count_parameters(Classifier(namespace["student_config"](args, BERT_BASE, 4))) == 28_764_674
+        assert count_parameters(Classifier(namespace["student_config"](args, BERT_BASE, 6))) == 66_956_546
+    minilm = replace(BERT_BASE, num_hidden_layers=6, hidden_size=384, intermediate_size=1536)
+    assert namespace["student_config"](args, minilm, 4) == replace(minilm, num_hidden_layers=4)

@@ -1,0 +1,262 @@
+"""The loop: schedule, accumulation, reproducibility, interruption and resumption, best epoch, teacher in both modes."""
+
+import json
+import math
+import os
+import shutil
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from minikd.batching import tokenize_split
+from minikd.config import EncoderConfig
+from minikd.datasets import Split
+from minikd.files import UserError
+from minikd.inference import choose_device, choose_precision, model_fingerprint, predict, teacher_logits
+from minikd.losses import hard_loss, kd_loss
+from minikd.model import Classifier
+from minikd.tokenizer import train_wordpiece
+from minikd.training import TrainingSettings, linear_schedule, make_optimizer, train
+
+CPU = torch.device("cpu")
+WORDS = "a the film plot was dull great boring fine superb awful not very".split()
+SETTINGS = TrainingSettings(epochs=3, batch_size=8, lr=1e-3, seed=5)
+
+
+def make_split(count, seed):
+    random = np.random.default_rng(seed)
+    texts = [" ".join(random.choice(WORDS, random.integers(1, 12))) for _ in range(count)]
+    return Split(texts, [int("great" in text or "fine" in text) for text in texts])
+
+
+@pytest.fixture(scope="module")
+def data():
+    splits = make_split(100, 0), make_split(30, 1)
+    tokenizer = train_wordpiece(splits[0].texts, 200)
+    return [tokenize_split(split, tokenizer, 16) for split in splits]
+
+
+def make_model(seed=0, dropout=0.1, layers=2):
+    torch.manual_seed(seed)
+    return Classifier(EncoderConfig(
+        vocab_size=200, hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=16, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+    ))  # fmt: skip
+
+
+def log_lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_learning_rate_rises_then_falls_in_straight_lines():
+    factors = [linear_schedule(step, 10, 0.2) for step in range(10)]
+    assert factors == pytest.approx([1 / 2, 1, *(k / 8 for k in range(8, 0, -1))])
+    assert linear_schedule(0, 1, 0.0) == 1
+
+
+def test_biases_and_layer_norms_are_not_decayed():
+    model = make_model()
+    decayed, free = make_optimizer(model, SETTINGS, CPU).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert decayed["weight_decay"] == SETTINGS.weight_decay and free["weight_decay"] == 0
+    assert {names[id(p)] for p in free["params"]} == {n for n in names.values() if n.endswith("bias") or "orm.weight" in n}
+    assert len(decayed["params"]) + len(free["params"]) == len(names)
+
+
+def test_training_learns_and_keeps_the_best_epoch(data, tmp_path):
+    model = make_model()
+    history = train(model, *data, replace(SETTINGS, epochs=12, lr=1e-2), tmp_path, CPU)
+    best = max(history, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))
+    logits, labels = predict(model, data[1], CPU, "fp32"), torch.from_numpy(data[1].labels)
+    assert hard_loss(logits, labels).item() == pytest.approx(best["validation_loss"], abs=1e-6)
+    assert best["validation_accuracy"] > 0.9
+
+
+def test_two_runs_give_the_same_bits_and_another_seed_does_not(data, tmp_path):
+    prints = []
+    for run, seed in enumerate((5, 5, 6)):
+        model = make_model()
+        train(model, *data, replace(SETTINGS, seed=seed), tmp_path / str(run), CPU)
+        prints.append(model_fingerprint(model))
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_accumulated_gradients_are_those_of_one_large_batch(data, tmp_path):
+    models = [make_model(dropout=0.0), make_model(dropout=0.0)]
+    split = replace(data[0], offsets=data[0].offsets[:34], labels=data[0].labels[:33])  # a last group that is not full
+    large = replace(SETTINGS, epochs=1, batch_size=33, warmup_ratio=0)
+    train(models[0], split, data[1], large, tmp_path / "large", CPU)
+    train(models[1], split, data[1], replace(large, batch_size=8, grad_accum=5), tmp_path / "small", CPU)
+    for (name, one), other in zip(models[0].state_dict().items(), models[1].state_dict().values()):
+        # Adam's first step has the size of the learning rate wherever a gradient is, however small: hence the tolerance.
+        assert (one - other).abs().mean() < 0.02 * large.lr, name
+
+
+@pytest.mark.parametrize("stop_at", [4, 13, 20])  # in the middle of the first epoch, at the end of it, in the second
+def test_a_run_that_was_interrupted_and_resumed_ends_in_the_same_bits(data, tmp_path, stop_at):
+    teacher = make_model(seed=9).eval()
+    settings = replace(SETTINGS, alpha=0.3, T=2.0)
+    calls = 0
+
+    def soft_targets(batch, stop=None):
+        nonlocal calls
+        calls += 1
+        if calls == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        with torch.no_grad():
+            return teacher(batch.input_ids, batch.attention_mask).logits
+
+    whole = make_model()
+    expected = train(whole, *data, settings, tmp_path / "whole", CPU, teacher=soft_targets)
+
+    calls, model = 0, make_model()
+    with pytest.raises(KeyboardInterrupt, match="stopped at step"):
+        train(model, *data, settings, tmp_path / "cut", CPU, teacher=lambda batch: soft_targets(batch, stop_at))
+    resumed = make_model(seed=77)  # every weight must come from the state
+    torch.manual_seed(123)
+    history = train(resumed, *data, settings, tmp_path / "cut", CPU, teacher=soft_targets, resume=True)
+
+    assert model_fingerprint(resumed) == model_fingerprint(whole)
+    for line, other in zip(history, expected):
+        assert {k: v for k, v in line.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+    steps = [[line.get("loss") for line in log_lines(tmp_path / name)] for name in ("whole", "cut")]
+    assert steps[0] == steps[1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # the handlers are given back
+
+
+def test_a_state_of_other_settings_is_refused_by_name(data, tmp_path):
+    train(make_model(), *data, replace(SETTINGS, epochs=1), tmp_path, CPU)
+    with pytest.raises(UserError, match=r"state.pt.* lr 0.001, not 0.01"):
+        train(make_model(), *data, replace(SETTINGS, epochs=1, lr=0.01), tmp_path, CPU, resume=True)
+
+
+def test_a_damaged_state_is_refused_by_name(data, tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"not a state")
+    with pytest.raises(UserError, match="state.pt"):
+        train(make_model(), *data, SETTINGS, tmp_path, CPU, resume=True)
+
+
+def test_cached_and_online_teacher_give_the_same_losses(data, tmp_path):
+    teacher = make_model(seed=9)
+    logits = teacher_logits(teacher, data[0], tmp_path / "logits.safetensors", CPU, "fp32", 16)
+
+    def online(batch):
+        with torch.no_grad():
+            return teacher.eval()(batch.input_ids, batch.attention_mask).logits
+
+    losses = []
+    for name, soft_targets in (("cache", lambda batch: logits[batch.index]), ("online", online)):
+        train(make_model(), *data, replace(SETTINGS, alpha=0.2, T=3.0), tmp_path / name, CPU, teacher=soft_targets)
+        losses.append([line["loss"] for line in log_lines(tmp_path / name) if "loss" in line])
+    assert len(losses[0]) > 2 and losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_distillation_without_dropout_takes_the_step_of_the_kd_loss(data, tmp_path):
+    """One step of the loop equals the same step written out: forward, kd_loss, backward, clip, AdamW."""
+    split = replace(data[0], offsets=data[0].offsets[:9], labels=data[0].labels[:8])
+    settings = replace(SETTINGS, epochs=1, alpha=0.25, T=2.0, warmup_ratio=0)
+    target = torch.randn(8, 2)
+    model, twin = make_model(dropout=0.0), make_model(dropout=0.0)
+    train(model, split, data[1], settings, tmp_path, CPU, teacher=lambda batch: target[batch.index])
+
+    losses, optimizer = [], make_optimizer(twin, settings, CPU)
+    for i in range(8):
+        tokens = torch.from_numpy(split.ids[split.offsets[i] : split.offsets[i + 1]]).long()[None]
+        label = torch.from_numpy(split.labels[i : i + 1])
+        losses.append(kd_loss(twin(tokens).logits, target[i : i + 1], label, alpha=0.25, T=2.0))
+    torch.stack(losses).mean().backward()
+    torch.nn.utils.clip_grad_norm_(twin.parameters(), settings.clip)
+    optimizer.step()
+    for (name, one), other in zip(model.state_dict().items(), twin.state_dict().values()):
+        assert (one - other).abs().mean() < 0.02 * settings.lr, name
+
+
+def test_the_teacher_is_not_changed_and_the_student_stays_in_train_mode(data, tmp_path):
+    teacher, student, modes = make_model(seed=9).eval(), make_model(), []
+    before = model_fingerprint(teacher)
+
+    def soft_targets(batch):
+        modes.append(student.training)
+        return teacher(batch.input_ids, batch.attention_mask).logits  # with its graph: the loss must cut it
+
+    train(student, *data, replace(SETTINGS, alpha=0.0, T=2.0), tmp_path, CPU, teacher=soft_targets)
+    assert all(modes) and len(modes) == 3 * 13  # also after the first validation
+    assert model_fingerprint(teacher) == before
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_teacher_logits_are_stored_by_example_and_reused_only_for_the_same_teacher_and_data(data, tmp_path, capsys):
+    path, teacher = tmp_path / "logits.safetensors", make_model(seed=9)
+    logits = teacher_logits(teacher, data[0], path, CPU, "fp32", 16)
+    teacher.eval()
+    for i in (0, 7, 99):
+        tokens = torch.from_numpy(data[0].ids[data[0].offsets[i] : data[0].offsets[i + 1]]).long()[None]
+        assert torch.allclose(teacher(tokens).logits[0], logits[i], atol=1e-5)
+    written = path.stat().st_mtime_ns
+    assert torch.equal(teacher_logits(teacher, data[0], path, CPU, "fp32", 16), logits)
+    assert path.stat().st_mtime_ns == written and "read from" in capsys.readouterr().out
+    other = teacher_logits(make_model(seed=10), data[0], path, CPU, "fp32", 16)
+    assert not torch.equal(other, logits) and "another teacher" in capsys.readouterr().out
+    path.write_bytes(path.read_bytes()[:100])
+    assert torch.equal(teacher_logits(teacher, data[0], path, CPU, "fp32", 16), logits)
+
+
+def test_patience_stops_after_epochs_that_are_no_better(data, tmp_path):
+    history = train(make_model(), *data, replace(SETTINGS, epochs=9, lr=1e-12, patience=2), tmp_path, CPU)
+    best = max(history, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))["epoch"]
+    assert len(history) == best + 2 < 9
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(data, tmp_path):
+    with pytest.raises(UserError, match="the loss became nan at step 10"):
+        train(make_model(), *data, SETTINGS, tmp_path, CPU, teacher=lambda batch: torch.full((len(batch.index), 2), math.nan))
+
+
+def test_bf16_trains_and_leaves_fp32_weights(data, tmp_path):
+    model = make_model()
+    history = train(model, *data, replace(SETTINGS, precision="bf16", epochs=12, lr=1e-2), tmp_path, CPU)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert max(line["validation_accuracy"] for line in history) > 0.8
+
+
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_compiled_training_gives_the_losses_of_eager_training(tmp_path):
+    texts = [" ".join(np.random.default_rng(i).choice(WORDS, 4)) for i in range(80)]  # one length: one compilation
+    split = tokenize_split(Split(texts, [i % 2 for i in range(80)]), train_wordpiece(WORDS * 2, 200), 6)
+    losses = []
+    for compile in (False, True):
+        model, folder = make_model(dropout=0.0, layers=1), tmp_path / str(compile)
+        train(model, split, split, replace(SETTINGS, epochs=1), folder, CPU, compile=compile)
+        losses.append([line["loss"] for line in log_lines(folder) if "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_predictions_are_in_the_order_of_the_split(data):
+    model = make_model().eval()
+    logits = predict(model, data[0], CPU, "fp32", batch_size=7)
+    for i in range(0, 100, 9):
+        tokens = torch.from_numpy(data[0].ids[data[0].offsets[i] : data[0].offsets[i + 1]]).long()[None]
+        assert torch.allclose(model(tokens).logits[0], logits[i], atol=1e-5)
+
+
+def test_precision_and_device_that_are_not_there_are_refused():
+    assert choose_precision("fp32", CPU)[0] == "fp32"
+    assert choose_precision("auto", CPU)[0] in ("fp32", "bf16")
+    with pytest.raises(UserError, match="--precision fp16"):
+        choose_precision("fp16", CPU)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="--device cuda"):
+            choose_device("cuda")
+        assert choose_device("auto").type in ("cpu", "mps")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_training_learns_on_cuda_in_every_precision(data, tmp_path, precision):
+    history = train(
+        make_model(), *data, replace(SETTINGS, precision=precision, epochs=12, lr=1e-2), tmp_path, torch.device("cuda")
+    )
+    assert max(line["validation_accuracy"] for line in history) > 0.8
