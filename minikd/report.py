@@ -163,17 +163,23 @@ def collect(files: list[Path]) -> dict:
                 raise UserError(f"{file}: {key} {run[key]} differs from {runs[0][key]} in {files[0]}")
         if [row["name"] for row in run["models"]] != [row["name"] for row in runs[0]["models"]]:
             raise UserError(f"{file}: has other models than {files[0]}")
+        other = [key for key in run["arguments"] if _flags(run).get(key) != _flags(runs[0]).get(key)]
+        if other:
+            raise UserError(f"{file}: was made with other flags than {files[0]}: {', '.join(other)}")
     result = {key: value for key, value in runs[0].items() if key not in ("models", "arguments")}
     result["seeds"] = [run["arguments"]["seed"] for run in runs]
-    result["arguments"] = {
-        key: value for key, value in runs[0]["arguments"].items() if key not in ("seed", "output_dir")
-    }
+    result["arguments"] = _flags(runs[0])
     result["models"] = []
     for rows in zip(*(run["models"] for run in runs)):
         values = {key: [row[key] for row in rows] for key in rows[0] if key not in ("name", "path")}
         constant = {key: column[0] for key, column in values.items() if key in ("parameters", "size_mb")}
         result["models"].append({"name": rows[0]["name"], **values, **constant})
     return result
+
+
+def _flags(run: dict) -> dict:
+    """The flags that must be the same over all seeds: not the seed, nor where things lie on a disk."""
+    return {k: v for k, v in run["arguments"].items() if k not in ("seed", "output_dir", "data_dir", "resume")}
 
 
 def readme_with_tables(readme: str, results_dir: Path) -> str:

@@ -146,7 +146,7 @@ def train(
                 weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
                 best = {"epoch": epoch + 1, "scores": scores, "weights": weights}
             save_state(folder / "state.pt", settings, model, optimizer, scaler, step, history, best)
-            if stop.requested and epoch + 1 < settings.epochs:
+            if stop.requested:
                 raise KeyboardInterrupt(f"{desc}: stopped at step {step} of {total_steps}")
 
     model.load_state_dict(best["weights"])

@@ -95,7 +95,7 @@ def test_accumulated_gradients_are_those_of_one_large_batch(data, tmp_path):
         assert (one - other).abs().mean() < 0.02 * large.lr, name
 
 
-@pytest.mark.parametrize("stop_at", [4, 13, 20])  # in the middle of the first epoch, at the end of it, in the second
+@pytest.mark.parametrize("stop_at", [4, 13, 20, 39])  # within the first epoch, at its end, within the second, at the last step
 def test_a_run_that_was_interrupted_and_resumed_ends_in_the_same_bits(data, tmp_path, stop_at):
     teacher = make_model(seed=9).eval()
     settings = replace(SETTINGS, alpha=0.3, T=2.0)
