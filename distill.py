@@ -4,36 +4,28 @@ without it, compared on the test set.
     python distill.py --student-layers 4 --alpha 0.5 --T 2
     python distill.py --dataset imdb --student-layers 4 --alpha 0.5 --T 2
 
-Loss of the distilled student: alpha · CE(labels) + (1 − alpha) · T² · KL(teacher ‖ student), both softened by T.
+Loss of the distilled student:
+    alpha · CE(labels, student) + (1 − alpha) · T² · KL(softmax(teacher / T) ‖ softmax(student / T))
 """
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from minikd import cli
 from minikd.batching import tokenize_split
-from minikd.checkpoint import (
-    evenly_spaced_layers,
-    from_pretrained,
-    is_fine_tuned,
-    model_folder,
-    save_pretrained,
-    student_from_teacher,
-)
-from minikd.config import BERT_SMALL, EncoderConfig, same_shape
-from minikd.datasets import load_dataset
+from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY
 from minikd.files import UserError, write_json
-from minikd.inference import autocast, choose_device, choose_precision, model_fingerprint, teacher_logits
+from minikd.hub import is_fine_tuned, model_folder
+from minikd.inference import autocast, model_fingerprint, teacher_logits
 from minikd.model import Classifier
 from minikd.report import evaluate_models, results_of, write_results
-from minikd.runs import check_tokenizer, train_or_reuse
+from minikd.runs import check_tokenizer, environment, train_or_reuse
+from minikd.student import starting_student, student_from_teacher
 from minikd.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
-
-PRETRAINED_SMALL = "google/bert_uncased_L-4_H-512_A-8"  # published weights of the 4-layer, 512-wide student
 
 
 def parse_args():
@@ -54,7 +46,7 @@ def parse_args():
         type=cli.integer(1),
         metavar="N",
         help="layers of the student; with a 768-wide teacher, 4 means the published 4-layer, 512-wide shape, "
-        "otherwise N layers are taken from the teacher, evenly spaced (default: 4)",
+        "otherwise N layers are taken from the teacher, evenly spaced; the sample's students are 128 wide (default: 4)",
     )
     group.add_argument(
         "--take-layers",
@@ -99,17 +91,19 @@ def parse_args():
     cli.add_device_flags(parser)
     cli.add_output_flag(parser)
     args = parser.parse_args()
+    if args.student and (args.student_layers or args.student_hidden or args.take_layers or args.student_init != "auto"):
+        parser.error(
+            "--student brings its own shape and weights: leave out --student-layers, --student-hidden, "
+            "--take-layers and --student-init"
+        )
     cli.fill_defaults(args)
     return args
 
 
 def main():
     args = parse_args()
-    device = choose_device(args.device)
-    args.precision, reason = choose_precision(args.precision, device)
-    print(f"device {device}; precision {args.precision}: {reason}")
-    data = load_dataset(args.dataset, args.data_dir, agreement=args.fpb_agreement)
-    cli.print_dataset(data)
+    device = cli.start(args)
+    data = cli.load_data(args)
     settings = cli.training_settings(args)
     shared = dict(device=device, arguments=cli.printable(args), compile=args.compile, resume=args.resume)
     output = args.output_dir
@@ -120,11 +114,12 @@ def main():
     train, validation, test = (
         tokenize_split(split, tokenizer, args.max_length) for split in (data.train, data.validation, data.test)
     )
-    print(f"texts cut at {args.max_length} tokens: {np.mean(train.lengths == args.max_length):.1%} of the training set")
+    full = np.mean(train.lengths == args.max_length)
+    print(f"training texts of {args.max_length} tokens or more, which are cut there: {full:.1%}")
 
     # 2. The teacher, fine-tuned unless it is already.
     if teacher is not None and args.teacher and is_fine_tuned(args.teacher):
-        keep_copy(teacher, tokenizer, args.teacher, output / "teacher")
+        keep_copy(teacher, tokenizer, args, train.fingerprint, device)
     elif teacher is not None:
         teacher = train_or_reuse(
             "teacher",
@@ -138,7 +133,8 @@ def main():
             **shared,
         )
 
-    # 3. Its logits for the training examples, the soft targets: computed once, or by the teacher in each step.
+    # 3. Its logits for the training examples: computed once, or by the teacher in each step. The oracle's are log p: at
+    #    any T, the student that fits them best has p itself as its probabilities.
     if teacher is None:
         logits, teacher_key = torch.from_numpy(data.train.probabilities).clamp_min(1e-6).log(), "oracle"
     else:
@@ -150,7 +146,7 @@ def main():
     if logits is not None:
         logits = logits.to(device)
 
-    def soft_targets(batch):
+    def teacher_logits_of(batch):
         if logits is not None:
             return logits[batch.index]  # by example, never by position in the batch
         with torch.no_grad(), autocast(device, args.precision):
@@ -168,7 +164,7 @@ def main():
         validation,
         replace(settings, alpha=args.alpha, T=args.T),
         output / "distilled",
-        teacher=soft_targets,
+        teacher=teacher_logits_of,
         teacher_key=teacher_key,
         **shared,
     )
@@ -186,19 +182,18 @@ def main():
         args.precision,
         output,
     )
-    write_results(results_of(rows, data, "test", args, device), output)
+    write_results(results_of(rows, data, "test", cli.printable(args), device), output)
 
 
 def starting_teacher(args, data) -> tuple[Classifier | None, Tokenizer]:
-    """The teacher as it is before any fine-tuning here (None for the oracle), and the tokenizer that all models
-    share."""
+    """The teacher before fine-tuning (None for the oracle), and the tokenizer that all models share."""
     sample = data.name == "sample"
     if args.teacher == "oracle" and data.train.probabilities is None:
         raise UserError("--teacher oracle: the true probabilities are known for --dataset sample only")
     if sample and args.teacher in (None, "oracle"):
-        tokenizer = train_wordpiece(data.train.texts, cli.SAMPLE_VOCABULARY)
+        tokenizer = train_wordpiece(data.train.texts, SAMPLE_VOCABULARY)
         torch.manual_seed(args.seed)
-        config = replace(cli.SAMPLE_TEACHER, vocab_size=tokenizer.vocab_size, labels=data.labels)
+        config = replace(SAMPLE_TEACHER, vocab_size=tokenizer.vocab_size, labels=data.labels)
         teacher = None if args.teacher == "oracle" else Classifier(config)
     else:
         args.teacher = args.teacher or "bert-base-uncased"
@@ -206,74 +201,26 @@ def starting_teacher(args, data) -> tuple[Classifier | None, Tokenizer]:
         teacher = from_pretrained(args.teacher, labels=data.labels)
         tokenizer = load_tokenizer(model_folder(args.teacher))
     if teacher is not None:
-        check_tokenizer(tokenizer, teacher.config, args.teacher, args.max_length)
+        check_tokenizer(tokenizer, teacher.config, args.teacher or "the sample's teacher", args.max_length)
     return teacher, tokenizer
 
 
-def starting_student(args, teacher, tokenizer, data) -> tuple[Classifier | None, list[int]]:
-    """The student with its first weights; or None, and the layers of the fine-tuned teacher that it will be made of."""
-    torch.manual_seed(args.seed)
-    if args.student:
-        student = from_pretrained(args.student, labels=data.labels)
-        if load_tokenizer(model_folder(args.student)).vocab != tokenizer.vocab:
-            raise UserError(f"--student {args.student}: its vocabulary is not the teacher's; the two must share one")
-        check_tokenizer(tokenizer, student.config, args.student, args.max_length)
-        return student, []
-
-    like = (
-        teacher.config if teacher else replace(cli.SAMPLE_TEACHER, vocab_size=tokenizer.vocab_size, labels=data.labels)
-    )
-    layers = args.take_layers or evenly_spaced_layers(like.num_hidden_layers, args.student_layers or 4)
-    if args.student_layers not in (None, len(layers)):
-        raise UserError(f"--student-layers {args.student_layers}: --take-layers names {len(layers)}")
-    config = student_config(args, like, len(layers))
-    init = args.student_init
-    if init == "auto":
-        published = same_shape(config, BERT_SMALL)
-        init = "teacher" if config.hidden_size == like.hidden_size else "pretrained" if published else "random"
-    print(
-        f"student: {config.num_hidden_layers} layers, {config.hidden_size} wide, first weights: "
-        + {"teacher": f"the teacher's layers {layers}", "pretrained": PRETRAINED_SMALL, "random": "random"}[init]
-    )
-    if init == "random":
-        return Classifier(config), []
-    if init == "pretrained":
-        if not same_shape(config, BERT_SMALL):
-            raise UserError(
-                "--student-init pretrained: published weights of this shape are not known; name some by --student"
-            )
-        return from_pretrained(PRETRAINED_SMALL, labels=data.labels), []
-    if teacher is None or config.hidden_size != like.hidden_size:
-        raise UserError(
-            f"--student-init teacher: the student is {config.hidden_size} wide and "
-            + (f"the teacher {like.hidden_size}; widths must agree" if teacher else "the oracle has no layers to take")
-        )
-    student_from_teacher(teacher, layers)  # a rehearsal: unknown layers are complained of now, not after the training
-    return None, layers
-
-
-def student_config(args, like: EncoderConfig, layers: int) -> EncoderConfig:
-    """The student's shape, from the flags and the teacher's shape."""
-    if args.student_hidden and args.student_hidden != like.hidden_size:
-        return cli.new_config(args.student_hidden, layers, like)
-    if args.student_hidden or args.take_layers or args.student_init == "teacher":
-        return replace(like, num_hidden_layers=layers)
-    if like.hidden_size == 768 and layers == 4:
-        return replace(BERT_SMALL, labels=like.labels, vocab_size=like.vocab_size)
-    if args.dataset == "sample" and args.teacher in (None, "oracle"):
-        return replace(like, num_hidden_layers=layers, **cli.SAMPLE_STUDENT)
-    return replace(like, num_hidden_layers=layers)
-
-
-def keep_copy(teacher: Classifier, tokenizer: Tokenizer, source: str, folder: Path) -> None:
+def keep_copy(teacher: Classifier, tokenizer: Tokenizer, args, data: str, device: torch.device) -> None:
     """Leaves a teacher that needed no training in OUTPUT/teacher too, with its labels in the data's order."""
-    print(f"teacher: {source} is fine-tuned already and is used as it is")
-    if folder.exists() and Path(source).exists() and folder.samefile(source):
+    folder = args.output_dir / "teacher"
+    print(f"teacher: {args.teacher} is fine-tuned already and is used as it is; a copy goes to {folder}")
+    if folder.exists() and folder.samefile(model_folder(args.teacher)):
         return
     (folder / "run.json").unlink(missing_ok=True)
     save_pretrained(teacher, folder)
     tokenizer.save(folder, teacher.config.model_type, teacher.config.max_position_embeddings)
-    write_json(folder / "run.json", {"name": "teacher", "copied_from": source})
+    run = {
+        "name": "teacher",
+        "copied_from": args.teacher,
+        "made_from": {"data": data},
+        "arguments": cli.printable(args),
+    }
+    write_json(folder / "run.json", run | environment(device))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ python evaluate.py runs/sst2/distilled --text "a gripping, funny film" --text "t
 
 from pathlib import Path
 
+import numpy as np
+
 from minikd import cli
-from minikd.batching import tokenize_split
-from minikd.checkpoint import from_pretrained, is_fine_tuned, model_folder
-from minikd.datasets import Split, load_dataset
+from minikd.batching import TokenizedSplit, tokenize_split
+from minikd.checkpoint import from_pretrained
+from minikd.defaults import default
 from minikd.files import UserError
-from minikd.inference import choose_device, choose_precision, predict
+from minikd.hub import is_fine_tuned, model_folder
+from minikd.inference import predict
 from minikd.report import evaluate_models, results_of, write_results
 from minikd.runs import check_tokenizer, read_run
 from minikd.tokenizer import load_tokenizer
@@ -22,7 +25,7 @@ def parse_args():
     parser.add_argument("models", nargs="+", metavar="MODEL", help="folder of a finished model, or a name on the hub")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
     parser.add_argument("--text", action="append", metavar="TEXT", help="label this text instead (may be repeated)")
-    cli.add_data_flags(parser)
+    cli.add_data_flags(parser, default_text="as the first model was trained")
     cli.add_device_flags(parser)
     parser.add_argument(
         "--output-dir",
@@ -36,13 +39,11 @@ def parse_args():
 
 def main():
     args = parse_args()
-    device = choose_device(args.device)
-    args.precision, reason = choose_precision(args.precision, device)
-    print(f"device {device}; precision {args.precision}: {reason}")
     for model in args.models:
         if not is_fine_tuned(model):
             raise UserError(f"{model}: is a bare encoder without a classifier; fine-tune it first (train.py)")
     use_recorded_flags(args)
+    device = cli.start(args)
     if args.text:
         label_texts(args, device)
     else:
@@ -60,16 +61,14 @@ def use_recorded_flags(args):
         raise UserError("--dataset: none of the models says what it was trained on; name the corpus to compare them on")
     args.data_dir = args.data_dir or Path(recorded.get("data_dir", cli.DATA_DIR))
     args.fpb_agreement = args.fpb_agreement or recorded.get("fpb_agreement", "50")
-    args.max_length = args.max_length or recorded.get("max_length") or cli.default("max_length", args.dataset)
+    args.max_length = args.max_length or recorded.get("max_length") or default("max_length", args.dataset)
 
 
 def compare(args, device):
     """The table of all models on the split, each with its own tokenizer."""
     if args.output_dir:
         cli.check_writable(args.output_dir)
-    data = load_dataset(args.dataset, args.data_dir, agreement=args.fpb_agreement)
-    cli.print_dataset(data)
-    print(f"comparing on the {args.split} split, texts cut at {args.max_length} tokens")
+    data = cli.load_data(args)
     split, models = getattr(data, args.split), {}
     for source in args.models:
         model, tokenizer = load(source, args.max_length, labels=data.labels)
@@ -78,14 +77,15 @@ def compare(args, device):
             name += "-2"
         models[name] = (source, model, tokenize_split(split, tokenizer, args.max_length))
     rows = evaluate_models(models, split, device, args.precision, args.output_dir)
-    write_results(results_of(rows, data, args.split, args, device), args.output_dir)
+    write_results(results_of(rows, data, args.split, cli.printable(args), device), args.output_dir)
 
 
 def label_texts(args, device):
     """Prints each model's label for each text, with the probability of every label."""
     for source in args.models:
         model, tokenizer = load(source, args.max_length)
-        tokens = tokenize_split(Split(args.text, [0] * len(args.text)), tokenizer, args.max_length)
+        ids, offsets = tokenizer.encode(args.text, args.max_length)
+        tokens = TokenizedSplit(ids, offsets, np.zeros(len(args.text), dtype=np.int64), tokenizer.pad_token_id, "")
         probs = predict(model.to(device), tokens, device, args.precision).softmax(dim=-1)
         for text, row in zip(args.text, probs):
             others = ", ".join(f"{label} {prob:.3f}" for label, prob in zip(model.config.labels, row.tolist()))
@@ -93,6 +93,7 @@ def label_texts(args, device):
 
 
 def load(source, max_length, labels=None):
+    """The model and its tokenizer. Raises UserError where they do not fit each other, the labels or `max_length`."""
     model, tokenizer = from_pretrained(source, labels=labels), load_tokenizer(model_folder(source))
     check_tokenizer(tokenizer, model.config, source, max_length)
     return model, tokenizer

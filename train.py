@@ -5,14 +5,16 @@ python train.py --dataset imdb --layers 4 --hidden 256
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from minikd import cli
 from minikd.batching import tokenize_split
-from minikd.checkpoint import from_pretrained, model_folder
-from minikd.datasets import load_dataset
-from minikd.inference import choose_device, choose_precision
+from minikd.checkpoint import from_pretrained
+from minikd.config import bert_like
+from minikd.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY, corpus_name, default
+from minikd.hub import model_folder
 from minikd.model import Classifier
 from minikd.report import evaluate_models, results_of, write_results
 from minikd.runs import check_tokenizer, train_or_reuse
@@ -20,7 +22,9 @@ from minikd.tokenizer import load_tokenizer, train_wordpiece
 
 
 def parse_args():
-    parser = cli.Parser(description=__doc__, epilog=cli.defaults_text())
+    parser = cli.Parser(
+        description=__doc__, epilog=cli.defaults_text(("max_length", "batch_size", "teacher_epochs", "teacher_lr"))
+    )
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
@@ -42,17 +46,17 @@ def parse_args():
     args = parser.parse_args()
     if args.model and (args.layers or args.hidden):
         parser.error("--model brings its own shape: leave out --layers and --hidden")
+    args.epochs = args.epochs or default("teacher_epochs", args.dataset)
+    args.lr = args.lr or default("teacher_lr", args.dataset)
+    args.output_dir = args.output_dir or Path("runs") / f"{corpus_name(args.dataset)}-model"  # not among distill.py's
     cli.fill_defaults(args)
     return args
 
 
 def main():
     args = parse_args()
-    device = choose_device(args.device)
-    args.precision, reason = choose_precision(args.precision, device)
-    print(f"device {device}; precision {args.precision}: {reason}")
-    data = load_dataset(args.dataset, args.data_dir, agreement=args.fpb_agreement)
-    cli.print_dataset(data)
+    device = cli.start(args)
+    data = cli.load_data(args)
     model, tokenizer = starting_model(args, data)
     train, validation, test = (
         tokenize_split(split, tokenizer, args.max_length) for split in (data.train, data.validation, data.test)
@@ -73,7 +77,7 @@ def main():
     rows = evaluate_models(
         {"model": (args.output_dir, model, test)}, data.test, device, args.precision, args.output_dir
     )
-    write_results(results_of(rows, data, "test", args, device), args.output_dir)
+    write_results(results_of(rows, data, "test", cli.printable(args), device), args.output_dir)
 
 
 def starting_model(args, data):
@@ -84,12 +88,13 @@ def starting_model(args, data):
         model, tokenizer = from_pretrained(args.model, labels=data.labels), load_tokenizer(model_folder(args.model))
         check_tokenizer(tokenizer, model.config, args.model, args.max_length)
         return model, tokenizer
-    size = cli.SAMPLE_VOCABULARY if data.name == "sample" else 30522  # BERT's own size
+    size = SAMPLE_VOCABULARY if data.name == "sample" else 30522  # BERT's own size
     tokenizer = train_wordpiece(data.train.texts, size)
-    config = cli.new_config(args.hidden or 256, args.layers or 4, cli.SAMPLE_TEACHER)
-    config = replace(
-        config, labels=data.labels, vocab_size=tokenizer.vocab_size, max_position_embeddings=max(args.max_length, 64)
-    )
+    config = SAMPLE_TEACHER
+    if args.layers or args.hidden:
+        config = bert_like(args.hidden or 256, args.layers or 4, config)
+    positions = max(args.max_length, config.max_position_embeddings)
+    config = replace(config, labels=data.labels, vocab_size=tokenizer.vocab_size, max_position_embeddings=positions)
     return Classifier(config), tokenizer
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import tokenizers
 import torch
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
@@ -59,7 +60,7 @@ def tokenize_split(split: Split, tokenizer: Tokenizer, max_length: int) -> Token
     The cache ($XDG_CACHE_HOME/minikd, by default ~/.cache/minikd) is keyed by everything that the ids depend on, so a
     hit is never stale. Where it cannot be written, the run goes on without it.
     """
-    key = fingerprint("tokens 1", tokenizer.fingerprint, str(max_length), *split.texts)
+    key = fingerprint("tokens 1", tokenizers.__version__, tokenizer.fingerprint, str(max_length), *split.texts)
     path = (
         Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minikd" / f"tokens-{key[:32]}.safetensors"
     )

@@ -1,21 +1,19 @@
-"""Hugging Face's model folders to and from our classifier, and a student cut from a teacher's layers.
+"""Hugging Face's checkpoints to our classifier and back.
 
-A folder holds config.json and model.safetensors (or, from older days, pytorch_model.bin). The tables below are the
-whole difference in naming. transformers' modeling_bert.py and modeling_distilbert.py are the authority for the
-right-hand column.
+The tables below are nearly the whole difference in naming; old names and missing prefixes are in `load_tensors`.
+transformers' modeling_bert.py and modeling_distilbert.py are the authority for the right-hand column.
 """
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from minikd.config import EncoderConfig
 from minikd.files import UserError, atomic_write, write_json
+from minikd.hub import model_folder, read_tensors
 from minikd.model import Classifier
 
 # One line a module: our name, Hugging Face's name. "*" is the layer's number. qkv[0], [1] and [2] are the thirds of our
@@ -168,44 +166,21 @@ def from_pretrained(name_or_dir, labels=None) -> Classifier:
     return model
 
 
-def is_fine_tuned(name_or_dir) -> bool:
-    """Whether the checkpoint has a classifier of its own, as opposed to a bare pre-trained encoder."""
-    return "classifier.weight" in read_tensors(model_folder(name_or_dir))[1]
-
-
-def read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The weights file of a model folder and its tensors. Raises UserError where it is missing, cut or not a
-    checkpoint."""
-    path = folder / "model.safetensors"
-    try:
-        if path.exists():
-            return path, safetensors_torch.load_file(path)
-        path = folder / "pytorch_model.bin"
-        if path.exists():  # weights_only: a pickle from elsewhere must not run code
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-            if isinstance(tensors, dict) and all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-                return path, tensors
-            raise ValueError("not a dictionary of tensors")
-    except SafetensorError as error:
-        raise UserError(f"{path}: is cut short or damaged ({error}); fetch it again") from None
-    except Exception as error:  # torch.load raises half a dozen kinds for a broken file
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{path}: cannot be loaded as weights ({reason[0]}); fetch it again") from None
-    raise UserError(f"{folder}: has no model.safetensors or pytorch_model.bin; a model folder needs one of them")
-
-
 def align_labels(model: Classifier, labels) -> None:
     """Puts the rows of the model's classifier into the order of `labels`, in place, and renames its labels.
 
     Names are compared without regard to case. LABEL_0, LABEL_1, … (what transformers writes when nobody named the
     labels) match any names, position by position. Raises UserError where the two sets differ.
     """
-    own, labels = [label.lower() for label in model.config.labels], tuple(labels)
-    generic = all(re.fullmatch(r"label_\d+", label) for label in own)
-    if len(own) != len(labels) or not (generic or set(own) == {label.lower() for label in labels}):
+    labels = tuple(labels)
+    own, wanted = [label.lower() for label in model.config.labels], [label.lower() for label in labels]
+    generic = set(own) != set(wanted) and all(re.fullmatch(r"label_\d+", label) for label in own)
+    if len(own) != len(wanted) or not (generic or set(own) == set(wanted)):
         raise UserError(f"the model's labels {list(model.config.labels)} are not the data's {list(labels)}")
-    if not generic:
-        order = [own.index(label.lower()) for label in labels]
+    if generic:
+        print(f"labels {', '.join(model.config.labels)} taken as {', '.join(labels)}, by position")
+    else:
+        order = [own.index(label) for label in wanted]
         with torch.no_grad():
             model.classifier.weight.copy_(model.classifier.weight[order].clone())
             model.classifier.bias.copy_(model.classifier.bias[order].clone())
@@ -219,65 +194,3 @@ def save_pretrained(model: Classifier, folder) -> None:
     atomic_write(
         folder / "model.safetensors", safetensors_torch.save(to_hugging_face(model), metadata={"format": "pt"})
     )
-
-
-def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> list[int]:
-    """Which teacher layers a student takes: first, last, and evenly between; 6 of 12 gives DistilBERT's 0, 2, 4, 7,
-    9, 11."""
-    if not 1 <= student_layers <= teacher_layers:
-        raise UserError(
-            f"--student-layers {student_layers}: the teacher has {teacher_layers} layers to take from; "
-            f"choose 1 to {teacher_layers}, or another --student-init"
-        )
-    step = (teacher_layers - 1) / max(student_layers - 1, 1)
-    return [round(i * step) for i in range(student_layers)]
-
-
-def student_from_teacher(teacher: Classifier, layers: list[int]) -> Classifier:
-    """A student of the teacher's width: the given layers, embeddings and pooler copied, the classifier new."""
-    count = teacher.config.num_hidden_layers
-    if not layers or not all(0 <= layer < count for layer in layers):
-        raise UserError(f"student layers {layers}: the teacher's layers are numbered 0 to {count - 1}")
-    student = Classifier(replace(teacher.config, num_hidden_layers=len(layers)))
-    student.encoder.embeddings.load_state_dict(teacher.encoder.embeddings.state_dict())
-    for own, source in zip(student.encoder.layers, layers):
-        own.load_state_dict(teacher.encoder.layers[source].state_dict())
-    student.pooler.load_state_dict(teacher.pooler.state_dict())
-    return student
-
-
-def model_folder(name_or_dir) -> Path:
-    """The folder itself, or the local copy of a model on Hugging Face's hub, fetched there on first use.
-
-    Raises UserError that says which files to put where when neither can be had.
-    """
-    folder = Path(name_or_dir)
-    if folder.is_dir():
-        return folder
-    name = str(name_or_dir)
-    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/"):
-        raise UserError(f"{name}: no such model folder")
-
-    from huggingface_hub import hf_hub_download  # imported here: slow, and most runs use a local folder
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RemoteEntryNotFoundError
-
-    try:
-        path = Path(hf_hub_download(name, "config.json"))
-        for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-            try:
-                hf_hub_download(name, file)
-            except RemoteEntryNotFoundError:
-                pass  # tokenizer.json or vocab.txt is enough; tokenizer.py complains where both are missing
-            except OSError:  # offline: what an earlier run fetched is there, the rest was not on the hub then
-                pass
-        try:
-            hf_hub_download(name, "model.safetensors")
-        except EntryNotFoundError:  # not on the hub or, offline, not among what an earlier run fetched
-            hf_hub_download(name, "pytorch_model.bin")
-        return path.parent
-    except (OSError, HFValidationError) as error:
-        raise UserError(
-            f"{name}: neither a folder here nor to be fetched from the hub ({type(error).__name__}). Put its "
-            f"config.json, model.safetensors (or pytorch_model.bin) and vocab.txt (or tokenizer.json) into a folder "
-            f"and give its path"
-        ) from None

@@ -1,39 +1,22 @@
-"""The flags that the three scripts share, the defaults per corpus, and how a user's mistake is reported."""
+"""The flags that the three scripts share, and how a user's mistake is reported."""
 
 import argparse
 import math
 import os
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
-from minikd.config import BERT_BASE, EncoderConfig
-from minikd.datasets import Dataset
+from minikd.datasets import Dataset, load_dataset
+from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, default
 from minikd.files import UserError
+from minikd.inference import choose_device, choose_precision
 from minikd.training import TrainingSettings
 
-# What a flag that is not given means, per corpus. Teachers take the pre-trained BERT's small rates and few epochs;
-# small students want larger rates and more epochs (Turc et al. 2019). The sample's models start from random weights.
-DEFAULTS = {
-    #          max_length  batch_size  teacher_epochs  teacher_lr  epochs    lr
-    "sample":     (64,         32,           6,           3e-4,       8,    5e-4),
-    "imdb":      (256,         32,           2,           2e-5,       4,    5e-5),
-    "sst2":      (128,         32,           3,           2e-5,       4,    5e-5),
-    "fpb":       (128,         32,           4,           3e-5,       6,    5e-5),
-    "own files": (256,         32,           3,           2e-5,       4,    5e-5),
-}  # fmt: skip
 DATA_DIR = Path(__file__).parents[1] / "data"
-DEFAULT_COLUMNS = ("max_length", "batch_size", "teacher_epochs", "teacher_lr", "epochs", "lr")
-
-# The sample is small enough for models of its own, whose vocabulary is learned from it.
-SAMPLE_VOCABULARY = 2000
-SAMPLE_TEACHER = EncoderConfig(
-    num_hidden_layers=4, hidden_size=256, num_attention_heads=4, intermediate_size=1024, max_position_embeddings=64
-)
-SAMPLE_STUDENT = dict(hidden_size=128, num_attention_heads=4, intermediate_size=512)
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,32 +29,41 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
+def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> None:
+    """Which corpus, from where, cut at what length. `default_text` replaces the defaults named in the help texts."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset",
         default="sample",
         metavar="imdb|sst2|fpb|sample|PATH",
-        help="corpus; or a CSV, TSV or JSONL file, or a folder with train, validation and test files, with "
-        "columns text (or sentence) and label (default: sample)",
+        help="corpus; or a CSV, TSV or JSONL file, or a folder with train, validation and test files, with columns "
+        f"text (or sentence) and label (default: {default_text or 'sample'})",
     )
     group.add_argument(
         "--data-dir",
         type=Path,
         default=DATA_DIR,
         metavar="DIR",
-        help="where archives are looked for and downloaded to (default: data)",
+        help="where archives are looked for and downloaded to "
+        f"(default: {default_text or 'the folder data beside the scripts'})",
     )
     group.add_argument(
         "--fpb-agreement",
         choices=("50", "66", "75", "all"),
         default="50",
-        help="Financial PhraseBank: least percentage of annotators who agree (default: 50)",
+        help=f"Financial PhraseBank: least percentage of annotators who agree (default: {default_text or '50'})",
     )
-    group.add_argument("--max-length", type=integer(2), metavar="N", help="tokens per text; longer texts are cut")
+    group.add_argument(
+        "--max-length",
+        type=integer(3),
+        metavar="N",
+        help="tokens per text, [CLS] and [SEP] counted; longer texts are cut "
+        f"(default: {default_text or 'by corpus, see below'})",
+    )
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
+    """Where and in which number format to compute."""
     group = parser.add_argument_group("device")
     group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto")
     group.add_argument(
@@ -80,10 +72,10 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="format of the matrix products; auto: bf16 where the hardware has it (default: auto)",
     )
-    group.add_argument("--compile", action="store_true", help="train with torch.compile (slow start, then faster)")
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """How to train: the fields of TrainingSettings, and whether to go on with an interrupted run."""
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=integer(1), metavar="N", help="passes over the training set")
     group.add_argument("--batch-size", type=integer(1), metavar="N", help="examples per forward pass (default: 32)")
@@ -117,29 +109,29 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="initial weights, order of batches, dropout; the split never changes (default: 42)",
     )
+    group.add_argument("--compile", action="store_true", help="train with torch.compile (slow start, then faster)")
     group.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
 
 
 def add_output_flag(parser: argparse.ArgumentParser) -> None:
+    """Where the results go."""
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where results go (default: runs/<dataset>)")
 
 
-def defaults_text() -> str:
+def defaults_text(columns=DEFAULT_COLUMNS) -> str:
     """The table of per-corpus defaults, for the end of --help."""
-    lines = ["defaults per corpus:", "  " + "".join(f"{name:>15}" for name in ("", *DEFAULT_COLUMNS))]
-    lines += ["  " + "".join(f"{value:>15}" for value in (name, *values)) for name, values in DEFAULTS.items()]
+    lines = ["defaults per corpus:", "  " + "".join(f"{name:>15}" for name in ("", *columns))]
+    for dataset in DEFAULTS:
+        lines.append(
+            "  " + "".join(f"{value:>15}" for value in (dataset, *(default(name, dataset) for name in columns)))
+        )
     return "\n".join(lines)
-
-
-def default(name: str, dataset: str | None):
-    """The corpus's default for one of DEFAULT_COLUMNS."""
-    return DEFAULTS.get(dataset, DEFAULTS["own files"])[DEFAULT_COLUMNS.index(name)]
 
 
 def fill_defaults(args: argparse.Namespace) -> None:
     """Replaces every flag that was not given by the corpus's default, and settles the output folder."""
     for name in DEFAULT_COLUMNS:
-        if getattr(args, name, 0) is None:  # a flag that this script has and the user did not give
+        if name in vars(args) and getattr(args, name) is None:
             setattr(args, name, default(name, args.dataset))
     if args.output_dir is None:
         args.output_dir = Path("runs") / (
@@ -159,49 +151,32 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"--output-dir {folder}: cannot be written to ({error.strerror})") from None
 
 
-def print_dataset(data: Dataset) -> None:
-    """One line: the corpus, its sizes and its labels."""
+def start(args: argparse.Namespace) -> torch.device:
+    """Settles device and precision, and prints every flag as it will be used."""
+    device = choose_device(args.device)
+    args.precision, reason = choose_precision(args.precision, device)
+    print("; ".join(f"{name} {value}" for name, value in printable(args).items() if value is not None))
+    print(f"device {device}; precision {args.precision}: {reason}")
+    return device
+
+
+def load_data(args: argparse.Namespace) -> Dataset:
+    """The corpus that the flags name. Prints its sizes and labels."""
+    data = load_dataset(args.dataset, args.data_dir, agreement=args.fpb_agreement)
     sizes = (f"{len(getattr(data, name).texts):,} {name}" for name in ("train", "validation", "test"))
     print(f"{data.name}: {', '.join(sizes)}; labels {', '.join(data.labels)}")
-
-
-def new_config(hidden: int, layers: int, like: EncoderConfig) -> EncoderConfig:
-    """A shape by BERT's proportions, heads of 64 (32 below a width of 512) and a feed-forward network four times the
-    width, with the vocabulary, positions and labels of `like`. Raises UserError for a width that heads do not fill."""
-    head_size = 64 if hidden % 64 == 0 and hidden >= 512 else 32
-    if hidden % head_size:
-        raise UserError(f"hidden size {hidden}: must be a multiple of {head_size}, the size of an attention head")
-    return replace(
-        BERT_BASE,
-        num_hidden_layers=layers,
-        hidden_size=hidden,
-        num_attention_heads=hidden // head_size,
-        intermediate_size=4 * hidden,
-        vocab_size=like.vocab_size,
-        max_position_embeddings=like.max_position_embeddings,
-        labels=like.labels,
-    )
+    return data
 
 
 def training_settings(args: argparse.Namespace) -> TrainingSettings:
     """The training flags, as the loop takes them."""
-    names = (
-        "epochs",
-        "batch_size",
-        "lr",
-        "weight_decay",
-        "warmup_ratio",
-        "grad_accum",
-        "clip",
-        "label_smoothing",
-        "patience",
-        "seed",
-        "precision",
-    )
+    names = {field.name for field in fields(TrainingSettings)} - {"alpha", "T"}  # these two are the distilled student's
     return TrainingSettings(**{name: getattr(args, name) for name in names})
 
 
 def integer(least: int):
+    """An argparse type: a whole number of at least `least`."""
+
     def parse(text: str) -> int:
         try:
             value = int(text)
@@ -215,6 +190,8 @@ def integer(least: int):
 
 
 def real(least: float, most: float = math.inf, exclusive: bool = False):
+    """An argparse type: a finite number in [least, most], or in (least, most] if `exclusive`."""
+
     def parse(text: str) -> float:
         try:
             value = float(text)
@@ -253,7 +230,7 @@ def run(main) -> None:
             raise
         sys.exit(_fail(name, f"{error.filename or 'file'}: {error.strerror}"))
     except KeyboardInterrupt as stop:
-        print(f"\n{name}: {stop or 'stopped'}; the same command with --resume continues", file=sys.stderr)
+        print(f"\n{name}: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -182,3 +182,24 @@ BERT_SMALL = EncoderConfig(  # 28,764,674: google/bert_uncased_L-4_H-512_A-8
 DISTILBERT = EncoderConfig(  # 66,955,010: distilbert-base-uncased
     model_type="distilbert", num_hidden_layers=6, type_vocab_size=0, classifier_dropout=0.2
 )
+
+
+def bert_like(hidden: int, layers: int, like: EncoderConfig) -> EncoderConfig:
+    """A shape of BERT's proportions: heads of 64 (32 in narrow models) and a feed-forward network four times the width.
+
+    Vocabulary, positions and labels are those of `like`. Raises UserError for a width that heads do not fill.
+    """
+    head_size = 64 if hidden % 64 == 0 and hidden >= 512 else 32
+    if hidden % head_size:
+        raise UserError(f"hidden size {hidden}: must be a multiple of {head_size}, the size of an attention head")
+    return replace(
+        BERT_BASE,
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=hidden // head_size,
+        intermediate_size=4 * hidden,
+        vocab_size=like.vocab_size,
+        max_position_embeddings=like.max_position_embeddings,
+        pad_token_id=like.pad_token_id,
+        labels=like.labels,
+    )

@@ -28,11 +28,10 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> tuple[str, str]:
-    """auto | fp32 | bf16 | fp16 -> (the precision, the reason in words). Raises UserError for what the device cannot
-    do.
+    """auto | fp32 | bf16 | fp16 -> (precision, reason in words). Raises UserError if the device cannot do it.
 
-    bf16 has fp32's range and needs no loss scaling; fp16 does. Both keep weights and optimizer state in fp32
-    (Micikevicius et al. 2018); only matrix products run in the short format.
+    bf16 has fp32's range and needs no loss scaling; fp16 does. Weights and optimizer state stay in fp32 and matrix
+    products run in the short format, as in Micikevicius et al. 2018.
     """
     if name == "fp16" and device.type != "cuda":
         raise UserError(f"--precision fp16: {device.type} has no fast fp16; use bf16, fp32 or auto")
@@ -62,8 +61,7 @@ def predict(
     batch_size: int = 128,
     desc: str = "",
 ) -> Tensor:
-    """Logits of every example in the split's own order: fp32 (N, C) on the CPU. Shows a progress bar when `desc` is
-    given.
+    """Logits of every example in the split's own order, fp32 (N, C) on the CPU; `desc` shows a progress bar.
 
     The pass itself runs in order of length; the model is in eval mode during it, and left in the mode it had.
     """
@@ -86,8 +84,7 @@ def predict(
 def teacher_logits(
     teacher: Classifier, split: TokenizedSplit, path: Path, device: torch.device, precision: str, batch_size: int
 ) -> Tensor:
-    """The teacher's logits (N, C) over the training split: read from the cache `path` if it fits, else computed and
-    cached.
+    """The teacher's logits (N, C) on the training split, from the cache at `path` if it fits, else computed and cached.
 
     It fits when data, tokenizer, length, precision and the teacher's weights are the same, by fingerprint. One pass
     serves every epoch and every student, because dropout is off in the teacher and its inputs never change. Rows are
@@ -100,8 +97,10 @@ def teacher_logits(
                 print(f"teacher logits: read from {path}")
                 return file.get_tensor("logits")
         print(f"teacher logits: {path} belongs to another teacher or other data; computing them anew")
+    except FileNotFoundError:
+        pass  # none yet
     except (OSError, SafetensorError, KeyError, TypeError):
-        pass  # none yet, or a file that is not ours: compute
+        print(f"teacher logits: {path} is damaged or not a cache; computing them anew")
     logits = predict(teacher.to(device), split, device, precision, batch_size, desc="teacher logits")
     atomic_write(path, safetensors_torch.save({"logits": logits}, metadata={"fingerprint": key}))
     return logits

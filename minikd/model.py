@@ -1,7 +1,7 @@
 """A BERT encoder and classifier by hand (Devlin et al. 2019; DistilBERT: Sanh et al. 2019).
 
 Must equal transformers' BertForSequenceClassification and DistilBertForSequenceClassification in every hidden state,
-logit and gradient; tests/test_model.py proves it. Shapes in the comments: B batch, N tokens, H hidden size, A heads,
+logit and gradient; tests/test_model.py checks it. Shapes in the comments: B batch, N tokens, H hidden size, A heads,
 D = H / A head size, C labels.
 """
 
@@ -15,7 +15,7 @@ from minikd.config import EncoderConfig
 
 
 class EncoderOutput(NamedTuple):
-    last_hidden_state: Tensor  # (B, N, H), or (B, 1, H) where only [CLS] was computed
+    last_hidden_state: Tensor  # (B, N, H), or (B, 1, H) with cls_only
     hidden_states: tuple[Tensor, ...] | None  # embeddings, then each layer's output: (B, N, H) each
     attention_scores: tuple[Tensor, ...] | None  # per layer (B, A, N, N): scaled q·k before mask and softmax
 
@@ -82,6 +82,7 @@ class SelfAttention(nn.Module):
         else:
             scores = None
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_prob)
+        scores = scores if with_scores else None
         return self.output(context.transpose(1, 2).flatten(2)), scores  # heads side by side again: (B, N, H)
 
 
@@ -138,17 +139,21 @@ class Encoder(nn.Module):
         output_hidden_states: bool = False,
         output_attention_scores: bool = False,
     ) -> EncoderOutput:
-        """input_ids (B, N); attention_mask (B, N), 1 at real tokens and 0 at padding, or None where nothing is
-        padded."""
+        """input_ids (B, N); attention_mask (B, N) with 1 at real tokens, or None where nothing is padded.
+
+        `cls_only`: the last layer computes its first row alone. On request every layer's output or scores are kept.
+        """
         # (B, N) -> (B, 1, 1, N): broadcast over heads and queries. SDPA is fastest without a mask, hence None.
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
         x = self.embeddings(input_ids, token_type_ids)
-        hidden_states, attention_scores = [x], []
+        hidden_states, attention_scores = [x] if output_hidden_states else [], []
         for i, layer in enumerate(self.layers):
             last = i == len(self.layers) - 1
             x, scores = layer(x, mask, cls_only=cls_only and last, with_scores=output_attention_scores)
-            hidden_states.append(x)
-            attention_scores.append(scores)
+            if output_hidden_states:  # kept only on request: each is as large as the layer's own memory
+                hidden_states.append(x)
+            if output_attention_scores:
+                attention_scores.append(scores)
         return EncoderOutput(
             x,
             tuple(hidden_states) if output_hidden_states else None,
@@ -159,11 +164,11 @@ class Encoder(nn.Module):
 class Classifier(nn.Module):
     """The encoder with a classification head on its [CLS] vector.
 
-    The head reads one row of the last layer's output. That row's queries need the keys and values of every token, but
-    its attention output, LayerNorms and feed-forward network need no other row, and rows that nothing reads have no
+    The head reads one row of the last layer's output. That row's query meets the keys and values of all tokens, but its
+    attention output, LayerNorms and feed-forward network need no other row, and outputs that nothing reads get no
     gradient. So the last layer computes keys and values for all tokens and everything else for [CLS] alone: the same
-    logits and the same gradients, with about five sixths of a layer less work. `cls_only_last_layer = False` computes
-    all rows.
+    logits and gradients (with dropout: the same in distribution). Of that layer's 12·H² multiply-adds a token only the
+    2·H² of keys and values remain. `cls_only_last_layer = False` computes all rows.
     """
 
     def __init__(self, config: EncoderConfig):

@@ -1,5 +1,4 @@
-"""The comparison of models: one row of figures each, as a table on screen, results.json, results.md and prediction
-files.
+"""The comparison of models: a row of figures each, on screen and in results files.
 
 `python -m minikd.report` writes the README's tables anew from data/results/*.json;
 `python -m minikd.report --collect NAME RESULTS.json …` makes such a file from the results of several seeds.
@@ -17,7 +16,7 @@ import torch
 
 from minikd.bag_of_words import bag_of_words
 from minikd.batching import TokenizedSplit
-from minikd.datasets import Dataset, Split
+from minikd.datasets import Dataset, Split, data_fingerprint
 from minikd.datasets.sample import bayes_accuracy
 from minikd.efficiency import measure_speed, model_size
 from minikd.files import UserError, atomic_write, write_json
@@ -31,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 # heading on screen, key in results.json, format; a column without a value in any row is left out
 COLUMNS = (
     ("parameters", "parameters", "{:,.0f}"),
-    ("MB", "size_mb", "{:.2f}"),
+    ("MiB", "size_mb", "{:.2f}"),
     ("accuracy", "accuracy", "{:.4f}"),
     ("F1", "f1", "{:.4f}"),
     ("precision", "precision", "{:.4f}"),
@@ -120,17 +119,23 @@ def notes(results: dict) -> str:
         )
     if results.get("best_possible_accuracy"):
         lines.append(f"best possible, from the known probabilities: accuracy {results['best_possible_accuracy']:.4f}")
-    seeds = results.get("seeds") or [results["arguments"]["seed"]] if "seed" in results["arguments"] else []
+    seeds = results.get("seeds") or [results["arguments"].get("seed")]
     lines.append(
         f"{results['dataset']}, {results['split']} split of {results['examples']:,}; {results['precision']} on "
         f"{results['device']} ({results['threads']} threads)"
-        + (f"; {len(seeds)} seeds, mean ± std" if len(seeds) > 1 else f"; seed {seeds[0]}" if seeds else "")
+        + (
+            f"; {len(seeds)} seeds, mean ± std"
+            if len(seeds) > 1
+            else f"; seed {seeds[0]}"
+            if seeds[0] is not None
+            else ""
+        )
         + "; ms/sample in batches of 32, speed-up and retention against the first row"
     )
     return "\n".join(lines)
 
 
-def results_of(rows: list[dict], data: Dataset, split_name: str, args: argparse.Namespace, device) -> dict:
+def results_of(rows: list[dict], data: Dataset, split_name: str, arguments: dict, device: torch.device) -> dict:
     """Everything that results.json holds: the rows, the simple baseline, the ceiling where known, machine and flags."""
     split = getattr(data, split_name)
     results = {"dataset": data.name, "split": split_name, "examples": len(split.labels), "models": rows}
@@ -138,8 +143,8 @@ def results_of(rows: list[dict], data: Dataset, split_name: str, args: argparse.
         results["bag_of_words"] = bag_of_words(data)
     if split.probabilities is not None:
         results["best_possible_accuracy"] = bayes_accuracy(split)
-    arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    return results | {"precision": args.precision, "arguments": arguments, **environment(device)}
+    results |= {"precision": arguments["precision"], "arguments": arguments, "data_fingerprint": data_fingerprint(data)}
+    return results | environment(device)
 
 
 def write_results(results: dict, output_dir: Path | None) -> None:
@@ -154,11 +159,13 @@ def write_results(results: dict, output_dir: Path | None) -> None:
 
 
 def collect(files: list[Path]) -> dict:
-    """One result from those of several seeds: every figure becomes the list of its values. Raises UserError if they
-    differ in anything but the seed."""
+    """One result from those of several seeds: every figure becomes the list of its values.
+
+    Raises UserError if they differ in data, machine, models or flags (seed and folders apart).
+    """
     runs = [_read(file) for file in files]
     for file, run in zip(files, runs):
-        for key in ("dataset", "split", "precision", "device"):
+        for key in ("dataset", "data_fingerprint", "split", "precision", "device"):
             if run[key] != runs[0][key]:
                 raise UserError(f"{file}: {key} {run[key]} differs from {runs[0][key]} in {files[0]}")
         if [row["name"] for row in run["models"]] != [row["name"] for row in runs[0]["models"]]:
@@ -196,9 +203,12 @@ def readme_with_tables(readme: str, results_dir: Path) -> str:
 
 def _read(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: is not a results file ({error})") from None
+    if not isinstance(results, dict) or not {"models", "arguments"} <= results.keys():
+        raise UserError(f"{path}: is not a results file (it has no models or arguments)")
+    return results
 
 
 def main() -> None:
@@ -206,6 +216,8 @@ def main() -> None:
     parser.add_argument("--collect", metavar="NAME", help="write data/results/NAME.json from the files given")
     parser.add_argument("files", nargs="*", type=Path, metavar="RESULTS.json")
     args = parser.parse_args()
+    if bool(args.collect) != bool(args.files):
+        parser.error("--collect NAME and the RESULTS.json files go together")
     if args.collect:
         write_json(ROOT / "data" / "results" / f"{args.collect}.json", collect(args.files))
     readme = ROOT / "README.md"

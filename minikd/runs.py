@@ -24,6 +24,7 @@ from minikd.config import EncoderConfig
 from minikd.files import UserError, write_json
 from minikd.inference import model_fingerprint
 from minikd.model import Classifier, count_parameters
+from minikd.state import differences
 from minikd.tokenizer import Tokenizer
 from minikd.training import TrainingSettings, train
 
@@ -69,13 +70,28 @@ def train_or_reuse(
         print(f"{name}: an interrupted run in {folder} is discarded; --resume would have continued it")
         shutil.rmtree(partial)
 
-    plan = plan_batches(data.lengths, settings.batch_size, settings.seed, 0)
+    ours, random = (
+        padding_share(
+            data.lengths, plan_batches(data.lengths, settings.batch_size, settings.seed, 0, by_length), device
+        )
+        for by_length in (True, False)
+    )
     print(
         f"{name}: {count_parameters(model):,} parameters, {len(data):,} examples, {settings.epochs} epochs, "
-        f"{data.lengths.mean():.0f} tokens an example, {padding_share(data.lengths, plan, device):.1%} padding"
+        f"{data.lengths.mean():.0f} tokens an example; padding {ours:.1%} (in random batches {random:.1%})"
     )
     history = train(
-        model, data, validation, settings, partial, device, teacher=teacher, desc=name, compile=compile, resume=resume
+        model,
+        data,
+        validation,
+        settings,
+        partial,
+        device,
+        teacher=teacher,
+        desc=name,
+        compile=compile,
+        resume=resume,
+        made_from=made_from,
     )
     save_pretrained(model, partial)
     tokenizer.save(partial, model.config.model_type, model.config.max_position_embeddings)
@@ -114,18 +130,6 @@ def read_run(folder: Path) -> dict:
         return run if isinstance(run, dict) else {}
     except (OSError, ValueError):
         return {}
-
-
-def differences(old: dict | None, new: dict) -> list[str]:
-    """What differs between two `made_from` records, in words: 'lr 5e-05 → 0.0001', 'data'."""
-    if not isinstance(old, dict) or not isinstance(old.get("settings"), dict):
-        return ["no record"]
-    words = [name for name in new if name != "settings" and old.get(name) != new[name]]
-    return words + [
-        f"{name} {old['settings'].get(name)} → {value}"
-        for name, value in new["settings"].items()
-        if old["settings"].get(name) != value
-    ]
 
 
 def environment(device: torch.device) -> dict:

@@ -1,7 +1,7 @@
 """Text to ids: WordPiece by the tokenizers package, with the ids that Hugging Face's BERT tokenizer gives.
 
 WordPiece (Schuster & Nakajima 2012; Devlin et al. 2019, section 3) is the one part of BERT that minikd leaves to a
-library: it says nothing about distillation, and the library's Rust is a hundred times as fast as Python.
+library: it says nothing about distillation, and the library's Rust is many times as fast as Python.
 """
 
 import json

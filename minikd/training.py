@@ -6,7 +6,6 @@ Mixed precision follows Micikevicius et al. 2018 (autocast, and loss scaling for
 
 import json
 import math
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,10 +17,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minikd.batching import Batch, TokenizedSplit, make_batches, plan_batches
-from minikd.files import UserError, atomic_file
+from minikd.files import UserError
 from minikd.inference import autocast, predict
 from minikd.losses import hard_loss, kd_loss
 from minikd.model import Classifier
+from minikd.state import StopSignal, load_state, open_log, save_state
 
 LOG_EVERY = 10  # optimizer steps
 
@@ -55,12 +55,14 @@ def train(
     desc: str = "train",
     compile: bool = False,
     resume: bool = False,
+    made_from: dict | None = None,
 ) -> list[dict]:
     """Trains `model` and leaves in it the weights of the epoch with the best validation accuracy (ties: lower loss).
 
     `teacher` maps a batch to the teacher's logits (B, C), cached or computed on the fly; without one the loss is the
     hard loss alone. `folder` receives log.jsonl and, after each epoch and on SIGINT or SIGTERM, state.pt, from which
-    `resume=True` continues. Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, seconds.
+    `resume=True` continues, provided that it records the same settings and `made_from` (data, first weights, teacher).
+    Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, seconds.
     Raises UserError for a loss that is not finite or a state that cannot be resumed, KeyboardInterrupt when stopped.
     """
     torch.manual_seed(settings.seed)  # dropout depends on the seed alone, not on what ran before
@@ -70,11 +72,13 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     steps_per_epoch = math.ceil(math.ceil(len(data) / settings.batch_size) / settings.grad_accum)
     total_steps = settings.epochs * steps_per_epoch
+    made_from = {**(made_from or {}), "settings": asdict(settings)}
     step, history, best = 0, [], None
     if resume and (folder / "state.pt").exists():
-        step, history, best = load_state(folder / "state.pt", settings, model, optimizer, scaler)
+        step, history, best = load_state(folder / "state.pt", made_from, model, optimizer, scaler)
     log = open_log(folder / "log.jsonl", step)
-    bar = tqdm(total=settings.epochs * len(data), unit="ex", desc=desc, dynamic_ncols=True)
+    done = step // steps_per_epoch * len(data) + step % steps_per_epoch * settings.batch_size * settings.grad_accum
+    bar = tqdm(total=settings.epochs * len(data), initial=done, unit="ex", desc=desc, dynamic_ncols=True)
 
     with log, bar, StopSignal() as stop:
         for epoch in range(step // steps_per_epoch, settings.epochs):
@@ -84,8 +88,6 @@ def train(
             started, first = time.perf_counter(), step % steps_per_epoch  # first > 0 in an epoch that was interrupted
             plan = plan_batches(data.lengths, settings.batch_size, settings.seed, epoch)
             groups = [plan[i : i + settings.grad_accum] for i in range(0, len(plan), settings.grad_accum)]
-            bar.n = epoch * len(data) + sum(len(index) for group in groups[:first] for index in group)
-            bar.initial = bar.initial or bar.n  # the rate shown counts this run's examples only
             batches = make_batches(data, [index for group in groups[first:] for index in group], device)
             model.train()
             logged_at, examples = time.perf_counter(), 0
@@ -131,8 +133,8 @@ def train(
                     bar.set_postfix_str(f"loss {loss_value:.3f}, lr {lr:.1e}")
                     logged_at, examples = now, 0
                 if stop.requested and step % steps_per_epoch:
-                    save_state(folder / "state.pt", settings, model, optimizer, scaler, step, history, best)
-                    raise KeyboardInterrupt(f"{desc}: stopped at step {step} of {total_steps}")
+                    save_state(folder / "state.pt", made_from, model, optimizer, scaler, step, history, best)
+                    raise KeyboardInterrupt(f"{desc}: stopped at step {step} of {total_steps}; --resume continues")
 
             scores = validation_scores(model, validation, device, settings)
             history.append({"epoch": epoch + 1, **scores, "seconds": time.perf_counter() - started})
@@ -145,9 +147,9 @@ def train(
             if best is None or _rank(scores) > _rank(best["scores"]):
                 weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
                 best = {"epoch": epoch + 1, "scores": scores, "weights": weights}
-            save_state(folder / "state.pt", settings, model, optimizer, scaler, step, history, best)
+            save_state(folder / "state.pt", made_from, model, optimizer, scaler, step, history, best)
             if stop.requested:
-                raise KeyboardInterrupt(f"{desc}: stopped at step {step} of {total_steps}")
+                raise KeyboardInterrupt(f"{desc}: stopped at step {step} of {total_steps}; --resume continues")
 
     model.load_state_dict(best["weights"])
     return history
@@ -164,7 +166,10 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings, device: torch.d
 
 
 def linear_schedule(step: int, total_steps: int, warmup_ratio: float) -> float:
-    """The factor on the learning rate at `step` (from 0): up in a line to 1, then down in a line towards 0."""
+    """The factor on the learning rate at `step`, counted from 0.
+
+    Up in a line to 1 at the end of the warm-up, then down in a line that would meet 0 one step after the last.
+    """
     warmup = round(total_steps * warmup_ratio)
     if step < warmup:
         return (step + 1) / warmup
@@ -172,6 +177,7 @@ def linear_schedule(step: int, total_steps: int, warmup_ratio: float) -> float:
 
 
 def validation_scores(model, validation: TokenizedSplit, device, settings: TrainingSettings) -> dict:
+    """Accuracy and mean cross-entropy on the validation split, in eval mode, at the run's precision."""
     logits, labels = predict(model, validation, device, settings.precision), torch.from_numpy(validation.labels)
     return {
         "validation_accuracy": (logits.argmax(dim=-1) == labels).float().mean().item(),
@@ -181,77 +187,3 @@ def validation_scores(model, validation: TokenizedSplit, device, settings: Train
 
 def _rank(scores: dict) -> tuple[float, float]:
     return scores["validation_accuracy"], -scores["validation_loss"]
-
-
-class StopSignal:
-    """Within the block, the first SIGINT or SIGTERM only sets `requested`, so that a step is never cut in half."""
-
-    def __enter__(self):
-        self.requested = False
-        self.previous = {number: signal.signal(number, self.request) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def request(self, number, frame):
-        self.requested = True
-        self.__exit__()  # a second signal acts at once
-
-    def __exit__(self, *_):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-def save_state(path: Path, settings, model, optimizer, scaler, step: int, history: list, best: dict | None) -> None:
-    """Everything that the rest of the run depends on, in one file, atomically. Batches follow from seed, epoch and
-    step."""
-    state = {
-        "settings": asdict(settings),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-        "step": step,
-        "history": history,
-        "best": best,
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-    with atomic_file(path) as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # a full disk, which torch hides behind an error of its own
-                raise error.__context__ from None
-            raise
-
-
-def load_state(path: Path, settings, model, optimizer, scaler) -> tuple[int, list, dict | None]:
-    """Restores what `save_state` wrote; returns (step, history, best). Raises UserError where it does not fit."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        saved = state["settings"]
-    except Exception as error:  # torch.load raises half a dozen kinds for a broken file
-        raise UserError(f"{path}: cannot be resumed from ({type(error).__name__}); run without --resume") from None
-    for name, value in asdict(settings).items():
-        if saved.get(name) != value:
-            raise UserError(
-                f"{path}: the run to resume had {name} {saved.get(name)}, not {value}; give the same flags, "
-                f"or run without --resume"
-            )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["rng"])
-    if state["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-    print(f"resumed from {path} at step {state['step']}")
-    return state["step"], state["history"], state["best"]
-
-
-def open_log(path: Path, step: int):
-    """Opens log.jsonl for appending after `step`: lines that a stopped run wrote beyond its saved state are dropped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = []
-    if step and path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-    file = path.open("w")
-    file.writelines(line + "\n" for line in kept)
-    return file

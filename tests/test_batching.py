@@ -41,7 +41,7 @@ def test_an_epoch_repeats_from_its_seed_and_differs_from_the_next():
 
 def test_batches_of_similar_length_carry_little_padding():
     lengths = lengths_like_sst2()
-    assert padding_share(lengths, plan_batches(lengths, 32, 1), CPU) < 0.04
+    assert padding_share(lengths, plan_batches(lengths, 32, 1), CPU) < 0.08
     assert padding_share(lengths, plan_batches(lengths, 32, 1, by_length=False), CPU) > 0.4
 
 

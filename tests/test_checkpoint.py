@@ -14,18 +14,15 @@ from safetensors.torch import load_file, save_file
 
 from minikd.checkpoint import (
     align_labels,
-    evenly_spaced_layers,
     from_pretrained,
-    is_fine_tuned,
     load_tensors,
-    model_folder,
-    read_tensors,
     save_pretrained,
-    student_from_teacher,
     to_hugging_face,
 )
 from minikd.files import UserError
+from minikd.hub import is_fine_tuned, model_folder, read_tensors
 from minikd.model import Classifier
+from minikd.student import evenly_spaced_layers, student_from_teacher
 from minikd.tokenizer import load_tokenizer
 
 FAMILIES = ["bert", "distilbert"]

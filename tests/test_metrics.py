@@ -22,7 +22,9 @@ def test_metrics_equal_scikit_learn(num_labels, seed):
     if seed == 7:
         labels[:] = 0
     ours = classification_metrics(torch.from_numpy(labels), torch.from_numpy(predicted), num_labels)
-    average = {"labels": [1], "average": "macro"} if num_labels == 2 else {"labels": range(num_labels), "average": "macro"}
+    average = (
+        {"labels": [1], "average": "macro"} if num_labels == 2 else {"labels": range(num_labels), "average": "macro"}
+    )
     precision, recall, f1, _ = sklearn.precision_recall_fscore_support(labels, predicted, zero_division=0, **average)
     weighted = sklearn.f1_score(labels, predicted, labels=range(num_labels), average="weighted", zero_division=0)
     theirs = {"accuracy": sklearn.accuracy_score(labels, predicted), "f1": f1, "precision": precision, "recall": recall}

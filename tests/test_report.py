@@ -10,7 +10,7 @@ import pytest
 from minikd.bag_of_words import bag_of_words
 from minikd.datasets import Dataset, Split
 from minikd.files import UserError
-from minikd.report import collect, readme_with_tables, table
+from minikd.report import collect, notes, readme_with_tables, table
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +31,8 @@ def test_a_table_gives_single_figures_as_they_are_and_seeds_as_mean_and_deviatio
 
 def test_results_of_several_seeds_are_collected_and_strangers_are_refused(tmp_path):
     def write(name, seed, accuracy, **other):
-        result = {"dataset": "sample", "split": "test", "precision": "fp32", "device": "cpu", "examples": 2,
+        result = {"dataset": "sample", "data_fingerprint": "d", "split": "test", "precision": "fp32", "device": "cpu",
+                  "threads": 1, "examples": 2,
                   "models": [{"name": "student", "path": name, "parameters": 5, "accuracy": accuracy}],
                   "arguments": {"seed": seed, "output_dir": name, "T": 2}} | other  # fmt: skip
         (tmp_path / name).write_text(json.dumps(result))
@@ -41,6 +42,7 @@ def test_results_of_several_seeds_are_collected_and_strangers_are_refused(tmp_pa
     result = collect(files)
     assert result["seeds"] == [1, 2] and result["arguments"] == {"T": 2}
     assert result["models"] == [{"name": "student", "parameters": 5, "accuracy": [0.5, 0.7]}]
+    assert "2 seeds, mean ± std" in notes(result)
     with pytest.raises(UserError, match=r"three.json: dataset imdb differs from sample"):
         collect([*files, write("three.json", 3, 0.6, dataset="imdb")])
     with pytest.raises(UserError, match="other flags than .*one.json: T"):

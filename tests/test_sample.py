@@ -83,10 +83,13 @@ def test_bayes_accuracy_counts_the_drawn_labels():
         sample.bayes_accuracy(Split(["a"], [0]))
 
 
-@pytest.mark.parametrize(("name", "sentence", "value"), [
-    ("clause", "the plot was never good", -0.75),
-    ("clause", "the plot is very good", 1.5),
-])
+@pytest.mark.parametrize(
+    ("name", "sentence", "value"),
+    [
+        ("clause", "the plot was never good", -0.75),
+        ("clause", "the plot is very good", 1.5),
+    ],
+)
 def test_grammar_writes_the_values_that_it_documents(name, sentence, value):
     spec = importlib.util.spec_from_file_location("generate", GENERATOR)
     grammar = importlib.util.module_from_spec(spec)
@@ -108,18 +111,21 @@ def test_loader_gives_labels_and_probabilities_of_equal_length(dataset):
         assert set(split.labels) == {0, 1}
 
 
-@pytest.mark.parametrize(("content", "complaint"), [
-    (b"text,label\nfine,positive\n", "line 1: the header"),
-    (b"", "line 1: the header"),
-    (b"text,label,p_positive\n", "no reviews"),
-    (b"text,label,p_positive\nfine,positive,0.9\nfine,positive\n", "line 3: 2 columns"),
-    (b"text,label,p_positive\n ,positive,0.9\n", "line 2: an empty text"),
-    (b"text,label,p_positive\nfine,good,0.9\n", "line 2: the label 'good'"),
-    (b"text,label,p_positive\nfine,positive,often\n", "line 2: could not convert"),
-    (b"text,label,p_positive\nfine,positive,nan\n", "line 2: p_positive is nan"),
-    (b'text,label,p_positive\n"fine,positive,0.9\n', "line 2: unexpected end"),
-    (b"text,label,p_positive\n\xff,positive,0.9\n", "not UTF-8 at byte 22"),
-])
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"text,label\nfine,positive\n", "line 1: the header"),
+        (b"", "line 1: the header"),
+        (b"text,label,p_positive\n", "no reviews"),
+        (b"text,label,p_positive\nfine,positive,0.9\nfine,positive\n", "line 3: 2 columns"),
+        (b"text,label,p_positive\n ,positive,0.9\n", "line 2: an empty text"),
+        (b"text,label,p_positive\nfine,good,0.9\n", "line 2: the label 'good'"),
+        (b"text,label,p_positive\nfine,positive,often\n", "line 2: could not convert"),
+        (b"text,label,p_positive\nfine,positive,nan\n", "line 2: p_positive is nan"),
+        (b'text,label,p_positive\n"fine,positive,0.9\n', "line 2: unexpected end"),
+        (b"text,label,p_positive\n\xff,positive,0.9\n", "not UTF-8 at byte 22"),
+    ],
+)
 def test_broken_file_is_refused_with_one_line_that_names_it(tmp_path, content, complaint):
     (tmp_path / "train.csv").write_bytes(content)
     with pytest.raises(UserError) as error:

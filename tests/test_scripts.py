@@ -44,7 +44,11 @@ def script(capsys, monkeypatch, tmp_path):
         finally:
             signal.signal(signal.SIGTERM, handler)
         out, err = capsys.readouterr()
-        return status, out, "".join(line for line in re.split(r"(?<=[\r\n])", err) if "\r" not in line and "ex/s" not in line)
+        return (
+            status,
+            out,
+            "".join(line for line in re.split(r"(?<=[\r\n])", err) if "\r" not in line and "ex/s" not in line),
+        )
 
     return run
 
@@ -116,7 +120,9 @@ def test_distill_leaves_three_models_and_their_comparison(script, corpus, bare):
         assert model.config.labels == ("bad", "good")
         lines = list(csv.DictReader((output / f"predictions-{name}.csv").open()))
         assert [int(line["index"]) for line in lines] == list(range(results["examples"]))
-        assert sum(line["label"] == line["predicted"] for line in lines) / len(lines) == pytest.approx(rows[name]["accuracy"])
+        assert sum(line["label"] == line["predicted"] for line in lines) / len(lines) == pytest.approx(
+            rows[name]["accuracy"]
+        )
         assert all(float(line["prob_bad"]) + float(line["prob_good"]) == pytest.approx(1, abs=1e-5) for line in lines)
     assert from_pretrained(output / "distilled").config.num_hidden_layers == 2
     assert "the teacher's layers [0, 3]" in out
@@ -143,7 +149,9 @@ def test_the_same_command_gives_the_same_bits(script, corpus, bare):
     for name in ("one", "two"):
         assert script(*base, "--output-dir", name)[0] == 0
     for name in ("teacher", "distilled", "baseline"):
-        assert Path("one", name, "model.safetensors").read_bytes() == Path("two", name, "model.safetensors").read_bytes()
+        assert (
+            Path("one", name, "model.safetensors").read_bytes() == Path("two", name, "model.safetensors").read_bytes()
+        )
     assert Path("one/distilled/model.safetensors").read_bytes() != Path("one/baseline/model.safetensors").read_bytes()
 
 
@@ -178,30 +186,54 @@ def test_a_student_can_start_from_a_folder_or_from_random_weights(script, corpus
 
 
 def test_train_then_evaluate_give_one_set_of_figures(script, corpus, bare):
-    quick = [flag for flag in QUICK if not flag.startswith("--teacher")]
     quick = [*QUICK[:2], *QUICK[4:6], *QUICK[8:]]
     status, _, err = script("train.py", "--dataset", corpus, "--model", bare, *quick)
     assert (status, err) == (0, "")
-    assert files_of(Path("runs/films")) == MODEL_FILES | {"log.jsonl", "results.json", "results.md", "predictions-model.csv"}
-    trained = json.loads(Path("runs/films/results.json").read_text())["models"][0]
-    status, out, _ = script("evaluate.py", "runs/films", "--output-dir", "again", "--precision", "fp32")
+    assert files_of(Path("runs/films-model")) == MODEL_FILES | {
+        "log.jsonl",
+        "results.json",
+        "results.md",
+        "predictions-model.csv",
+    }
+    trained = json.loads(Path("runs/films-model/results.json").read_text())["models"][0]
+    status, out, _ = script("evaluate.py", "runs/films-model", "--output-dir", "again", "--precision", "fp32")
     assert status == 0
     again = json.loads(Path("again/results.json").read_text())["models"][0]
     for key in ("accuracy", "f1", "precision", "recall", "weighted_f1", "parameters", "size_mb"):
         assert again[key] == trained[key]
-    assert Path("again/predictions-films.csv").read_text() == Path("runs/films/predictions-model.csv").read_text()
+    assert (
+        Path("again/predictions-films-model.csv").read_text()
+        == Path("runs/films-model/predictions-model.csv").read_text()
+    )
+
+
+def test_an_interrupted_student_is_not_resumed_with_another_teacher_or_shape(script, corpus, bare):
+    base = ["distill.py", "--dataset", corpus, "--teacher", bare, *QUICK]
+    assert script(*base, "--student-layers", 2)[0] == 0
+    output = Path("runs/films")
+    run = json.loads((output / "distilled/run.json").read_text())
+    (output / "distilled/.partial").mkdir()
+    state = {"made_from": run["made_from"], "model": {}}
+    torch.save(state, output / "distilled/.partial/state.pt")
+    (output / "distilled/run.json").unlink()
+    status, _, err = script(*base, "--student-layers", 3, "--resume")
+    assert status == 2 and "made from something else (initial_weights)" in err and err.count("\n") == 1
 
 
 def test_evaluate_labels_texts(script, fine_tuned):
     status, out, _ = script("evaluate.py", fine_tuned, "--text", "a great film", "--text", "dull", "--max-length", 16)
     lines = [line for line in out.splitlines() if line.endswith((": a great film", ": dull"))]
-    assert status == 0 and len(lines) == 2 and all(re.search(r"(GOOD|BAD) \(GOOD 0\.\d+, BAD 0\.\d+\)", line) for line in lines)
+    assert (
+        status == 0
+        and len(lines) == 2
+        and all(re.search(r"(GOOD|BAD) \(GOOD 0\.\d+, BAD 0\.\d+\)", line) for line in lines)
+    )
 
 
 def test_train_builds_a_new_model_of_the_layers_asked_for(script, corpus):
     status, _, err = script("train.py", "--dataset", corpus, "--layers", 1, "--hidden", 32, "--epochs", 1)
     assert (status, err) == (0, "")
-    assert from_pretrained("runs/films").config.num_hidden_layers == 1
+    assert from_pretrained("runs/films-model").config.num_hidden_layers == 1
 
 
 @pytest.mark.parametrize("flags,words", [
@@ -221,6 +253,7 @@ def test_train_builds_a_new_model_of_the_layers_asked_for(script, corpus):
     (["--teacher", "oracle"], "--teacher oracle"),
     (["--precision", "fp16"], "--precision fp16"),
     (["--output-dir", "/proc/nowhere"], "--output-dir /proc/nowhere"),
+    (["--student", "x", "--student-layers", "2"], "--student brings its own shape"),
     (["--no-such-flag"], "--no-such-flag"),
 ])  # fmt: skip
 def test_a_wrong_flag_gets_one_line_and_status_2_and_writes_no_model(script, corpus, bare, flags, words):
@@ -272,7 +305,7 @@ def test_evaluate_refuses_a_bare_encoder_and_other_labels(script, corpus, bare, 
 
 
 def test_a_full_disk_is_told_in_one_line_and_leaves_no_half_written_file(script, corpus, bare, monkeypatch):
-    """The real run with a real ENOSPC: a file-size limit stands in for the full disk where mounting one is not allowed."""
+    """A real write error in the middle of a run: a limit on the size of files stands in for the full disk."""
     resource = pytest.importorskip("resource", reason="this system has no file-size limits")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails with an OSError, as on a full disk
@@ -311,13 +344,13 @@ def test_a_run_stopped_by_a_signal_resumes_to_the_same_students(corpus, bare, tm
 def test_named_student_shapes_have_the_published_sizes():
     from minikd.config import BERT_BASE, BERT_SMALL
     from minikd.model import count_parameters
+    from minikd.student import student_config
 
-    namespace = runpy.run_path(str(ROOT / "distill.py"))
     args = type("Args", (), {"student_hidden": None, "take_layers": None, "student_init": "auto", "dataset": "imdb",
                              "teacher": "bert-base-uncased"})  # fmt: skip
     with torch.device("meta"):
-        assert namespace["student_config"](args, BERT_BASE, 4) == BERT_SMALL
-        assert count_parameters(Classifier(namespace["student_config"](args, BERT_BASE, 4))) == 28_764_674
-        assert count_parameters(Classifier(namespace["student_config"](args, BERT_BASE, 6))) == 66_956_546
+        assert student_config(args, BERT_BASE, 4) == BERT_SMALL
+        assert count_parameters(Classifier(student_config(args, BERT_BASE, 4))) == 28_764_674
+        assert count_parameters(Classifier(student_config(args, BERT_BASE, 6))) == 66_956_546
     minilm = replace(BERT_BASE, num_hidden_layers=6, hidden_size=384, intermediate_size=1536)
-    assert namespace["student_config"](args, minilm, 4) == replace(minilm, num_hidden_layers=4)
+    assert student_config(args, minilm, 4) == replace(minilm, num_hidden_layers=4)
