@@ -23,7 +23,7 @@ from minikd.hub import is_fine_tuned, model_folder
 from minikd.inference import autocast, model_fingerprint, teacher_logits
 from minikd.model import Classifier
 from minikd.report import evaluate_models, results_of, write_results
-from minikd.runs import check_tokenizer, environment, train_or_reuse
+from minikd.runs import check_not_source, check_tokenizer, environment, train_or_reuse
 from minikd.student import starting_student, student_from_teacher
 from minikd.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 
@@ -33,6 +33,7 @@ def parse_args():
     group = parser.add_argument_group("teacher and student")
     group.add_argument(
         "--teacher",
+        type=cli.name,
         metavar="NAME_OR_DIR",
         help="a fine-tuned classifier (used as it is) or a bare encoder (fine-tuned first); a folder or a name "
         "on the hub; oracle: the true probabilities, known for the sample only (default: "
@@ -40,7 +41,9 @@ def parse_args():
     )
     group.add_argument("--teacher-epochs", type=cli.integer(1), metavar="N", help="passes over the training set")
     group.add_argument("--teacher-lr", type=cli.real(0, exclusive=True), metavar="X", help="peak learning rate")
-    group.add_argument("--student", metavar="NAME_OR_DIR", help="start the student from this pre-trained model")
+    group.add_argument(
+        "--student", type=cli.name, metavar="NAME_OR_DIR", help="start the student from this pre-trained model"
+    )
     group.add_argument(
         "--student-layers",
         type=cli.integer(1),
@@ -74,7 +77,7 @@ def parse_args():
     )
     group.add_argument(
         "--T",
-        type=cli.real(0, exclusive=True),
+        type=cli.real(0.01, 100),
         default=2.0,
         metavar="X",
         help="temperature of the soft loss (default: 2)",
@@ -105,17 +108,21 @@ def main():
     device = cli.start(args)
     data = cli.load_data(args)
     settings = cli.training_settings(args)
-    shared = dict(device=device, arguments=cli.printable(args), compile=args.compile, resume=args.resume)
     output = args.output_dir
 
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
     teacher, tokenizer = starting_teacher(args, data)
     student, layers = starting_student(args, teacher, tokenizer, data)
+    for name in ("distilled", "baseline"):
+        check_not_source(output / name, "--teacher", args.teacher)
+        check_not_source(output / name, "--student", args.student)
     train, validation, test = (
         tokenize_split(split, tokenizer, args.max_length) for split in (data.train, data.validation, data.test)
     )
     full = np.mean(train.lengths == args.max_length)
     print(f"training texts of {args.max_length} tokens or more, which are cut there: {full:.1%}")
+
+    shared = dict(device=device, arguments=cli.printable(args), compile=args.compile, resume=args.resume)
 
     # 2. The teacher, fine-tuned unless it is already.
     if teacher is not None and args.teacher and is_fine_tuned(args.teacher):
@@ -200,6 +207,7 @@ def starting_teacher(args, data) -> tuple[Classifier | None, Tokenizer]:
         torch.manual_seed(args.seed)
         teacher = from_pretrained(args.teacher, labels=data.labels)
         tokenizer = load_tokenizer(model_folder(args.teacher))
+    cli.settle_length(args, (teacher.config if teacher else SAMPLE_TEACHER).max_position_embeddings)
     if teacher is not None:
         check_tokenizer(tokenizer, teacher.config, args.teacher or "the sample's teacher", args.max_length)
     return teacher, tokenizer

@@ -11,7 +11,8 @@ import numpy as np
 from minikd import cli
 from minikd.batching import TokenizedSplit, tokenize_split
 from minikd.checkpoint import from_pretrained
-from minikd.defaults import default
+from minikd.config import EncoderConfig
+from minikd.defaults import DEFAULTS
 from minikd.files import UserError
 from minikd.hub import is_fine_tuned, model_folder
 from minikd.inference import predict
@@ -22,14 +23,16 @@ from minikd.tokenizer import load_tokenizer
 
 def parse_args():
     parser = cli.Parser(description=__doc__)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder of a finished model, or a name on the hub")
+    parser.add_argument(
+        "models", nargs="+", type=cli.name, metavar="MODEL", help="folder of a finished model, or a name on the hub"
+    )
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
     parser.add_argument("--text", action="append", metavar="TEXT", help="label this text instead (may be repeated)")
     cli.add_data_flags(parser, default_text="as the first model was trained")
     cli.add_device_flags(parser)
     parser.add_argument(
         "--output-dir",
-        type=Path,
+        type=cli.path,
         metavar="DIR",
         help="also write results.json, results.md and predictions-<model>.csv there",
     )
@@ -45,6 +48,8 @@ def main():
     use_recorded_flags(args)
     device = cli.start(args)
     if args.text:
+        if any("\ud800" <= letter <= "\udfff" for text in args.text for letter in text):
+            raise UserError("--text: is not valid text in this terminal's encoding")
         label_texts(args, device)
     else:
         compare(args, device)
@@ -52,16 +57,24 @@ def main():
 
 def use_recorded_flags(args):
     """Data flags that were not given are those that the first of the models was trained with, from its run.json."""
-    runs = [read_run(model_folder(model)) for model in args.models]
-    recorded = next((run["arguments"] for run in runs if run.get("arguments")), {})
-    if args.dataset not in (None, recorded.get("dataset")):
-        recorded = {}
-    args.dataset = args.dataset or recorded.get("dataset")
+    recorded = next((run["arguments"] for run in map(read_run, map(model_folder, args.models)) if run), {})
+    kinds = {"dataset": str, "data_dir": str, "fpb_agreement": str, "max_length": int}
+    recorded = {key: recorded[key] for key, kind in kinds.items() if isinstance(recorded.get(key), kind)}
     if args.dataset is None and not args.text:
-        raise UserError("--dataset: none of the models says what it was trained on; name the corpus to compare them on")
+        args.dataset = recorded.get("dataset")
+        if args.dataset is None:
+            raise UserError("--dataset: no model says what it was trained on; name the corpus to compare them on")
+        if args.dataset not in DEFAULTS and not Path(args.dataset).exists():
+            raise UserError(
+                f"{args.dataset}: the data that {args.models[0]} was trained on is gone; name it by --dataset"
+            )
     args.data_dir = args.data_dir or Path(recorded.get("data_dir", cli.DATA_DIR))
     args.fpb_agreement = args.fpb_agreement or recorded.get("fpb_agreement", "50")
-    args.max_length = args.max_length or recorded.get("max_length") or default("max_length", args.dataset)
+    positions = [
+        EncoderConfig.from_file(model_folder(model) / "config.json").max_position_embeddings for model in args.models
+    ]
+    args.max_length = args.max_length or recorded.get("max_length")
+    cli.settle_length(args, min(positions))
 
 
 def compare(args, device):

@@ -17,7 +17,7 @@ from minikd.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY, corpus_name, defa
 from minikd.hub import model_folder
 from minikd.model import Classifier
 from minikd.report import evaluate_models, results_of, write_results
-from minikd.runs import check_tokenizer, train_or_reuse
+from minikd.runs import check_not_source, check_tokenizer, train_or_reuse
 from minikd.tokenizer import load_tokenizer, train_wordpiece
 
 
@@ -28,6 +28,7 @@ def parse_args():
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
+        type=cli.name,
         metavar="NAME_OR_DIR",
         help="start from this checkpoint: a folder or a name on the hub "
         "(default: bert-base-uncased; for the sample a new 4-layer model)",
@@ -86,6 +87,8 @@ def starting_model(args, data):
     if args.model or (data.name != "sample" and not (args.layers or args.hidden)):
         args.model = args.model or "bert-base-uncased"
         model, tokenizer = from_pretrained(args.model, labels=data.labels), load_tokenizer(model_folder(args.model))
+        check_not_source(args.output_dir, "--model", args.model)
+        cli.settle_length(args, model.config.max_position_embeddings)
         check_tokenizer(tokenizer, model.config, args.model, args.max_length)
         return model, tokenizer
     size = SAMPLE_VOCABULARY if data.name == "sample" else 30522  # BERT's own size
@@ -93,6 +96,7 @@ def starting_model(args, data):
     config = SAMPLE_TEACHER
     if args.layers or args.hidden:
         config = bert_like(args.hidden or 256, args.layers or 4, config)
+    cli.settle_length(args, 512)
     positions = max(args.max_length, config.max_position_embeddings)
     config = replace(config, labels=data.labels, vocab_size=tokenizer.vocab_size, max_position_embeddings=positions)
     return Classifier(config), tokenizer

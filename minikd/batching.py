@@ -61,9 +61,8 @@ def tokenize_split(split: Split, tokenizer: Tokenizer, max_length: int) -> Token
     hit is never stale. Where it cannot be written, the run goes on without it.
     """
     key = fingerprint("tokens 1", tokenizers.__version__, tokenizer.fingerprint, str(max_length), *split.texts)
-    path = (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minikd" / f"tokens-{key[:32]}.safetensors"
-    )
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    path = cache / "minikd" / f"tokens-{key[:32]}.safetensors"
     try:
         tensors = safetensors_numpy.load_file(path)
         ids, offsets = tensors["ids"], tensors["offsets"]

@@ -169,21 +169,22 @@ def from_pretrained(name_or_dir, labels=None) -> Classifier:
 def align_labels(model: Classifier, labels) -> None:
     """Puts the rows of the model's classifier into the order of `labels`, in place, and renames its labels.
 
-    Names are compared without regard to case. LABEL_0, LABEL_1, … (what transformers writes when nobody named the
-    labels) match any names, position by position. Raises UserError where the two sets differ.
+    Names are compared exactly, or else without regard to case. LABEL_0, LABEL_1, … (what transformers writes when
+    nobody named the labels) match any names, position by position. Raises UserError where the two sets differ.
     """
-    labels = tuple(labels)
-    own, wanted = [label.lower() for label in model.config.labels], [label.lower() for label in labels]
-    generic = set(own) != set(wanted) and all(re.fullmatch(r"label_\d+", label) for label in own)
-    if len(own) != len(wanted) or not (generic or set(own) == set(wanted)):
-        raise UserError(f"the model's labels {list(model.config.labels)} are not the data's {list(labels)}")
-    if generic:
+    own, wanted = list(model.config.labels), list(labels)
+    if set(own) != set(wanted):
+        own, wanted = [label.lower() for label in own], [label.lower() for label in wanted]
+    if set(own) == set(wanted) and len(set(own)) == len(own) == len(wanted):
+        order = [own.index(label) for label in wanted]
+    elif len(own) == len(wanted) and all(re.fullmatch(r"label_\d+", label) for label in own):
+        order = list(range(len(own)))
         print(f"labels {', '.join(model.config.labels)} taken as {', '.join(labels)}, by position")
     else:
-        order = [own.index(label) for label in wanted]
-        with torch.no_grad():
-            model.classifier.weight.copy_(model.classifier.weight[order].clone())
-            model.classifier.bias.copy_(model.classifier.bias[order].clone())
+        raise UserError(f"the model's labels {list(model.config.labels)} are not the data's {list(labels)}")
+    with torch.no_grad():
+        model.classifier.weight.copy_(model.classifier.weight[order].clone())
+        model.classifier.bias.copy_(model.classifier.bias[order].clone())
     model.config = model.config.with_labels(labels)
 
 

@@ -34,6 +34,7 @@ def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> N
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset",
+        type=name,
         default="sample",
         metavar="imdb|sst2|fpb|sample|PATH",
         help="corpus; or a CSV, TSV or JSONL file, or a folder with train, validation and test files, with columns "
@@ -41,7 +42,7 @@ def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> N
     )
     group.add_argument(
         "--data-dir",
-        type=Path,
+        type=path,
         default=DATA_DIR,
         metavar="DIR",
         help="where archives are looked for and downloaded to "
@@ -115,7 +116,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_output_flag(parser: argparse.ArgumentParser) -> None:
     """Where the results go."""
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where results go (default: runs/<dataset>)")
+    parser.add_argument("--output-dir", type=path, metavar="DIR", help="where results go (default: runs/<dataset>)")
 
 
 def defaults_text(columns=DEFAULT_COLUMNS) -> str:
@@ -129,15 +130,24 @@ def defaults_text(columns=DEFAULT_COLUMNS) -> str:
 
 
 def fill_defaults(args: argparse.Namespace) -> None:
-    """Replaces every flag that was not given by the corpus's default, and settles the output folder."""
-    for name in DEFAULT_COLUMNS:
-        if name in vars(args) and getattr(args, name) is None:
-            setattr(args, name, default(name, args.dataset))
+    """Replaces the flags that were not given by the corpus's defaults (the length waits for the model, see
+    `settle_length`), and settles the output folder."""
+    for column in DEFAULT_COLUMNS:
+        if column != "max_length" and column in vars(args) and getattr(args, column) is None:
+            setattr(args, column, default(column, args.dataset))
     if args.output_dir is None:
         args.output_dir = Path("runs") / (
             args.dataset if args.dataset in DEFAULTS else Path(args.dataset).resolve().stem
         )
+    if args.dataset not in DEFAULTS:
+        args.dataset = str(Path(args.dataset).resolve())  # run.json must name it from any folder
     check_writable(args.output_dir)
+
+
+def settle_length(args: argparse.Namespace, positions: int) -> None:
+    """Where --max-length was not given: the corpus's default, or as many tokens as the model has positions."""
+    if args.max_length is None:
+        args.max_length = min(default("max_length", args.dataset), positions)
 
 
 def check_writable(folder: Path) -> None:
@@ -174,16 +184,29 @@ def training_settings(args: argparse.Namespace) -> TrainingSettings:
     return TrainingSettings(**{name: getattr(args, name) for name in names})
 
 
-def integer(least: int):
-    """An argparse type: a whole number of at least `least`."""
+def name(text: str) -> str:
+    """An argparse type: a name or path that is not empty (as an unset shell variable would be)."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the value is empty")
+    return text
+
+
+def path(text: str) -> Path:
+    """An argparse type: a path that is not empty."""
+    return Path(name(text))
+
+
+def integer(least: int, most: int = 2**31 - 1):
+    """An argparse type: a whole number from `least` to `most`."""
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = None
-        if value is None or value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        if value is None or not least <= value <= most:
+            wanted = f"of at least {least}" + (f" and at most {most}" if value is not None and value > most else "")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {wanted}")
         return value
 
     return parse
@@ -208,29 +231,43 @@ def real(least: float, most: float = math.inf, exclusive: bool = False):
 
 def run(main) -> None:
     """Calls `main` and turns what a user can mend into one line on stderr and status 2; Ctrl-C and SIGTERM into 130."""
-    name = Path(sys.argv[0]).name
+    script = Path(sys.argv[0]).name
 
     def terminate(number, frame):
         raise KeyboardInterrupt("stopped by SIGTERM")
 
     signal.signal(signal.SIGTERM, terminate)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character must not end a run
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:
-        sys.exit(_fail(name, str(error)))
+        sys.exit(_fail(script, str(error)))
     except torch.OutOfMemoryError:
         sys.exit(
-            _fail(name, "the GPU's memory is full: try a smaller --batch-size (with --grad-accum) or --max-length")
+            _fail(script, "the GPU's memory is full: try a smaller --batch-size (with --grad-accum) or --max-length")
         )
+    except MemoryError:
+        sys.exit(_fail(script, "the memory is full: try a smaller model, --batch-size or --max-length"))
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            sys.exit(_fail(script, "the memory is full: try a smaller model, --batch-size or --max-length"))
+        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            sys.exit(
+                _fail(script, f"--compile: torch.compile failed ({reason}); a C++ compiler is needed, or leave it out")
+            )
+        raise
     except BrokenPipeError:  # the reader of our output (head, less) went away
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
         if error.strerror is None:
             raise
-        sys.exit(_fail(name, f"{error.filename or 'file'}: {error.strerror}"))
+        sys.exit(_fail(script, f"{error.filename or 'file'}: {error.strerror}"))
     except KeyboardInterrupt as stop:
-        print(f"\n{name}: {str(stop) or 'stopped'}", file=sys.stderr)
+        print(f"\n{script}: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
 
 

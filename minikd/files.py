@@ -45,8 +45,8 @@ def atomic_write(path, content: bytes | str) -> None:
 
 
 def write_json(path, value) -> None:
-    """Writes `value` as indented JSON, atomically. Raises OSError, or TypeError for what JSON cannot hold."""
-    atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Writes `value` as indented JSON, atomically. Raises OSError; ValueError or TypeError if JSON cannot hold it."""
+    atomic_write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def fingerprint(*parts) -> str:

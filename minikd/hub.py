@@ -60,6 +60,9 @@ def is_fine_tuned(name_or_dir) -> bool:
 def read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """The weights file of a model folder and its tensors. Raises UserError if missing, cut or no checkpoint."""
     path = folder / "model.safetensors"
+    for file in (path, folder / "pytorch_model.bin"):
+        if file.is_file() and file.stat().st_size < 1000 and b"git-lfs" in file.read_bytes():
+            raise UserError(f"{file}: is a pointer of git-lfs, not the weights themselves; run git lfs pull there")
     try:
         if path.exists():
             return path, safetensors_torch.load_file(path)

@@ -64,6 +64,7 @@ def predict(
     """Logits of every example in the split's own order, fp32 (N, C) on the CPU; `desc` shows a progress bar.
 
     The pass itself runs in order of length; the model is in eval mode during it, and left in the mode it had.
+    Raises UserError for logits that are not finite.
     """
     was_training = model.training
     model.eval()
@@ -75,6 +76,11 @@ def predict(
                 rows.append(model(batch.input_ids, batch.attention_mask).logits.float())
             bar.update(len(batch.index))
         by_length = torch.cat(rows).cpu()
+    if not by_length.isfinite().all():
+        raise UserError(
+            f"{desc or 'validation'}: the model gives logits that are not finite; its training diverged, or "
+            f"--precision {precision} is too narrow for it"
+        )
     model.train(was_training)
     logits = torch.empty(by_length.shape)  # outside inference mode: an ordinary tensor, fit for a loss
     logits[torch.cat([torch.from_numpy(index) for index in plan])] = by_length

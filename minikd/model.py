@@ -40,6 +40,10 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        if input_ids.shape[1] > self.position_embeddings.num_embeddings:
+            raise ValueError(
+                f"{input_ids.shape[1]} tokens: the model has {self.position_embeddings.num_embeddings} positions"
+            )
         positions = self.position_embeddings.weight[: input_ids.shape[1]]  # (N, H)
         embeddings = self.word_embeddings(input_ids) + positions  # (B, N, H)
         if self.token_type_embeddings is not None:
@@ -139,7 +143,8 @@ class Encoder(nn.Module):
         output_hidden_states: bool = False,
         output_attention_scores: bool = False,
     ) -> EncoderOutput:
-        """input_ids (B, N); attention_mask (B, N) with 1 at real tokens, or None where nothing is padded.
+        """input_ids (B, N); attention_mask (B, N), 1 at real tokens (at least one a text) and 0 at padding, or None
+        where nothing is padded. Raises ValueError for more tokens than the model has positions.
 
         `cls_only`: the last layer computes its first row alone. On request every layer's output or scores are kept.
         """

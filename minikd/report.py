@@ -8,7 +8,6 @@ import argparse
 import csv
 import io
 import json
-import math
 import statistics
 from pathlib import Path
 
@@ -65,7 +64,7 @@ def evaluate_models(
             row["kl_to_truth"] = kl_to_truth(logits, torch.from_numpy(split.probabilities))
         first = rows[0] if rows else row
         row["speed_up"] = first["latency_ms"] / row["latency_ms"]
-        row["retention"] = row["accuracy"] / first["accuracy"] if first["accuracy"] else math.nan
+        row["retention"] = row["accuracy"] / first["accuracy"] if first["accuracy"] else None
         rows.append(row)
         if output_dir is not None:
             write_predictions(output_dir / f"predictions-{name}.csv", labels, logits, model.config.labels)
@@ -150,12 +149,12 @@ def results_of(rows: list[dict], data: Dataset, split_name: str, arguments: dict
 def write_results(results: dict, output_dir: Path | None) -> None:
     """Prints table and notes, and leaves results.json and results.md in `output_dir` if there is one."""
     text = f"{table(results['models'])}\n\n{notes(results)}"
+    if output_dir is not None:  # first the files: printing can fail where the terminal cannot show a character
+        write_json(output_dir / "results.json", results)
+        atomic_write(output_dir / "results.md", text + "\n")
     print(f"\n{text}\n")
-    if output_dir is None:
-        return
-    write_json(output_dir / "results.json", results)
-    atomic_write(output_dir / "results.md", text + "\n")
-    print(f"results: {output_dir / 'results.md'}, {output_dir / 'results.json'}")
+    if output_dir is not None:
+        print(f"results: {output_dir / 'results.md'}, {output_dir / 'results.json'}")
 
 
 def collect(files: list[Path]) -> dict:
@@ -174,7 +173,7 @@ def collect(files: list[Path]) -> dict:
         if other:
             raise UserError(f"{file}: was made with other flags than {files[0]}: {', '.join(other)}")
     result = {key: value for key, value in runs[0].items() if key not in ("models", "arguments")}
-    result["seeds"] = [run["arguments"]["seed"] for run in runs]
+    result["seeds"] = [run["arguments"].get("seed") for run in runs]
     result["arguments"] = _flags(runs[0])
     result["models"] = []
     for rows in zip(*(run["models"] for run in runs)):

@@ -55,17 +55,22 @@ def train_or_reuse(
     made_from = {
         "data": data.fingerprint,
         "validation": validation.fingerprint,
+        "labels": list(model.config.labels),
         "initial_weights": model_fingerprint(model),
         "teacher": teacher_key,
         "settings": asdict(settings),
     }
-    if (reuse or resume) and (folder / "run.json").exists():
+    if (reuse or resume) and all(
+        (folder / file).exists() for file in ("run.json", "model.safetensors", "tokenizer.json")
+    ):
         differs = differences(read_run(folder).get("made_from"), made_from)
         if not differs:
             print(f"{name}: using {folder}, made from the same settings")
             return from_pretrained(folder, labels=model.config.labels)
         print(f"{name}: {folder} was made from other settings ({', '.join(differs)}); training anew")
     partial = folder / ".partial"
+    if resume and not partial.exists():
+        print(f"{name}: nothing to resume in {folder}; training from the start")
     if partial.exists() and not resume:
         print(f"{name}: an interrupted run in {folder} is discarded; --resume would have continued it")
         shutil.rmtree(partial)
@@ -114,11 +119,17 @@ def check_tokenizer(tokenizer: Tokenizer, config: EncoderConfig, name, max_lengt
         raise UserError(f"--max-length {max_length}: {name} has {config.max_position_embeddings} positions at most")
 
 
+def check_not_source(folder: Path, flag: str, source) -> None:
+    """Raises UserError where a run would overwrite the model it starts from."""
+    if source and folder.exists() and Path(source).exists() and folder.samefile(source):
+        raise UserError(f"{flag} {source}: the run would write over it; give another --output-dir")
+
+
 def publish(partial: Path, folder: Path) -> None:
     """Moves the files of a finished run into place; run.json goes first of the old and comes last of the new."""
     (folder / "run.json").unlink(missing_ok=True)
     for path in sorted(partial.iterdir(), key=lambda path: path.name == "run.json"):
-        if path.name != "state.pt":
+        if path.name != "state.pt" and path.suffix != ".tmp":  # .tmp: a file that was being written at a kill
             path.replace(folder / path.name)
     shutil.rmtree(partial)
 
@@ -127,7 +138,7 @@ def read_run(folder: Path) -> dict:
     """The run.json of a folder; {} where there is none that can be read."""
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return run if isinstance(run, dict) else {}
+        return run if isinstance(run, dict) and isinstance(run.get("arguments"), dict) else {}
     except (OSError, ValueError):
         return {}
 

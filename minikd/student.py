@@ -40,6 +40,8 @@ def starting_student(args, teacher, tokenizer, data) -> tuple[Classifier | None,
         f"student: {config.num_hidden_layers} layers, {config.hidden_size} wide, first weights: "
         + {"teacher": f"the teacher's layers {layers}", "pretrained": PRETRAINED_SMALL, "random": "random"}[init]
     )
+    if args.take_layers and init != "teacher":
+        raise UserError("--take-layers: this student takes no layers of the teacher; leave it or --student-hidden out")
     if init == "random":
         return Classifier(config), []
     if init == "pretrained":

@@ -206,7 +206,7 @@ BAD_FILES = {
     "too few fields": ("a.csv", 'text,label\n"x\ny",1\n\nz\n', ["line 5", "1 fields", "2"]),
     "too many fields": ("a.tsv", "text\tlabel\nx\ty\t1\n", ["line 2", "3 fields"]),
     "open quotation mark": ("a.csv", 'text,label\nx,1\n"y,1\nz,0\n', ["line 3", "quotation mark"]),
-    "very long open quotation": ("a.csv", 'text,label\n"y,1\n' + "z,0\n" * 40_000, ["line 2", "field limit"]),
+    "very long open quotation": ("a.csv", 'text,label\n"y,1\n' + "z,0\n" * 40_000, ["line 2", "quotation mark"]),
     "not UTF-8": ("a.csv", b"text,label\nx,1\ncaf\xe9,1\n", ["line 3", "not UTF-8", "0xe9"]),
     "not UTF-8 after a mark": ("a.csv", b"\xef\xbb\xbftext,label\nx\xff,1\n", ["line 2", "not UTF-8", "0xff"]),
     "UTF-16": ("a.csv", "text,label\nx,1\n".encode("utf-16"), ["line 1", "not UTF-8"]),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import runpy
 import shutil
@@ -238,7 +239,7 @@ def test_train_builds_a_new_model_of_the_layers_asked_for(script, corpus):
 
 @pytest.mark.parametrize("flags,words", [
     (["--alpha", "1.5"], "--alpha: '1.5' is not a number of at least 0 and at most 1"),
-    (["--T", "0"], "--T: '0' is not a number above 0"),
+    (["--T", "0"], "--T: '0' is not a number of at least 0.01 and at most 100"),
     (["--T", "nan"], "--T: 'nan'"),
     (["--epochs", "0"], "--epochs: '0' is not a whole number of at least 1"),
     (["--student-layers", "two"], "--student-layers: 'two'"),
@@ -254,6 +255,10 @@ def test_train_builds_a_new_model_of_the_layers_asked_for(script, corpus):
     (["--precision", "fp16"], "--precision fp16"),
     (["--output-dir", "/proc/nowhere"], "--output-dir /proc/nowhere"),
     (["--student", "x", "--student-layers", "2"], "--student brings its own shape"),
+    (["--teacher", ""], "--teacher: the value is empty"),
+    (["--output-dir", " "], "--output-dir: the value is empty"),
+    (["--seed", "99999999999999999999"], "--seed"),
+    (["--take-layers", "0", "--student-hidden", "32"], "--take-layers"),
     (["--no-such-flag"], "--no-such-flag"),
 ])  # fmt: skip
 def test_a_wrong_flag_gets_one_line_and_status_2_and_writes_no_model(script, corpus, bare, flags, words):
@@ -261,6 +266,63 @@ def test_a_wrong_flag_gets_one_line_and_status_2_and_writes_no_model(script, cor
     assert status == 2 and words in err
     assert err.count("\n") == 1 and "Traceback" not in err and err.startswith("distill.py: error: ")
     assert not list(Path().rglob("*.safetensors"))
+
+
+def test_a_run_never_writes_over_the_model_it_starts_from(script, corpus, tmp_path):
+    source = save_model(tmp_path / "out" / "distilled", labels=("bad", "good"))
+    before = (source / "model.safetensors").read_bytes()
+    status, _, err = script("distill.py", "--dataset", corpus, "--teacher", source, "--output-dir", "out", *QUICK)
+    assert status == 2 and "would write over it" in err
+    status, _, err = script("train.py", "--dataset", corpus, "--model", source, "--output-dir", source)
+    assert status == 2 and "would write over it" in err
+    assert (source / "model.safetensors").read_bytes() == before
+
+
+def test_without_a_length_texts_are_cut_where_the_model_ends(script, corpus, fine_tuned):
+    length = QUICK.index("--max-length")
+    flags = QUICK[:length] + QUICK[length + 2 :]
+    assert script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 2, *flags)[0] == 0
+    assert json.loads(Path("runs/films/results.json").read_text())["arguments"]["max_length"] == 32
+    assert script("evaluate.py", fine_tuned, "--text", "great film")[0] == 0
+
+
+def test_evaluate_passes_over_a_damaged_run_json(script, corpus, tmp_path):
+    folder = save_model(tmp_path / "model", labels=("bad", "good"))
+    for content in (
+        "{",
+        "[]",
+        '{"arguments": []}',
+        '{"arguments": {"max_length": "x", "dataset": 3, "data_dir": null}}',
+    ):
+        (folder / "run.json").write_text(content)
+        status, _, err = script("evaluate.py", folder)
+        assert status == 2 and "no model says what it was trained on" in err
+        assert script("evaluate.py", folder, "--dataset", corpus)[0] == 0
+
+
+def test_a_diverged_model_is_not_saved(script, corpus, bare):
+    flags = ["--epochs", 1, "--batch-size", 1000, "--lr", "1e30", "--precision", "fp32"]  # the one step ruins it
+    status, _, err = script("train.py", "--dataset", corpus, "--model", bare, *flags)
+    assert status == 2 and "not finite" in err and err.count("\n") == 1
+    assert not list(Path().rglob("*.safetensors"))
+
+
+def test_labels_that_differ_in_case_only_survive_a_reload(script, tmp_path):
+    rows = [(f"{word} film number {i}", label) for i in range(30) for word, label in
+            (("great", "Good"), ("fine", "good"), ("dull", "bad"))]  # fmt: skip
+    corpus = tmp_path / "case.csv"
+    corpus.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    flags = ["--layers", 1, "--hidden", 32, "--epochs", 20, "--lr", "1e-2", "--precision", "fp32", "--output-dir", "m"]
+    assert script("train.py", "--dataset", corpus, *flags)[0] == 0
+    trained = json.loads(Path("m/results.json").read_text())["models"][0]["accuracy"]
+    assert script("evaluate.py", "m", "--output-dir", "e", "--precision", "fp32")[0] == 0
+    assert json.loads(Path("e/results.json").read_text())["models"][0]["accuracy"] == trained > 0.9
+
+
+def test_a_terminal_that_cannot_show_a_character_does_not_end_a_run(corpus, bare, tmp_path):
+    command = [sys.executable, str(ROOT / "distill.py"), "--dataset", str(corpus), "--teacher", str(bare), *QUICK]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert run.returncode == 0 and b"speed-up" in run.stdout and (tmp_path / "runs/films/results.md").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here CUDA is present")

@@ -72,6 +72,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def parse_table(content: bytes, where, delimiter: str) -> Iterator[Row]:
     """Rows of CSV (delimiter ",", quoted) or TSV (delimiter tab, never quoted). Raises UserError."""
+    csv.field_size_limit(2**31 - 1)  # the module's own limit, 131,072 characters, is shorter than some texts
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     table = io.StringIO(_decode(content, where), newline="")
     reader = csv.reader(table, delimiter=delimiter, quoting=quoting, strict=True)
