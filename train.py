@@ -43,7 +43,7 @@ def parse_args():
     cli.add_data_flags(parser)
     cli.add_training_flags(parser)
     cli.add_device_flags(parser)
-    cli.add_output_flag(parser)
+    cli.add_output_flag(parser, "runs/<dataset>-model")
     args = parser.parse_args()
     if args.model and (args.layers or args.hidden):
         parser.error("--model brings its own shape: leave out --layers and --hidden")

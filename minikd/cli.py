@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from minikd.datasets import Dataset, load_dataset
-from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, default
+from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, corpus_name, default
 from minikd.files import UserError
 from minikd.inference import choose_device, choose_precision
 from minikd.training import TrainingSettings
@@ -114,9 +114,9 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
 
 
-def add_output_flag(parser: argparse.ArgumentParser) -> None:
+def add_output_flag(parser: argparse.ArgumentParser, default_text: str = "runs/<dataset>") -> None:
     """Where the results go."""
-    parser.add_argument("--output-dir", type=path, metavar="DIR", help="where results go (default: runs/<dataset>)")
+    parser.add_argument("--output-dir", type=path, metavar="DIR", help=f"where results go (default: {default_text})")
 
 
 def defaults_text(columns=DEFAULT_COLUMNS) -> str:
@@ -136,10 +136,8 @@ def fill_defaults(args: argparse.Namespace) -> None:
         if column != "max_length" and column in vars(args) and getattr(args, column) is None:
             setattr(args, column, default(column, args.dataset))
     if args.output_dir is None:
-        args.output_dir = Path("runs") / (
-            args.dataset if args.dataset in DEFAULTS else Path(args.dataset).resolve().stem
-        )
-    if args.dataset not in DEFAULTS:
+        args.output_dir = Path("runs") / corpus_name(args.dataset)
+    if args.dataset not in DEFAULTS and Path(args.dataset).exists():
         args.dataset = str(Path(args.dataset).resolve())  # run.json must name it from any folder
     check_writable(args.output_dir)
 

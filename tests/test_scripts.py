@@ -186,6 +186,16 @@ def test_a_student_can_start_from_a_folder_or_from_random_weights(script, corpus
     assert status == 0 and "1 layers, 32 wide, first weights: random" in out
 
 
+def test_a_distilbert_student_learns_from_a_bert_teacher_and_keeps_its_layout(script, corpus, fine_tuned, tmp_path):
+    student = save_model(tmp_path / "student", model_type="distilbert", type_vocab_size=0, num_hidden_layers=2)
+    status, _, _ = script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student", student, *QUICK)
+    assert status == 0
+    for name in ("distilled", "baseline"):
+        config = json.loads(Path("runs/films", name, "config.json").read_text())
+        assert (config["model_type"], config["n_layers"], config["dim"]) == ("distilbert", 2, 16)
+        assert config["id2label"] == {"0": "bad", "1": "good"}
+
+
 def test_train_then_evaluate_give_one_set_of_figures(script, corpus, bare):
     quick = [*QUICK[:2], *QUICK[4:6], *QUICK[8:]]
     status, _, err = script("train.py", "--dataset", corpus, "--model", bare, *quick)
