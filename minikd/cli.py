@@ -130,8 +130,10 @@ def defaults_text(columns=DEFAULT_COLUMNS) -> str:
 
 
 def fill_defaults(args: argparse.Namespace) -> None:
-    """Replaces the flags that were not given by the corpus's defaults (the length waits for the model, see
-    `settle_length`), and settles the output folder."""
+    """Replaces the flags that were not given by the corpus's defaults, and settles the output folder.
+
+    The length waits until the model is known: see `settle_length`.
+    """
     for column in DEFAULT_COLUMNS:
         if column != "max_length" and column in vars(args) and getattr(args, column) is None:
             setattr(args, column, default(column, args.dataset))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from minikd.config import EncoderConfig
 
-# What a flag that is not given means, per corpus. Teachers take the pre-trained BERT's small rates and few epochs;
-# small students want larger rates and more epochs (Turc et al. 2019). The sample's models start from random weights.
+# What a flag that is not given means, per corpus. Pre-trained teachers take BERT's small rates (Devlin et al. 2019,
+# appendix A.3); small students want larger ones (Turc et al. 2019). The sample's models start from random weights.
 DEFAULTS = {
     #          max_length  batch_size  teacher_epochs  teacher_lr  epochs    lr
     "sample":     (64,         32,           3,           4e-4,       2,    6e-4),

@@ -9,8 +9,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: a flag, a file, a folder. The scripts print its one line and exit with status
-    2."""
+    """A mistake that the user can mend. The scripts print its one line and exit with status 2."""
 
 
 @contextmanager

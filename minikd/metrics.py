@@ -1,5 +1,4 @@
-"""Quality of predictions: accuracy, precision, recall, F1 as scikit-learn defines them, and the distance to known
-truth."""
+"""Quality of predictions, as scikit-learn defines it, and the distance to known probabilities."""
 
 import torch
 from torch import Tensor
@@ -34,9 +33,11 @@ def classification_metrics(labels: Tensor, predicted: Tensor, num_labels: int) -
 
 
 def kl_to_truth(logits: Tensor, probabilities: Tensor) -> float:
-    """Mean KL(true probabilities ‖ softmax(logits)) in nats, for (N, C) each: the log-loss that a model pays, on
-    average, for not knowing the truth. 0 is perfect; a model that always says 1/C pays log C minus the entropy of the
-    truth."""
+    """Mean KL(true probabilities ‖ softmax(logits)) in nats, for (N, C) each.
+
+    It is the log-loss that a model pays, on average, for not knowing the truth: 0 is perfect; a model that always says
+    1/C pays log C minus the entropy of the truth.
+    """
     true, log_probs = probabilities.double(), F.log_softmax(logits.double(), dim=-1)
     return (torch.special.xlogy(true, true) - true * log_probs).sum(dim=-1).mean().item()
 

@@ -205,8 +205,7 @@ class Classifier(nn.Module):
         output_hidden_states: bool = False,
         output_attention_scores: bool = False,
     ) -> ClassifierOutput:
-        """Logits (B, C) for input_ids (B, N); on request also what `EncoderOutput` describes, of every layer in
-        full."""
+        """Logits (B, C) for input_ids (B, N); on request, every layer in full as in `EncoderOutput`."""
         all_rows_wanted = output_hidden_states or output_attention_scores
         encoded = self.encoder(
             input_ids,

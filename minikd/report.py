@@ -39,6 +39,7 @@ COLUMNS = (
     ("speed-up", "speed_up", "{:.2f}×"),
     ("retention", "retention", "{:.1%}"),
 )
+COMPARISONS = ("speed_up", "retention")  # with the first row, and meaningless where it is the only one
 
 
 def evaluate_models(
@@ -85,6 +86,8 @@ def write_predictions(path: Path, labels: torch.Tensor, logits: torch.Tensor, na
 def table(rows: list[dict]) -> str:
     """The rows as a Markdown table that also reads well on screen; a list of values (seeds) becomes mean ± std."""
     columns = [column for column in COLUMNS if any(row.get(column[1]) is not None for row in rows)]
+    if len(rows) == 1:
+        columns = [column for column in columns if column[1] not in COMPARISONS]
     cells = [["model", *(heading for heading, _, _ in columns)]]
     cells += [[row["name"], *(_cell(row.get(key), form) for _, key, form in columns)] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
@@ -119,18 +122,15 @@ def notes(results: dict) -> str:
     if results.get("best_possible_accuracy"):
         lines.append(f"best possible, from the known probabilities: accuracy {results['best_possible_accuracy']:.4f}")
     seeds = results.get("seeds") or [results["arguments"].get("seed")]
-    lines.append(
-        f"{results['dataset']}, {results['split']} split of {results['examples']:,}; {results['precision']} on "
-        f"{results['device']} ({results['threads']} threads)"
-        + (
-            f"; {len(seeds)} seeds, mean ± std"
-            if len(seeds) > 1
-            else f"; seed {seeds[0]}"
-            if seeds[0] is not None
-            else ""
-        )
-        + "; ms/sample in batches of 32, speed-up and retention against the first row"
-    )
+    settings = [
+        f"{results['dataset']}, {results['split']} split of {results['examples']:,}",
+        f"{results['precision']} on {results['device']} ({results['threads']} threads)",
+        f"{len(seeds)} seeds, mean ± std" if len(seeds) > 1 else f"seed {seeds[0]}",
+        "ms/sample in batches of 32",
+    ]
+    if len(results["models"]) > 1:
+        settings.append("speed-up and retention of accuracy against the first row")
+    lines.append("; ".join(text for text in settings if text != "seed None"))  # evaluate.py has no seed
     return "\n".join(lines)
 
 

@@ -84,8 +84,10 @@ def student_config(args, like: EncoderConfig, layers: int) -> EncoderConfig:
 
 
 def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> list[int]:
-    """Which teacher layers a student takes: first, last, and evenly between; 6 of 12 gives DistilBERT's 0, 2, 4, 7,
-    9, 11."""
+    """The teacher layers a student takes, evenly from first to last: 6 of 12 gives DistilBERT's 0, 2, 4, 7, 9, 11.
+
+    A single layer is the first. Raises UserError for more layers than the teacher has, or none.
+    """
     if not 1 <= student_layers <= teacher_layers:
         raise UserError(
             f"--student-layers {student_layers}: the teacher has {teacher_layers} layers to take from; "
