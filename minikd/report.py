@@ -26,6 +26,8 @@ from minikd.runs import environment
 
 ROOT = Path(__file__).parents[1]
 
+LATENCY = "{:.3f}"  # milliseconds
+
 # heading on screen, key in results.json, format; a column without a value in any row is left out
 COLUMNS = (
     ("parameters", "parameters", "{:,.0f}"),
@@ -35,7 +37,7 @@ COLUMNS = (
     ("precision", "precision", "{:.4f}"),
     ("recall", "recall", "{:.4f}"),
     ("KL to truth", "kl_to_truth", "{:.4f}"),
-    ("ms/sample", "latency_ms", "{:.3f}"),
+    ("ms/sample", "latency_ms", LATENCY),
     ("speed-up", "speed_up", "{:.2f}×"),
     ("retention", "retention", "{:.1%}"),
 )
@@ -108,6 +110,8 @@ def _cell(value, form: str) -> str:
         return "–"
     if not isinstance(value, list):
         return form.format(value)
+    if form == LATENCY:  # a busy moment of the machine is no property of the model
+        return form.format(statistics.median(value))
     mean = form.format(statistics.mean(value))
     return mean if len(set(value)) == 1 else f"{mean} ± {form.format(statistics.stdev(value)).rstrip('×')}"
 
