@@ -9,6 +9,7 @@ Loss of the distilled student:
 """
 
 import copy
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from minikd import cli
 from minikd.batching import tokenize_split
 from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.config import EncoderConfig
 from minikd.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY
 from minikd.files import UserError, write_json
 from minikd.hub import is_fine_tuned, model_folder
@@ -39,8 +41,8 @@ def parse_args():
         "on the hub; oracle: the true probabilities, known for the sample only (default: "
         "bert-base-uncased; for the sample a new 4-layer model)",
     )
-    group.add_argument("--teacher-epochs", type=cli.integer(1), metavar="N", help="passes over the training set")
-    group.add_argument("--teacher-lr", type=cli.real(0, exclusive=True), metavar="X", help="peak learning rate")
+    group.add_argument("--teacher-epochs", type=cli.integer(1), metavar="N", help="--epochs of the teacher")
+    group.add_argument("--teacher-lr", type=cli.real(0, exclusive=True), metavar="X", help="--lr of the teacher")
     group.add_argument(
         "--student", type=cli.name, metavar="NAME_OR_DIR", help="start the student from this pre-trained model"
     )
@@ -49,7 +51,8 @@ def parse_args():
         type=cli.integer(1),
         metavar="N",
         help="layers of the student; with a 768-wide teacher, 4 means the published 4-layer, 512-wide shape, "
-        "otherwise N layers are taken from the teacher, evenly spaced; the sample's students are 128 wide (default: 4)",
+        "otherwise N layers are taken from the teacher, evenly spaced; students of the sample's own teacher are 128 "
+        "wide (default: 4)",
     )
     group.add_argument(
         "--take-layers",
@@ -113,20 +116,22 @@ def main():
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
     teacher, tokenizer = starting_teacher(args, data)
     student, layers = starting_student(args, teacher, tokenizer, data)
-    for name in ("distilled", "baseline"):
-        check_not_source(output / name, "--teacher", args.teacher)
+    fine_tuned = teacher is not None and args.teacher is not None and is_fine_tuned(args.teacher)
+    for name in ("teacher", "distilled", "baseline"):
         check_not_source(output / name, "--student", args.student)
+        if name != "teacher" or not fine_tuned:  # a fine-tuned teacher may lie where this run would copy it to
+            check_not_source(output / name, "--teacher", args.teacher)
     train, validation, test = (
         tokenize_split(split, tokenizer, args.max_length) for split in (data.train, data.validation, data.test)
     )
     full = np.mean(train.lengths == args.max_length)
-    print(f"training texts of {args.max_length} tokens or more, which are cut there: {full:.1%}")
+    print(f"training texts that fill all {args.max_length} tokens (longer ones are cut there): {full:.1%}")
 
     shared = dict(device=device, arguments=cli.printable(args), compile=args.compile, resume=args.resume)
 
     # 2. The teacher, fine-tuned unless it is already.
-    if teacher is not None and args.teacher and is_fine_tuned(args.teacher):
-        keep_copy(teacher, tokenizer, args, train.fingerprint, device)
+    if fine_tuned:
+        keep_copy(teacher, tokenizer, args, device)
     elif teacher is not None:
         teacher = train_or_reuse(
             "teacher",
@@ -194,7 +199,7 @@ def main():
 
 def starting_teacher(args, data) -> tuple[Classifier | None, Tokenizer]:
     """The teacher before fine-tuning (None for the oracle), and the tokenizer that all models share."""
-    sample = data.name == "sample"
+    sample = args.dataset == "sample"  # the corpus of this project, not a file of that name
     if args.teacher == "oracle" and data.train.probabilities is None:
         raise UserError("--teacher oracle: the true probabilities are known for --dataset sample only")
     if sample and args.teacher in (None, "oracle"):
@@ -207,28 +212,29 @@ def starting_teacher(args, data) -> tuple[Classifier | None, Tokenizer]:
         torch.manual_seed(args.seed)
         teacher = from_pretrained(args.teacher, labels=data.labels)
         tokenizer = load_tokenizer(model_folder(args.teacher))
-    cli.settle_length(args, (teacher.config if teacher else SAMPLE_TEACHER).max_position_embeddings)
+    shapes = [teacher.config if teacher else SAMPLE_TEACHER]
+    if args.student:
+        shapes.append(EncoderConfig.from_file(model_folder(args.student) / "config.json"))
+    cli.settle_length(args, min(shape.max_position_embeddings for shape in shapes))
     if teacher is not None:
         check_tokenizer(tokenizer, teacher.config, args.teacher or "the sample's teacher", args.max_length)
     return teacher, tokenizer
 
 
-def keep_copy(teacher: Classifier, tokenizer: Tokenizer, args, data: str, device: torch.device) -> None:
+def keep_copy(teacher: Classifier, tokenizer: Tokenizer, args, device: torch.device) -> None:
     """Leaves a teacher that needed no training in OUTPUT/teacher too, with its labels in the data's order."""
     folder = args.output_dir / "teacher"
-    print(f"teacher: {args.teacher} is fine-tuned already and is used as it is; a copy goes to {folder}")
     if folder.exists() and folder.samefile(model_folder(args.teacher)):
+        print(f"teacher: {args.teacher} is fine-tuned already and is used as it is")
         return
-    (folder / "run.json").unlink(missing_ok=True)
+    print(f"teacher: {args.teacher} is fine-tuned already and is used as it is; a copy goes to {folder}")
+    for file in ("run.json", "log.jsonl"):  # of another teacher that was trained here
+        (folder / file).unlink(missing_ok=True)
+    shutil.rmtree(folder / ".partial", ignore_errors=True)
     save_pretrained(teacher, folder)
     tokenizer.save(folder, teacher.config.model_type, teacher.config.max_position_embeddings)
-    run = {
-        "name": "teacher",
-        "copied_from": args.teacher,
-        "made_from": {"data": data},
-        "arguments": cli.printable(args),
-    }
-    write_json(folder / "run.json", run | environment(device))
+    record = {"name": "teacher", "copied_from": args.teacher, "arguments": cli.printable(args)}
+    write_json(folder / "run.json", record | environment(device))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,10 @@ def parse_args():
         help="also write results.json, results.md and predictions-<model>.csv there",
     )
     parser.set_defaults(dataset=None, data_dir=None, fpb_agreement=None)  # None: as the model was trained
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.text and (args.output_dir or args.dataset):
+        parser.error("--text labels the texts alone: leave out --dataset and --output-dir")
+    return args
 
 
 def main():
@@ -57,7 +60,8 @@ def main():
 
 def use_recorded_flags(args):
     """Data flags that were not given are those that the first of the models was trained with, from its run.json."""
-    recorded = next((run["arguments"] for run in map(read_run, map(model_folder, args.models)) if run), {})
+    runs = [(model, read_run(model_folder(model))) for model in args.models]
+    source, recorded = next(((model, run["arguments"]) for model, run in runs if run), (None, {}))
     kinds = {"dataset": str, "data_dir": str, "fpb_agreement": str, "max_length": int}
     recorded = {key: recorded[key] for key, kind in kinds.items() if isinstance(recorded.get(key), kind)}
     if args.dataset is None and not args.text:
@@ -65,15 +69,14 @@ def use_recorded_flags(args):
         if args.dataset is None:
             raise UserError("--dataset: no model says what it was trained on; name the corpus to compare them on")
         if args.dataset not in DEFAULTS and not Path(args.dataset).exists():
-            raise UserError(
-                f"{args.dataset}: the data that {args.models[0]} was trained on is gone; name it by --dataset"
-            )
+            raise UserError(f"{args.dataset}: the data that {source} was trained on is gone; name it by --dataset")
     args.data_dir = args.data_dir or Path(recorded.get("data_dir", cli.DATA_DIR))
     args.fpb_agreement = args.fpb_agreement or recorded.get("fpb_agreement", "50")
     positions = [
         EncoderConfig.from_file(model_folder(model) / "config.json").max_position_embeddings for model in args.models
     ]
-    args.max_length = args.max_length or recorded.get("max_length")
+    if args.max_length is None and recorded.get("max_length", 0) >= 3:
+        args.max_length = min(recorded["max_length"], *positions)
     cli.settle_length(args, min(positions))
 
 
@@ -95,8 +98,8 @@ def compare(args, device):
 
 def label_texts(args, device):
     """Prints each model's label for each text, with the probability of every label."""
-    for source in args.models:
-        model, tokenizer = load(source, args.max_length)
+    loaded = [(source, *load(source, args.max_length)) for source in args.models]
+    for source, model, tokenizer in loaded:
         ids, offsets = tokenizer.encode(args.text, args.max_length)
         tokens = TokenizedSplit(ids, offsets, np.zeros(len(args.text), dtype=np.int64), tokenizer.pad_token_id, "")
         probs = predict(model.to(device), tokens, device, args.precision).softmax(dim=-1)

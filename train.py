@@ -48,7 +48,8 @@ def parse_args():
     if args.model and (args.layers or args.hidden):
         parser.error("--model brings its own shape: leave out --layers and --hidden")
     args.epochs = args.epochs or default("teacher_epochs", args.dataset)
-    args.lr = args.lr or default("teacher_lr", args.dataset)
+    new = args.layers or args.hidden  # random weights want the rate of the sample's models, not of pre-trained ones
+    args.lr = args.lr or default("teacher_lr", "sample" if new else args.dataset)
     args.output_dir = args.output_dir or Path("runs") / f"{corpus_name(args.dataset)}-model"  # not among distill.py's
     cli.fill_defaults(args)
     return args
@@ -84,21 +85,27 @@ def main():
 def starting_model(args, data):
     """The model before training, and its tokenizer."""
     torch.manual_seed(args.seed)
-    if args.model or (data.name != "sample" and not (args.layers or args.hidden)):
+    if args.model or (args.dataset != "sample" and not (args.layers or args.hidden)):
         args.model = args.model or "bert-base-uncased"
         model, tokenizer = from_pretrained(args.model, labels=data.labels), load_tokenizer(model_folder(args.model))
         check_not_source(args.output_dir, "--model", args.model)
         cli.settle_length(args, model.config.max_position_embeddings)
         check_tokenizer(tokenizer, model.config, args.model, args.max_length)
         return model, tokenizer
-    size = SAMPLE_VOCABULARY if data.name == "sample" else 30522  # BERT's own size
+    size = SAMPLE_VOCABULARY if args.dataset == "sample" else 30522  # BERT's own size
     tokenizer = train_wordpiece(data.train.texts, size)
     config = SAMPLE_TEACHER
-    if args.layers or args.hidden:
+    if args.dataset != "sample" or args.hidden not in (None, config.hidden_size):
         config = bert_like(args.hidden or 256, args.layers or 4, config)
     cli.settle_length(args, 512)
     positions = max(args.max_length, config.max_position_embeddings)
-    config = replace(config, labels=data.labels, vocab_size=tokenizer.vocab_size, max_position_embeddings=positions)
+    config = replace(
+        config,
+        num_hidden_layers=args.layers or 4,
+        labels=data.labels,
+        vocab_size=tokenizer.vocab_size,
+        max_position_embeddings=positions,
+    )
     return Classifier(config), tokenizer
 
 

@@ -140,7 +140,8 @@ def fill_defaults(args: argparse.Namespace) -> None:
     if args.output_dir is None:
         args.output_dir = Path("runs") / corpus_name(args.dataset)
     if args.dataset not in DEFAULTS and Path(args.dataset).exists():
-        args.dataset = str(Path(args.dataset).resolve())  # run.json must name it from any folder
+        args.dataset = str(Path(args.dataset).resolve())
+    args.data_dir = args.data_dir.resolve()  # run.json must name both from any folder
     check_writable(args.output_dir)
 
 
@@ -148,6 +149,7 @@ def settle_length(args: argparse.Namespace, positions: int) -> None:
     """Where --max-length was not given: the corpus's default, or as many tokens as the model has positions."""
     if args.max_length is None:
         args.max_length = min(default("max_length", args.dataset), positions)
+        print(f"max_length {args.max_length}")
 
 
 def check_writable(folder: Path) -> None:
@@ -162,7 +164,7 @@ def check_writable(folder: Path) -> None:
 
 
 def start(args: argparse.Namespace) -> torch.device:
-    """Settles device and precision, and prints every flag as it will be used."""
+    """Settles device and precision, and prints the flags (a length not given follows once the model is known)."""
     device = choose_device(args.device)
     args.precision, reason = choose_precision(args.precision, device)
     print("; ".join(f"{name} {value}" for name, value in printable(args).items() if value is not None))

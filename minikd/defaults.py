@@ -38,4 +38,5 @@ def default(name: str, dataset: str | None):
 
 def corpus_name(dataset: str) -> str:
     """The corpus's name, or that of the user's file or folder: what its default output folder is called."""
-    return dataset if dataset in DEFAULTS else Path(dataset).resolve().stem
+    path = Path(dataset).resolve()
+    return dataset if dataset in DEFAULTS else path.name if path.is_dir() else path.stem

@@ -40,7 +40,7 @@ def atomic_file(path):
 def atomic_write(path, content: bytes | str) -> None:
     """Writes `content` to `path`, all of it or nothing. Raises OSError."""
     with atomic_file(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
 
 
 def write_json(path, value) -> None:

@@ -23,17 +23,15 @@ def model_folder(name_or_dir) -> Path:
         raise UserError(f"{name}: no such model folder")
 
     from huggingface_hub import hf_hub_download  # imported here: slow, and most runs use a local folder
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RemoteEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
     try:
         path = Path(hf_hub_download(name, "config.json"))
         for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
             try:
                 hf_hub_download(name, file)
-            except RemoteEntryNotFoundError:
-                pass  # tokenizer.json or vocab.txt is enough; tokenizer.py complains where both are missing
-            except OSError:  # offline: what an earlier run fetched is there, the rest was not on the hub then
-                pass
+            except (EntryNotFoundError, OSError):
+                pass  # not on the hub; or offline, and no earlier run fetched it: tokenizer.py complains if it must
         try:
             hf_hub_download(name, "model.safetensors")
         except EntryNotFoundError:  # not on the hub or, offline, not among what an earlier run fetched

@@ -173,9 +173,12 @@ def collect(files: list[Path]) -> dict:
                 raise UserError(f"{file}: {key} {run[key]} differs from {runs[0][key]} in {files[0]}")
         if [row["name"] for row in run["models"]] != [row["name"] for row in runs[0]["models"]]:
             raise UserError(f"{file}: has other models than {files[0]}")
-        other = [key for key in run["arguments"] if _flags(run).get(key) != _flags(runs[0]).get(key)]
+        one, first = _flags(run), _flags(runs[0])
+        other = sorted(key for key in one.keys() | first.keys() if one.get(key) != first.get(key))
         if other:
             raise UserError(f"{file}: was made with other flags than {files[0]}: {', '.join(other)}")
+    if len({run["arguments"].get("seed") for run in runs}) < len(runs):
+        raise UserError(f"--collect: two of the files have the same seed: {', '.join(map(str, files))}")
     result = {key: value for key, value in runs[0].items() if key not in ("models", "arguments")}
     result["seeds"] = [run["arguments"].get("seed") for run in runs]
     result["arguments"] = _flags(runs[0])
@@ -209,8 +212,9 @@ def _read(path: Path) -> dict:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: is not a results file ({error})") from None
-    if not isinstance(results, dict) or not {"models", "arguments"} <= results.keys():
-        raise UserError(f"{path}: is not a results file (it has no models or arguments)")
+    needed = {"models", "arguments", "dataset", "data_fingerprint", "split", "precision", "device"}
+    if not isinstance(results, dict) or not needed <= results.keys() or not isinstance(results["models"], list):
+        raise UserError(f"{path}: is not a results file (it lacks some of {', '.join(sorted(needed))})")
     return results
 
 

@@ -60,6 +60,7 @@ def train_or_reuse(
         "teacher": teacher_key,
         "settings": asdict(settings),
     }
+    partial = folder / ".partial"
     if (reuse or resume) and all(
         (folder / file).exists() for file in ("run.json", "model.safetensors", "tokenizer.json")
     ):
@@ -67,12 +68,16 @@ def train_or_reuse(
         if not differs:
             print(f"{name}: using {folder}, made from the same settings")
             return from_pretrained(folder, labels=model.config.labels)
+        if resume and reuse and not partial.exists():
+            raise UserError(
+                f"--resume: {folder} was made from other settings ({', '.join(differs)}); give the same flags, or run "
+                f"without --resume to train it anew"
+            )
         print(f"{name}: {folder} was made from other settings ({', '.join(differs)}); training anew")
-    partial = folder / ".partial"
-    if resume and not partial.exists():
+    if resume and not (partial / "state.pt").exists():
         print(f"{name}: nothing to resume in {folder}; training from the start")
     if partial.exists() and not resume:
-        print(f"{name}: an interrupted run in {folder} is discarded; --resume would have continued it")
+        print(f"{name}: the interrupted run in {folder} is discarded (--resume continues one, given the same flags)")
         shutil.rmtree(partial)
 
     ours, random = (

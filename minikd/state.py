@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from minikd.files import UserError, atomic_file
+from minikd.files import UserError, atomic_file, atomic_write
 
 
 class StopSignal:
@@ -94,6 +94,5 @@ def open_log(path: Path, step: int):
                 kept += [line] if json.loads(line)["step"] <= step else []
             except (ValueError, KeyError, TypeError):
                 pass  # cut short when the run was killed
-    file = path.open("w", encoding="utf-8")
-    file.writelines(line + "\n" for line in kept)
-    return file
+    atomic_write(path, "".join(line + "\n" for line in kept))
+    return path.open("a", encoding="utf-8")

@@ -27,21 +27,28 @@ def starting_student(args, teacher, tokenizer, data) -> tuple[Classifier | None,
         return pretrained_student(args.student, args, tokenizer, data), []
 
     like = teacher.config if teacher else replace(SAMPLE_TEACHER, vocab_size=tokenizer.vocab_size, labels=data.labels)
-    layers = args.take_layers or evenly_spaced_layers(like.num_hidden_layers, args.student_layers or 4)
-    if args.student_layers not in (None, len(layers)):
-        raise UserError(f"--student-layers {args.student_layers}: --take-layers names {len(layers)}")
-    config = student_config(args, like, len(layers))
+    count = len(args.take_layers) if args.take_layers else args.student_layers or 4
+    if args.student_layers not in (None, count):
+        raise UserError(f"--student-layers {args.student_layers}: --take-layers names {count}")
+    if teacher is None and (args.take_layers or args.student_init == "teacher"):
+        raise UserError("--teacher oracle: has no layers to take; leave out --take-layers and --student-init teacher")
+    config = student_config(args, like, count)
     check_tokenizer(tokenizer, config, "the student", args.max_length)
     init = args.student_init
     if init == "auto":
         published = same_shape(config, BERT_SMALL)
-        init = "teacher" if config.hidden_size == like.hidden_size else "pretrained" if published else "random"
+        fits = teacher is not None and config.hidden_size == like.hidden_size
+        init = "teacher" if fits else "pretrained" if published else "random"
+    if args.take_layers and init != "teacher":
+        raise UserError(
+            "--take-layers: this student takes no layers of the teacher; leave it out, or --student-hidden "
+            "and --student-init"
+        )
+    layers = args.take_layers or evenly_spaced_layers(like.num_hidden_layers, count) if init == "teacher" else []
     print(
         f"student: {config.num_hidden_layers} layers, {config.hidden_size} wide, first weights: "
         + {"teacher": f"the teacher's layers {layers}", "pretrained": PRETRAINED_SMALL, "random": "random"}[init]
     )
-    if args.take_layers and init != "teacher":
-        raise UserError("--take-layers: this student takes no layers of the teacher; leave it or --student-hidden out")
     if init == "random":
         return Classifier(config), []
     if init == "pretrained":
@@ -50,10 +57,10 @@ def starting_student(args, teacher, tokenizer, data) -> tuple[Classifier | None,
                 "--student-init pretrained: published weights of this shape are not known; name some by --student"
             )
         return pretrained_student(PRETRAINED_SMALL, args, tokenizer, data), []
-    if teacher is None or config.hidden_size != like.hidden_size:
+    if config.hidden_size != like.hidden_size:
         raise UserError(
-            f"--student-init teacher: the student is {config.hidden_size} wide and "
-            + (f"the teacher {like.hidden_size}; widths must agree" if teacher else "the oracle has no layers to take")
+            f"--student-init teacher: the student is {config.hidden_size} wide and the teacher {like.hidden_size}; "
+            f"widths must agree"
         )
     student_from_teacher(teacher, layers)  # a rehearsal: unknown layers are complained of now, not after the training
     return None, layers
@@ -64,7 +71,7 @@ def pretrained_student(name: str, args, tokenizer, data) -> Classifier:
     student = from_pretrained(name, labels=data.labels)
     if load_tokenizer(model_folder(name)).vocab != tokenizer.vocab:
         raise UserError(
-            f"--student {name}: its vocabulary is not the teacher's; name another, or give --student-init random"
+            f"{name}: its vocabulary is not the teacher's; name another by --student, or give --student-init random"
         )
     check_tokenizer(tokenizer, student.config, name, args.max_length)
     return student
@@ -72,14 +79,16 @@ def pretrained_student(name: str, args, tokenizer, data) -> Classifier:
 
 def student_config(args, like: EncoderConfig, layers: int) -> EncoderConfig:
     """The student's shape, from the flags and the teacher's shape."""
+    own_sizes = args.dataset == "sample" and args.teacher in (None, "oracle")
+    if own_sizes and not args.take_layers and args.student_init != "teacher":
+        if args.student_hidden in (None, SAMPLE_STUDENT["hidden_size"]):
+            return replace(like, num_hidden_layers=layers, **SAMPLE_STUDENT)
     if args.student_hidden and args.student_hidden != like.hidden_size:
         return bert_like(args.student_hidden, layers, like)
     if args.student_hidden or args.take_layers or args.student_init == "teacher":
         return replace(like, num_hidden_layers=layers)
     if like.hidden_size == 768 and layers == 4:
         return replace(BERT_SMALL, labels=like.labels, vocab_size=like.vocab_size)
-    if args.dataset == "sample" and args.teacher in (None, "oracle"):
-        return replace(like, num_hidden_layers=layers, **SAMPLE_STUDENT)
     return replace(like, num_hidden_layers=layers)
 
 

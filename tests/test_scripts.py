@@ -229,6 +229,10 @@ def test_an_interrupted_student_is_not_resumed_with_another_teacher_or_shape(scr
     (output / "distilled/run.json").unlink()
     status, _, err = script(*base, "--student-layers", 3, "--resume")
     assert status == 2 and "made from something else (initial_weights)" in err and err.count("\n") == 1
+    teacher = (output / "teacher/model.safetensors").read_bytes()
+    status, _, err = script(*base, "--student-layers", 2, "--teacher-lr", "2e-3", "--resume")
+    assert status == 2 and "runs/films/teacher was made from other settings (lr 0.001 → 0.002)" in err
+    assert (output / "teacher/model.safetensors").read_bytes() == teacher  # a slip with --resume costs nothing
 
 
 def test_evaluate_labels_texts(script, fine_tuned):
@@ -283,6 +287,9 @@ def test_a_run_never_writes_over_the_model_it_starts_from(script, corpus, tmp_pa
     before = (source / "model.safetensors").read_bytes()
     status, _, err = script("distill.py", "--dataset", corpus, "--teacher", source, "--output-dir", "out", *QUICK)
     assert status == 2 and "would write over it" in err
+    bare = save_model(tmp_path / "own" / "teacher")
+    status, _, err = script("distill.py", "--dataset", corpus, "--teacher", bare, "--output-dir", "own", *QUICK)
+    assert status == 2 and "would write over it" in err
     status, _, err = script("train.py", "--dataset", corpus, "--model", source, "--output-dir", source)
     assert status == 2 and "would write over it" in err
     assert (source / "model.safetensors").read_bytes() == before
@@ -294,6 +301,14 @@ def test_without_a_length_texts_are_cut_where_the_model_ends(script, corpus, fin
     assert script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 2, *flags)[0] == 0
     assert json.loads(Path("runs/films/results.json").read_text())["arguments"]["max_length"] == 32
     assert script("evaluate.py", fine_tuned, "--text", "great film")[0] == 0
+
+
+def test_a_file_called_sample_is_the_users_own(script, corpus, bare, tmp_path):
+    shutil.copy(corpus, tmp_path / "sample.csv")
+    status, out, _ = script("distill.py", "--dataset", "sample.csv", "--teacher", bare, "--student-layers", 2, *QUICK)
+    assert status == 0 and "first weights: the teacher's layers [0, 3]" in out
+    status, _, err = script("distill.py", "--dataset", "sample.csv", *QUICK)  # the default teacher is on the hub
+    assert status == 2 and "bert-base-uncased: neither a folder here nor to be fetched" in err
 
 
 def test_evaluate_passes_over_a_damaged_run_json(script, corpus, tmp_path):
