@@ -35,7 +35,7 @@ def parse_args():
     group = parser.add_argument_group("teacher and student")
     group.add_argument(
         "--teacher",
-        type=cli.name,
+        type=cli.non_empty,
         metavar="NAME_OR_DIR",
         help="a fine-tuned classifier (used as it is) or a bare encoder (fine-tuned first); a folder or a name "
         "on the hub; oracle: the true probabilities, known for the sample only (default: "
@@ -44,7 +44,7 @@ def parse_args():
     group.add_argument("--teacher-epochs", type=cli.integer(1), metavar="N", help="--epochs of the teacher")
     group.add_argument("--teacher-lr", type=cli.real(0, exclusive=True), metavar="X", help="--lr of the teacher")
     group.add_argument(
-        "--student", type=cli.name, metavar="NAME_OR_DIR", help="start the student from this pre-trained model"
+        "--student", type=cli.non_empty, metavar="NAME_OR_DIR", help="start the student from this pre-trained model"
     )
     group.add_argument(
         "--student-layers",

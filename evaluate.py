@@ -24,7 +24,11 @@ from minikd.tokenizer import load_tokenizer
 def parse_args():
     parser = cli.Parser(description=__doc__)
     parser.add_argument(
-        "models", nargs="+", type=cli.name, metavar="MODEL", help="folder of a finished model, or a name on the hub"
+        "models",
+        nargs="+",
+        type=cli.non_empty,
+        metavar="MODEL",
+        help="folder of a finished model, or a name on the hub",
     )
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
     parser.add_argument("--text", action="append", metavar="TEXT", help="label this text instead (may be repeated)")
@@ -32,7 +36,7 @@ def parse_args():
     cli.add_device_flags(parser)
     parser.add_argument(
         "--output-dir",
-        type=cli.path,
+        type=cli.folder,
         metavar="DIR",
         help="also write results.json, results.md and predictions-<model>.csv there",
     )

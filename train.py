@@ -28,7 +28,7 @@ def parse_args():
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        type=cli.name,
+        type=cli.non_empty,
         metavar="NAME_OR_DIR",
         help="start from this checkpoint: a folder or a name on the hub "
         "(default: bert-base-uncased; for the sample a new 4-layer model)",

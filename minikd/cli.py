@@ -1,7 +1,6 @@
 """The flags that the three scripts share, and how a user's mistake is reported."""
 
 import argparse
-import math
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ import torch
 from minikd.datasets import Dataset, load_dataset
 from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, corpus_name, default
 from minikd.files import UserError
+from minikd.flag_types import folder, integer, non_empty, real
 from minikd.inference import choose_device, choose_precision
 from minikd.training import TrainingSettings
 
@@ -34,7 +34,7 @@ def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> N
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset",
-        type=name,
+        type=non_empty,
         default="sample",
         metavar="imdb|sst2|fpb|sample|PATH",
         help="corpus; or a CSV, TSV or JSONL file, or a folder with train, validation and test files, with columns "
@@ -42,7 +42,7 @@ def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> N
     )
     group.add_argument(
         "--data-dir",
-        type=path,
+        type=folder,
         default=DATA_DIR,
         metavar="DIR",
         help="where archives are looked for and downloaded to "
@@ -116,7 +116,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_output_flag(parser: argparse.ArgumentParser, default_text: str = "runs/<dataset>") -> None:
     """Where the results go."""
-    parser.add_argument("--output-dir", type=path, metavar="DIR", help=f"where results go (default: {default_text})")
+    parser.add_argument("--output-dir", type=folder, metavar="DIR", help=f"where results go (default: {default_text})")
 
 
 def defaults_text(columns=DEFAULT_COLUMNS) -> str:
@@ -152,15 +152,15 @@ def settle_length(args: argparse.Namespace, positions: int) -> None:
         print(f"max_length {args.max_length}")
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(output: Path) -> None:
     """Makes the folder. Raises UserError if nothing can be written to it: before hours of training, not after."""
-    probe = folder / f".writable-{os.getpid()}"
+    probe = output / f".writable-{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
         probe.write_text("probe")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"--output-dir {folder}: cannot be written to ({error.strerror})") from None
+        raise UserError(f"--output-dir {output}: cannot be written to ({error.strerror})") from None
 
 
 def start(args: argparse.Namespace) -> torch.device:
@@ -184,51 +184,6 @@ def training_settings(args: argparse.Namespace) -> TrainingSettings:
     """The training flags, as the loop takes them."""
     names = {field.name for field in fields(TrainingSettings)} - {"alpha", "T"}  # these two are the distilled student's
     return TrainingSettings(**{name: getattr(args, name) for name in names})
-
-
-def name(text: str) -> str:
-    """An argparse type: a name or path that is not empty (as an unset shell variable would be)."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the value is empty")
-    return text
-
-
-def path(text: str) -> Path:
-    """An argparse type: a path that is not empty."""
-    return Path(name(text))
-
-
-def integer(least: int, most: int = 2**31 - 1):
-    """An argparse type: a whole number from `least` to `most`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or not least <= value <= most:
-            wanted = f"of at least {least}" + (f" and at most {most}" if value is not None and value > most else "")
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {wanted}")
-        return value
-
-    return parse
-
-
-def real(least: float, most: float = math.inf, exclusive: bool = False):
-    """An argparse type: a finite number in [least, most], or in (least, most] if `exclusive`."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (least <= value <= most and math.isfinite(value)) or (exclusive and value == least):
-            wanted = f"above {least:g}" if exclusive else f"of at least {least:g}"
-            wanted += f" and at most {most:g}" if most < math.inf else ""
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number {wanted}")
-        return value
-
-    return parse
 
 
 def run(main) -> None:
@@ -273,8 +228,8 @@ def run(main) -> None:
         sys.exit(130)
 
 
-def _fail(name: str, message: str) -> int:
-    print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+def _fail(script: str, message: str) -> int:
+    print(f"{script}: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 

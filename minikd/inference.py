@@ -58,7 +58,7 @@ def predict(
     split: TokenizedSplit,
     device: torch.device,
     precision: str,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     desc: str = "",
 ) -> Tensor:
     """Logits of every example in the split's own order, fp32 (N, C) on the CPU; `desc` shows a progress bar.
@@ -68,7 +68,8 @@ def predict(
     """
     was_training = model.training
     model.eval()
-    plan = plan_batches(split.lengths, batch_size)
+    # A CPU's caches hold a small batch's activations; a GPU wants more work at a time.
+    plan = plan_batches(split.lengths, batch_size or (32 if device.type == "cpu" else 128))
     rows = []
     with torch.inference_mode(), tqdm(total=len(split), desc=desc, unit="ex", disable=not desc, leave=False) as bar:
         for batch in make_batches(split, plan, device):
