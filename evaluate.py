@@ -93,8 +93,8 @@ def compare(args, device):
     for source in args.models:
         model, tokenizer = load(source, args.max_length, labels=data.labels)
         name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
-        while name in models:  # two folders of one name
-            name += "-2"
+        if name in models:  # several folders of one name
+            name = next(f"{name}-{n}" for n in range(2, len(args.models) + 2) if f"{name}-{n}" not in models)
         models[name] = (source, model, tokenize_split(split, tokenizer, args.max_length))
     rows = evaluate_models(models, split, device, args.precision, args.output_dir)
     write_results(results_of(rows, data, args.split, cli.printable(args), device), args.output_dir)

@@ -78,7 +78,7 @@ class SelfAttention(nn.Module):
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, A, N, D)
 
         dropout_prob = self.dropout_prob if self.training else 0.0
-        # SDPA's fused CPU kernel knows no dropout; with dropout its fallback is slower than the formula written out.
+        # SDPA's fused CPU kernel knows no dropout, and in bf16 its fallback is slower than the formula written out.
         if with_scores or (dropout_prob and x.device.type == "cpu"):
             scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, A, N, N)
             masked = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
