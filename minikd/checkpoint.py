@@ -78,8 +78,12 @@ def name_map(config: EncoderConfig) -> list[tuple[str, int | None, str]]:
 
 
 def to_hugging_face(model: Classifier) -> dict[str, Tensor]:
-    """The model's tensors under Hugging Face's names, on the CPU."""
+    """The model's tensors under Hugging Face's names, on the CPU. Raises ValueError for a model with LoRA adapters,
+    which have no place in that layout."""
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    unnamed = state.keys() - {ours for ours, _, _ in name_map(model.config)}
+    if unnamed:
+        raise ValueError(f"{min(unnamed)} has no name in Hugging Face's layout: merge_lora first")
     tensors = {}
     for ours, third, theirs in name_map(model.config):
         tensors[theirs] = _part(state[ours], third).clone(memory_format=torch.contiguous_format)

@@ -1,14 +1,26 @@
-"""Cost of a model: parameters, size of its weights, and time per example."""
+"""Cost of a model: parameters, size of its weights, time and memory of a forward pass, and memory of a training run."""
 
+import json
+import re
 import statistics
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from minikd.batching import TokenizedSplit, make_batches, plan_batches
+from minikd.batching import Batch, TokenizedSplit, make_batches
+from minikd.config import EncoderConfig
 from minikd.inference import autocast
 from minikd.model import Classifier, count_parameters
+
+SINGLES = 16  # examples that are timed one at a time
+LARGEST = 128  # examples in the largest batch that is timed, and in the pass whose memory is measured
+TURNS = 3, 30  # at least and at most; how many in between depends on the time they take
+CHILD_SECONDS = 600  # after so long, the process that measures memory does nothing but swap
 
 
 def model_size(model: Classifier) -> dict:
@@ -22,37 +34,90 @@ def measure_speed(
     splits: list[TokenizedSplit],
     device: torch.device,
     precision: str,
-    batch_size: int = 32,
-    examples: int = 128,
+    seconds: float = 10.0,
 ) -> list[dict]:
-    """latency_ms (milliseconds per example, in batches) and throughput (examples/s) of each model, side by side.
+    """The time that each model's forward pass takes, all models side by side. One dictionary per model:
 
-    `splits` holds the same texts for every model, as its own tokenizer cuts them. All models read the same `examples`
-    examples, drawn with a fixed seed, in batches of similar length. After a warm-up the models take turns, so that a
-    busy moment of the machine hits all of them; the median over the turns counts. Only the forward pass is timed; the
-    device is synchronised before each reading of the clock.
+    latency_1_ms                       ms per example, one at a time (mean of 16 examples)
+    batch_100_ms, batch_128_ms         ms per batch of 100 and of 128
+    latency_ms                         ms per example in the batch of 128
+    throughput                         examples/s in the batch of 100
+    tokens_per_example, padded_tokens  of the 128 examples: their mean length, and the longest, to which all are padded
+
+    `splits` holds the same texts for every model, as its own tokenizer cuts them. All models read the same examples,
+    drawn with a fixed seed and, as they would come to a server, not sorted by length; a split of fewer than 128 is
+    repeated, and a line says so. Models take turns, so that a busy moment of the machine hits all of them. There are as
+    many turns as fit into `seconds`, but 3 to 30, and the median over the turns counts. The device is synchronised
+    before each reading of the clock.
+
+    The pass is that of `predict`: under autocast it converts the weights from fp32 every time, which is much of the
+    time of a single example. Models are left on `device`, in the mode that they had.
     """
-    chosen = np.random.default_rng(0).permutation(len(splits[0]))[:examples]
-    work = []
+    if len(splits[0]) < LARGEST:
+        print(f"speed: the split has {len(splits[0])} examples; the batches of 100 and {LARGEST} repeat them")
+    work, results = [], []
     for model, split in zip(models, splits):
-        plan = [chosen[index] for index in plan_batches(split.lengths[chosen], batch_size)]
-        work.append((model.to(device).eval(), list(make_batches(split, plan, device))))
+        chosen = _sample(split)
+        plan = [chosen, chosen[:100], *chosen[:SINGLES, None]]
+        work.append((model.to(device), list(make_batches(split, plan, device))))
 
-    def one_pass(model: Classifier, batches: list) -> float:
-        synchronize(device)
-        started = time.perf_counter()
-        with torch.inference_mode(), autocast(device, precision):
-            for batch in batches:
-                model(batch.input_ids, batch.attention_mask)
-        synchronize(device)
-        return time.perf_counter() - started
+    medians = 1000 * np.median(_take_turns(work, device, precision, seconds), axis=0)  # ms (models, batches)
+    for split, (batch_128, batch_100, *singles) in zip(splits, medians.tolist()):
+        lengths = split.lengths[_sample(split)]
+        results.append({
+            "latency_1_ms": statistics.mean(singles),
+            "batch_100_ms": batch_100,
+            "batch_128_ms": batch_128,
+            "latency_ms": batch_128 / LARGEST,
+            "throughput": 1000 * 100 / batch_100,
+            "tokens_per_example": float(lengths.mean()),
+            "padded_tokens": int(lengths.max()),
+        })  # fmt: skip
+    return results
 
-    for _ in range(2):  # the first pass is a warm-up: allocations, choice of kernels
-        slowest = max(one_pass(*item) for item in work)
-    turns = min(max(int(3 / slowest), 3), 30)  # about three seconds for the slowest model
-    seconds = [[one_pass(*item) for item in work] for _ in range(turns)]
-    medians = [statistics.median(column) for column in zip(*seconds)]
-    return [{"latency_ms": 1000 * median / len(chosen), "throughput": len(chosen) / median} for median in medians]
+
+def _sample(split: TokenizedSplit) -> np.ndarray:
+    """Positions (128,) in the split of the examples that are measured; a split of fewer is repeated."""
+    return np.resize(np.random.default_rng(0).permutation(len(split)), LARGEST)
+
+
+def _take_turns(work: list[tuple[Classifier, list[Batch]]], device, precision: str, seconds: float) -> list:
+    """Seconds (turns, models, batches): in each turn, every model reads all its batches once."""
+    with tqdm(total=len(work) * (1 + TURNS[0]), desc="speed", unit="pass", leave=False) as bar:
+
+        def turn() -> list[list[float]]:
+            times = []
+            for model, batches in work:
+                times.append(_pass_seconds(model, batches, device, precision))
+                bar.update()
+            return times
+
+        for model, batches in work:  # warm-up: allocations, choice of kernels
+            _pass_seconds(model, batches[-SINGLES:], device, precision)
+        first = turn()
+        took = sum(map(sum, first))
+        count = min(max(int(seconds / max(took, 1e-9)), TURNS[0]), TURNS[1])
+        # The first turn warms up the large batches and does not count, unless it is so long that this is lost in it.
+        turns = [first] if took > seconds else []
+        bar.total = bar.n + len(work) * (count - len(turns))
+        while len(turns) < count:
+            turns.append(turn())
+    return turns
+
+
+def _pass_seconds(model: Classifier, batches: list[Batch], device: torch.device, precision: str) -> list[float]:
+    """Seconds that the forward pass of each batch takes."""
+    was_training, times = model.training, []
+    model.eval()
+    with torch.inference_mode(), autocast(device, precision):
+        for batch in batches:
+            synchronize(device)
+            started = time.perf_counter()
+            model(batch.input_ids, batch.attention_mask)
+            synchronize(device)
+            times.append(time.perf_counter() - started)
+    model.train(was_training)
+    return times
 
 
 def synchronize(device: torch.device) -> None:
@@ -61,3 +126,106 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def inference_memory_mb(model: Classifier, split: TokenizedSplit, device: torch.device, precision: str) -> float | None:
+    """Peak memory, MiB, of a forward pass over the batch of 128 that `measure_speed` times; None where not measurable.
+
+    CPU: the whole resident set of a fresh process that holds this model alone, as a server of it would: Python and
+    torch (some 200 MiB or more, the same for every model), weights and activations. The process builds the model anew
+    from `model.config` and the batch from its lengths, because memory depends on shapes alone; threads and precision
+    are those of this process. If it fails, a line says so. CUDA: weights and activations in torch's allocator, less
+    what else is on the device. mps keeps no peak.
+    """
+    if device.type == "cuda":
+        return _cuda_pass_mb(model, split, device, precision)
+    if peak_memory_mb(device) is None:
+        return None
+    request = {
+        "config": model.config.to_dict(),
+        "lengths": split.lengths[_sample(split)].tolist(),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+    }
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "minikd.efficiency"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[1],  # where -m finds minikd, whatever folder the user is in
+            timeout=CHILD_SECONDS,
+            check=True,
+        )
+        return float(child.stdout)
+    except subprocess.CalledProcessError as error:
+        last_line = error.stderr.strip().rpartition("\n")[2]
+        reason = f"killed by signal {-error.returncode}, out of memory?" if error.returncode < 0 else last_line
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        reason = error
+    print(f"memory of a forward pass: not measured ({reason})")
+    return None
+
+
+def _peak_of_one_pass(request: dict) -> float:
+    """What the process of `inference_memory_mb` does; `request` is made there. Returns its peak resident set in MiB."""
+    torch.set_num_threads(request["threads"])
+    model = Classifier(EncoderConfig.from_dict(request["config"])).eval()
+    lengths = torch.tensor(request["lengths"])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, N)
+    with torch.inference_mode(), autocast(torch.device("cpu"), request["precision"]):
+        model(torch.zeros(mask.shape, dtype=torch.int64), None if mask.all() else mask)
+    return _peak_resident_mb()
+
+
+def _cuda_pass_mb(model: Classifier, split: TokenizedSplit, device: torch.device, precision: str) -> float:
+    """Peak MiB of weights and activations. Resets the device's peak."""
+    batches = list(make_batches(split, [_sample(split)], device))
+    model.to(device)
+    _pass_seconds(model, batches, device, precision)  # what torch allocates once for all models is now allocated
+    others = torch.cuda.memory_allocated(device) / 2**20 - model_size(model)["size_mb"]
+    reset_peak_memory(device)
+    _pass_seconds(model, batches, device, precision)
+    return peak_memory_mb(device) - others
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """The most memory in use at once since `reset_peak_memory`, in MiB; None where the system does not tell.
+
+    CUDA: what torch's allocator gave to tensors on that device. CPU: the resident set of this process, with Python and
+    torch in it, since the reset on Linux and since the process began elsewhere. mps keeps no peak.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return _peak_resident_mb() if device.type == "cpu" else None
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Starts a new measurement of `peak_memory_mb`. Only CUDA and Linux can; elsewhere it does nothing."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "cpu":
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes the present resident set
+        except OSError:
+            pass  # not Linux, or not permitted
+
+
+def _peak_resident_mb() -> float | None:
+    """The peak of this process's resident set in MiB; None on Windows."""
+    try:
+        # Rather than getrusage, whose figure survives exec: a child would report its parent's peak.
+        peak = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if peak:
+            return int(peak[1]) / 2**10
+    except OSError:
+        pass  # not Linux
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+if __name__ == "__main__":  # the process that inference_memory_mb starts
+    print(_peak_of_one_pass(json.load(sys.stdin)))

@@ -68,13 +68,7 @@ class SelfAttention(nn.Module):
         self, x: Tensor, mask: Tensor | None, cls_only: bool, with_scores: bool
     ) -> tuple[Tensor, Tensor | None]:
         """`mask` is boolean (B, 1, 1, N), true at real tokens. Returns (B, N, H), or (B, 1, H), and the scores."""
-        hidden_size = x.shape[-1]
-        if cls_only:
-            weight, bias = self.qkv.weight, self.qkv.bias
-            q = F.linear(x[:, :1], weight[:hidden_size], bias[:hidden_size])  # (B, 1, H)
-            k, v = F.linear(x, weight[hidden_size:], bias[hidden_size:]).chunk(2, dim=-1)  # (B, N, H) each
-        else:
-            q, k, v = self.qkv(x).chunk(3, dim=-1)  # (B, N, H) each
+        q, k, v = self.project(x, cls_only)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, A, N, D)
 
         dropout_prob = self.dropout_prob if self.training else 0.0
@@ -88,6 +82,15 @@ class SelfAttention(nn.Module):
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_prob)
         scores = scores if with_scores else None
         return self.output(context.transpose(1, 2).flatten(2)), scores  # heads side by side again: (B, N, H)
+
+    def project(self, x: Tensor, cls_only: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, N, H) -> its queries, or with `cls_only` the first token's alone (B, 1, H), keys and values."""
+        if not cls_only:
+            return self.qkv(x).chunk(3, dim=-1)  # (B, N, H) each
+        hidden_size, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
+        q = F.linear(x[:, :1], weight[:hidden_size], bias[:hidden_size])  # (B, 1, H)
+        k, v = F.linear(x, weight[hidden_size:], bias[hidden_size:]).chunk(2, dim=-1)  # (B, N, H) each
+        return q, k, v
 
 
 class FeedForward(nn.Module):
