@@ -1,0 +1,269 @@
+"""The dark-knowledge page, driven in a headless Chromium: what it shows is what torch computes, and data stays data."""
+
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from minikd.dark_knowledge import write_page
+from minikd.files import UserError
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--virtual-time-budget=20000", "--dump-dom"]  # fmt: skip
+NAMES = ("teacher", "distilled", "baseline")
+HOSTILE = (
+    "</script><script>document.title='pwned'</script>",
+    "<!-- <script>",
+    "<img src=x onerror=\"document.title='pwned'\">",
+    "a \" quote ' and &amp; &lt;b&gt; @TEXTS@ @META@",
+    "line\u2028paragraph\u2029end",
+    "lone \ud800 and \udfff halves",
+    "a\0NUL",
+    "\u202eright to left\u202c שלום",
+    "javascript:alert(1) ]]> {{x}} ${y}",
+)
+
+
+class Page(HTMLParser):
+    """A finished page: `items` are (index, text, [[cell, …] of each row]) of the examples shown."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.items, self.texts, self.titles = [], [], {}, []
+        self.open = []  # (tag, id, class)
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        kind = (attributes.get("class") or "").split()
+        if tag == "article":
+            self.items.append((int(attributes["data-index"]), [], []))
+        if self.items and tag == "tr" and self._inside("article"):
+            self.items[-1][2].append([])
+        if self.items and "p" in kind and self._inside("article"):
+            self.items[-1][2][-1].append("")
+        if tag not in ("meta", "input", "link", "br", "img"):
+            self.open.append((tag, attributes.get("id"), kind))
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        for _, name, _ in self.open:
+            if name:
+                self.texts[name] = self.texts.get(name, "") + data
+        if self._inside("article"):
+            if any("text" in kind for _, _, kind in self.open):
+                self.items[-1][1].append(data)
+            elif "p" in self.open[-1][2]:
+                self.items[-1][2][-1][-1] += data
+        if self._inside("title"):
+            self.titles.append(data)
+
+    def _inside(self, tag):
+        return any(name == tag for name, _, _ in self.open)
+
+    @property
+    def indices(self):
+        return [index for index, _, _ in self.items]
+
+    def probabilities(self, position):
+        """The numbers of the example at this position, by row of its table (the heading's row left out)."""
+        return torch.tensor([[float(cell) for cell in row] for row in self.items[position][2][1:]])
+
+
+@pytest.fixture(scope="session")
+def browse(tmp_path_factory):
+    """Opens a file at a state (the address's hash) and gives the finished page."""
+    binary = next(filter(None, map(shutil.which, BROWSERS)), MAC if os.path.exists(MAC) else None)
+    if binary is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    profile = tmp_path_factory.mktemp("profile")
+
+    def open_page(path, state=""):
+        command = [binary, *FLAGS, f"--user-data-dir={profile}", f"{path.as_uri()}#{state}"]
+        html = subprocess.run(command, capture_output=True, timeout=120, check=True).stdout
+        page = Page(html.decode("utf-8", "replace"))
+        assert ("main", "false") in [(tag, a.get("aria-busy")) for tag, a in page.tags], page.texts.get("status")
+        return page
+
+    return open_page
+
+
+def corpus(examples, num_labels, models=NAMES, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(num_labels, (examples,), generator=generator)
+    near = 2.0 * torch.nn.functional.one_hot(labels, num_labels)
+    logits = {name: near + 2 * torch.randn(examples, num_labels, generator=generator) for name in models}
+    return [f"review number {i}" for i in range(examples)], labels, logits
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """A page of 60 examples, 3 labels and 3 models, with what it was made of."""
+    path = tmp_path_factory.mktemp("page") / "three.html"
+    texts, labels, logits = corpus(60, 3)
+    truth = torch.randn(60, 3, generator=torch.Generator().manual_seed(1)).softmax(dim=-1)
+    truth[0] = torch.tensor([0.0, 1.0, 0.0])
+    write_page(path, "reviews", "test", ("bad", "so-so", "good"), texts, labels.tolist(), logits, 2.0, truth)
+    return path, texts, labels, logits, truth
+
+
+@pytest.mark.parametrize("T", [1.0, 4.0])
+def test_probabilities_are_the_softmax_of_the_logits_over_T(browse, three, T):
+    path, _, _, logits, truth = three
+    page = browse(path, f"T={T}")
+    assert page.texts["T-value"] == f"{T:.1f}" and page.indices == list(range(25))
+    for i in range(25):
+        rows = [*(logits[name][i] for name in NAMES), truth[i].log()]  # the truth softens as well
+        assert torch.allclose(page.probabilities(i), (torch.stack(rows) / T).softmax(dim=-1), atol=5.01e-4)
+
+
+def test_the_page_opens_at_the_T_given_and_counts_what_its_filters_keep(browse, three):
+    path, _, labels, logits, _ = three
+    page = browse(path)
+    assert page.texts["T-value"] == "2.0" and page.texts["status"] == "60 examples"
+    predicted = [logits[name].argmax(dim=-1) for name in NAMES]
+    top = logits["teacher"].softmax(dim=-1).max(dim=-1).values
+    unsure = {f"largest probability below {p} ({int((top < p).sum())})" for p in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)}
+    assert all(option in page.texts["unsure"] for option in unsure)
+    disputed = (predicted[0] != predicted[1]) | (predicted[0] != predicted[2])
+    assert f"any two ({int(disputed.sum())})" in page.texts["disagree"]
+    assert f"distilled and baseline ({int((predicted[1] != predicted[2]).sum())})" in page.texts["disagree"]
+    wrong = torch.stack([p != labels for p in predicted])
+    assert f"all of them ({int(wrong.all(dim=0).sum())})" in page.texts["wrong"]
+    assert f"baseline ({int(wrong[2].sum())})" in page.texts["wrong"]
+
+
+def test_filters_search_order_and_pages_list_exactly_the_right_examples(browse, three):
+    path, _, labels, logits, _ = three
+    predicted = {name: logits[name].argmax(dim=-1) for name in NAMES}
+    probs = logits["teacher"].softmax(dim=-1)
+    kept = (probs.max(dim=-1).values < 0.9) & (predicted["distilled"] != predicted["baseline"])
+    kept &= predicted["baseline"] != labels
+    entropy = -(probs * probs.log()).sum(dim=-1)
+    expected = sorted(kept.nonzero().flatten().tolist(), key=lambda i: -entropy[i])
+    assert 3 < len(expected) < 25
+    page = browse(path, "unsure=0.9&disagree=1-2&wrong=2&sort=entropy")
+    assert page.indices == expected and page.texts["status"] == f"{len(expected)} of 60 examples"
+    assert browse(path, "q=NUMBER+5").indices == [5, *range(50, 60)]
+
+    spread = torch.stack([(logits[a].softmax(-1) - logits[b].softmax(-1)).abs().sum(-1) for a in NAMES for b in NAMES])
+    page = browse(path, "sort=spread&page=3")
+    assert page.indices == spread.amax(dim=0).argsort(descending=True)[50:].tolist()
+    assert page.texts["page"] == "page 3 of 3"
+
+
+def test_a_click_on_a_cell_of_the_confusion_matrix_lists_its_examples(browse, three, tmp_path):
+    path, _, labels, logits, _ = three
+    of_cell = ((labels == 2) & (logits["distilled"].argmax(dim=-1) == 1)).nonzero().flatten().tolist()
+    assert of_cell
+    by_address = browse(path, "model=1&cell=2-1")
+    assert by_address.indices == of_cell
+    assert f"{len(of_cell)} of 60 examples: true label good, distilled says so-so" == by_address.texts["status"]
+
+    # The same with a hand on the page: the copy has no policy, so that one more script may click in it.
+    html = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", path.read_text(encoding="utf-8"))
+    clicks = """<script>setTimeout(() => {
+        document.querySelector("input[name=model][value='1']").click();
+        document.querySelector("[data-cell='2-1']").click();
+        const slider = document.getElementById("T");
+        slider.value = 8;
+        slider.dispatchEvent(new Event("input"));
+    }, 2000)</script>"""
+    (tmp_path / "clicked.html").write_text(html + clicks, encoding="utf-8")
+    page = browse(tmp_path / "clicked.html")
+    assert page.indices == of_cell and page.texts["T-value"] == "8.0"
+    softened = (logits["teacher"][of_cell[0]] / 8).softmax(dim=-1)
+    assert torch.allclose(page.probabilities(0)[0], softened, atol=5.01e-4)
+
+
+def test_hostile_texts_and_names_stay_text(browse, tmp_path):
+    path = tmp_path / "hostile <b> #1.html"
+    texts = list(HOSTILE)
+    _, _, logits = corpus(len(texts), 3, models=(HOSTILE[0], HOSTILE[2], HOSTILE[5]))
+    write_page(path, HOSTILE[0], HOSTILE[1], HOSTILE[:3], texts, [0] * len(texts), logits)
+    page = browse(path)
+    expected = [text.replace("\ud800", "\ufffd").replace("\udfff", "\ufffd") for text in texts]
+    assert ["".join(text) for _, text, _ in page.items] == expected
+    assert page.titles == [f"Dark knowledge: {HOSTILE[0]}, {HOSTILE[1]}"]
+    assert all(name in page.texts["matrix"] for name in HOSTILE[:3]) and HOSTILE[0] in page.texts["means"]
+    assert [tag for tag, _ in page.tags].count("script") == 2  # the names' JSON and the program: nobody else's
+    assert not {tag for tag, _ in page.tags} & {"img", "iframe", "link", "object"}
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+def test_the_page_can_ask_for_nothing_outside_itself(three):
+    html = three[0].read_text(encoding="utf-8")
+    policy = re.search('http-equiv="Content-Security-Policy" content="([^"]*)"', html)[1]
+    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy and "http" not in policy
+    program = re.sub(r'<script type="[^"]*"[^>]*>.*?</script>', "", html, flags=re.DOTALL)
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|\bsrc=|fetch\(|<link", program)
+    assert re.findall(r'href="([^"]*)"', program) == ["#"]
+
+
+def test_25000_long_reviews_load_and_the_search_finds_one(browse, tmp_path):
+    path = tmp_path / "large.html"
+    words = [f"word{i}" for i in range(5000)]
+    picks = torch.randint(5000, (25_000, 160), generator=torch.Generator().manual_seed(0)).tolist()
+    texts = [" ".join([words[p] for p in row]) for row in picks]
+    texts[24_999] += " needle"
+    _, labels, logits = corpus(25_000, 2)
+    assert sum(map(len, texts)) > 1300 * 25_000
+    write_page(path, "imdb", "test", ("negative", "positive"), texts, labels.tolist(), logits)
+    page = browse(path, "q=needle")
+    assert page.texts["status"] == "1 of 25,000 examples" and page.indices == [24_999]
+
+
+def test_twenty_labels_show_the_teachers_likeliest_first_and_the_true_one_always(browse, tmp_path):
+    texts, labels, logits = corpus(10, 20, seed=3)
+    names = tuple(f"topic {c}" for c in range(20))
+    write_page(tmp_path / "p.html", "topics", "test", names, texts, labels.tolist(), logits, T=1)
+    page = browse(tmp_path / "p.html")
+    for i in range(10):
+        order = logits["teacher"][i].argsort(descending=True)
+        expected = torch.stack([logits[name][i].softmax(dim=-1)[order] for name in NAMES], dim=1)
+        assert torch.allclose(page.probabilities(i), expected, atol=5.01e-4)
+    hidden = [("hidden" in a) for tag, a in page.tags if tag == "tr"][21:]  # after the confusion matrix
+    first = hidden[1:21]
+    order = logits["teacher"][0].argsort(descending=True).tolist()
+    needed = {*order[:6], int(labels[0]), *(int(logits[name][0].argmax()) for name in NAMES)}
+    assert [c for c, gone in zip(order, first) if not gone] == [c for c in order if c in needed]
+
+
+def test_one_model_alone_has_nobody_to_disagree_with(browse, tmp_path):
+    texts, labels, logits = corpus(30, 2, models=("model",))
+    write_page(tmp_path / "p.html", "reviews", "test", ("no", "yes"), texts, labels.tolist(), logits)
+    page = browse(tmp_path / "p.html", "disagree=any&wrong=0")
+    wrong = (logits["model"].argmax(dim=-1) != labels).nonzero().flatten().tolist()
+    assert page.indices == wrong[:25]  # the filter that this page does not have is not obeyed
+    assert "hidden" in next(a for _, a in page.tags if a.get("id") == "disagree-box")
+
+
+def test_a_page_that_cannot_be_right_is_refused_and_nothing_is_written(tmp_path):
+    texts, _, logits = corpus(4, 2)
+    broken = logits | {"distilled": logits["distilled"].clone()}
+    broken["distilled"][2, 1] = float("nan")
+
+    def write(ids=(0, 1, 0, 1), models=logits, **other):
+        write_page(tmp_path / "p.html", "reviews", "test", ("no", "yes"), texts, list(ids), models, **other)
+
+    with pytest.raises(UserError, match="distilled: its logits of example 2 are not finite"):
+        write(models=broken)
+    with pytest.raises(ValueError, match=r"teacher: needs one row per text .* \(4, 2\), not \(3, 2\)"):
+        write(models={"teacher": torch.zeros(3, 2)})
+    with pytest.raises(ValueError, match="4 ids from 0 to 1"):
+        write(ids=[0, 1, 2, 0])
+    with pytest.raises(ValueError, match="temperature T must be above 0, not 0"):
+        write(T=0)
+    with pytest.raises(ValueError, match="at least one"):
+        write(models={})
+    assert not list(tmp_path.iterdir())
