@@ -34,7 +34,7 @@ def measure_speed(
     splits: list[TokenizedSplit],
     device: torch.device,
     precision: str,
-    seconds: float = 10.0,
+    seconds: float = 5.0,
 ) -> list[dict]:
     """The time that each model's forward pass takes, all models side by side. One dictionary per model:
 
