@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minikd.batching import Batch, TokenizedSplit, make_batches, plan_batches
+from minikd.efficiency import peak_memory_mb, reset_peak_memory
 from minikd.files import UserError
 from minikd.inference import autocast, predict
 from minikd.losses import hard_loss, kd_loss
+from minikd.metrics import confusion_matrix
 from minikd.model import Classifier
 from minikd.state import StopSignal, load_state, open_log, save_state
 
@@ -56,13 +59,15 @@ def train(
     compile: bool = False,
     resume: bool = False,
     made_from: dict | None = None,
+    track: Callable[[dict], None] | None = None,
 ) -> list[dict]:
     """Trains `model` and leaves in it the weights of the epoch with the best validation accuracy (ties: lower loss).
 
     `teacher` maps a batch to the teacher's logits (B, C), cached or computed on the fly; without one the loss is the
     hard loss alone. `folder` receives log.jsonl and, after each epoch and on SIGINT or SIGTERM, state.pt, from which
     `resume=True` continues, provided that it records the same settings and `made_from` (data, first weights, teacher).
-    Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, seconds.
+    `track` is given each line of that log, as a dictionary; a resumed run gives it those of its earlier part first.
+    Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, confusion, seconds.
     Raises UserError for a loss that is not finite or a state that cannot be resumed, KeyboardInterrupt when stopped.
     """
     torch.manual_seed(settings.seed)  # dropout depends on the seed alone, not on what ran before
@@ -79,6 +84,17 @@ def train(
     log = open_log(folder / "log.jsonl", step)
     done = step // steps_per_epoch * len(data) + step % steps_per_epoch * settings.batch_size * settings.grad_accum
     bar = tqdm(total=settings.epochs * len(data), initial=done, unit="ex", desc=desc, dynamic_ncols=True)
+    reset_peak_memory(device)
+
+    def record(line: dict) -> None:
+        log.write(json.dumps(line) + "\n")
+        log.flush()
+        if track is not None:
+            track(line)
+
+    if track is not None:
+        for line in read_log(folder):
+            track(line)
 
     with log, bar, StopSignal() as stop:
         for epoch in range(step // steps_per_epoch, settings.epochs):
@@ -128,8 +144,8 @@ def train(
                             f"--precision fp32"
                         )
                     line = {"step": step, "epoch": step / steps_per_epoch, "loss": loss_value, "lr": lr}
-                    log.write(json.dumps(line | {"examples_per_second": examples / (now - logged_at)}) + "\n")
-                    log.flush()
+                    speed = {"examples_per_second": examples / (now - logged_at)}
+                    record(line | speed | {"memory_mb": peak_memory_mb(device)})
                     bar.set_postfix_str(f"loss {loss_value:.3f}, lr {lr:.1e}")
                     logged_at, examples = now, 0
                 if stop.requested and step % steps_per_epoch:
@@ -138,8 +154,7 @@ def train(
 
             scores = validation_scores(model, validation, device, settings)
             history.append({"epoch": epoch + 1, **scores, "seconds": time.perf_counter() - started})
-            log.write(json.dumps({"step": step, **history[-1]}) + "\n")
-            log.flush()
+            record({"step": step, **history[-1]})
             bar.write(
                 f"{desc}: epoch {epoch + 1} of {settings.epochs}, validation accuracy "
                 f"{scores['validation_accuracy']:.4f}, loss {scores['validation_loss']:.4f}"
@@ -177,12 +192,27 @@ def linear_schedule(step: int, total_steps: int, warmup_ratio: float) -> float:
 
 
 def validation_scores(model, validation: TokenizedSplit, device, settings: TrainingSettings) -> dict:
-    """Accuracy and mean cross-entropy on the validation split, in eval mode, at the run's precision."""
+    """Accuracy, mean cross-entropy and confusion matrix (row = true label) on the validation split, in eval mode, at
+    the run's precision.
+    """
     logits, labels = predict(model, validation, device, settings.precision), torch.from_numpy(validation.labels)
+    predicted = logits.argmax(dim=-1)
     return {
-        "validation_accuracy": (logits.argmax(dim=-1) == labels).float().mean().item(),
+        "validation_accuracy": (predicted == labels).float().mean().item(),
         "validation_loss": hard_loss(logits, labels).item(),
+        "confusion": confusion_matrix(labels, predicted, logits.shape[1]).tolist(),
     }
+
+
+def read_log(folder: Path) -> list[dict]:
+    """The lines of a run's log.jsonl; [] where there is none. A training line has "loss", a validation line
+    "validation_loss". A line that was cut short when the run was killed is left out.
+    """
+    path, lines = folder / "log.jsonl", []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines
 
 
 def _rank(scores: dict) -> tuple[float, float]:

@@ -1,0 +1,346 @@
+"""What reaches TensorBoard and W&B, read back from their files; runs that are interrupted; trackers that fail."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minikd.batching import tokenize_split
+from minikd.config import EncoderConfig
+from minikd.datasets import Split
+from minikd.files import UserError
+from minikd.inference import model_fingerprint
+from minikd.model import Classifier
+from minikd.tokenizer import train_wordpiece
+from minikd.tracking import CURVES, TensorBoardRun, Tracking
+from minikd.training import TrainingSettings, read_log, train
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+LABELS = ("a|b", "positive")
+WORDS = "a the film plot was dull great boring fine superb awful not very".split()
+SETTINGS = TrainingSettings(epochs=2, batch_size=4, lr=1e-3, seed=5)  # 15 steps an epoch: log lines at 10, 15, 20, 30
+ROW = {"name": "x", "path": "p", "accuracy": 0.75, "f1": 0.5, "retention": None, "confusion": [[1, 1], [0, 2]]}
+
+
+@pytest.fixture(scope="module")
+def data():
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(WORDS, random.integers(1, 12))) for _ in range(60)]
+    tokenizer = train_wordpiece(texts, 200)
+    labels = [int("great" in text or "fine" in text) for text in texts]
+    splits = Split(texts, labels), Split(texts[:20], labels[:20])
+    return [tokenize_split(split, tokenizer, 16) for split in splits]
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """W&B writes to this test's folder alone and never asks the network."""
+    pytest.importorskip("wandb", reason="the package wandb is not installed")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+
+
+def make_model():
+    torch.manual_seed(0)
+    return Classifier(EncoderConfig(
+        vocab_size=200, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=16, labels=LABELS,
+    ))  # fmt: skip
+
+
+def run(kind, data, output, *, resume=False, stop=False, summary=None):
+    """Trains into output/model with a tracker; `stop` interrupts it as a signal does, after the line of step 20."""
+    folder, model = output / "model", make_model()
+    with Tracking(kind, output) as tracking:
+        track = tracking.start(folder, LABELS, {"dataset": "tiny"} | asdict(SETTINGS), folder)
+
+        def track_and_stop(line):
+            track(line)
+            if stop and line["step"] == 20:
+                os.kill(os.getpid(), 15)
+
+        train(model, *data, SETTINGS, folder, CPU, resume=resume, track=track_and_stop if track else None)
+        if summary:
+            tracking.summary(folder, summary)
+    return model
+
+
+def curves_of_the_log(folder):
+    """tag: [[step, value], ...], as log.jsonl has them."""
+    lines = read_log(folder)
+    return {tag: [[line["step"], line[key]] for line in lines if key in line] for key, tag in CURVES.items()}
+
+
+def events(folder):
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="the package tensorboard is not installed"
+    ).EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    return reader.Reload()
+
+
+def scalars(folder):
+    reader = events(folder)
+    return {tag: [[e.step, e.value] for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+
+
+def text(folder, tag):
+    return [e.tensor_proto.string_val[0].decode() for e in events(folder).Tensors(f"{tag}/text_summary")]
+
+
+def wandb_records(path):
+    """The records of a .wandb file: a header of 7 bytes, then LevelDB's log format in blocks of 32 KiB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, position, record = path.read_bytes(), 7, b""
+    while position + 7 <= len(content):
+        if 32768 - position % 32768 < 7:  # the end of a block, too short for a header
+            position += 32768 - position % 32768
+            continue
+        length, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
+        record += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(record)
+            record = b""
+
+
+def wandb_runs(output):
+    """The runs that were written offline, in order of time: id, name, …, exit code, {tag: [[step, value], ...]}."""
+    import wandb
+
+    wandb.teardown()  # waits for the process that writes the files
+    return [wandb_run(path) for path in sorted(output.glob("wandb/offline-run-*/*.wandb"), key=os.path.getctime)]
+
+
+def wandb_run(path):
+    found = {"config": {}, "curves": {}, "summary": {}, "folder": path.parent}
+    for record in wandb_records(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            found |= {"id": record.run.run_id, "project": record.run.project, "group": record.run.run_group}
+            found["name"] = record.run.display_name
+            found["config"] |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        elif kind == "history":
+            for item in record.history.item:
+                tag = item.key or "/".join(item.nested_key)
+                found["curves"].setdefault(tag, []).append([record.history.step.num, json.loads(item.value_json)])
+        elif kind == "summary":
+            for item in record.summary.update:
+                found["summary"][item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        elif kind == "exit":
+            found["exit"] = record.exit.exit_code
+    return found
+
+
+def test_log_lines_have_memory_and_the_confusion_matrix_of_the_accuracy(data, tmp_path):
+    run(None, data, tmp_path)
+    lines = read_log(tmp_path / "model")
+    assert [line["step"] for line in lines] == [10, 15, 20, 30, 30]
+    for line in lines:
+        if "loss" in line:
+            assert 10 < line["memory_mb"] < 1e6
+        else:
+            matrix = np.array(line["confusion"])
+            assert matrix.sum(axis=1).tolist() == np.bincount(data[1].labels).tolist()
+            assert matrix.trace() / 20 == pytest.approx(line["validation_accuracy"])
+
+
+def test_tensorboard_holds_every_line_of_the_log(data, tmp_path):
+    pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+    run("tensorboard", data, tmp_path, summary=ROW)
+    folder = tmp_path / "tensorboard/model"
+    found = scalars(folder)
+    for tag, expected in curves_of_the_log(tmp_path / "model").items():
+        assert np.array(found[tag]) == pytest.approx(np.array(expected), rel=1e-6), tag
+    matrix = [line for line in read_log(tmp_path / "model") if "confusion" in line][-1]["confusion"]
+    recall = [[30, matrix[1][1] / sum(matrix[1])]]
+    assert np.allclose(found["recall/positive"][-1:], recall)
+    (first, last), (test,) = text(folder, "validation/confusion"), text(folder, "test/confusion")
+    assert f"| positive | {matrix[1][0]} | {matrix[1][1]} |" in last and "| a\\|b | positive |" in first
+    assert "| positive | 0 | 2 |" in test
+    assert (found["test/accuracy"], found["test/f1"]) == ([[30, 0.75]], [[30, 0.5]]) and "test/retention" not in found
+    assert '"dataset": "tiny"' in text(folder, "config")[0] and '"lr": 0.001' in text(folder, "config")[0]
+
+
+def test_wandb_holds_every_line_of_the_log(data, tmp_path, offline):
+    run("wandb", data, tmp_path, summary=ROW)
+    (found,) = wandb_runs(tmp_path)
+    for tag, expected in curves_of_the_log(tmp_path / "model").items():
+        assert found["curves"][tag] == expected, tag
+    assert [found[key] for key in ("name", "project", "group", "exit")] == ["model", "minikd", tmp_path.name, 0]
+    assert found["config"]["dataset"] == "tiny" and found["config"]["lr"] == 1e-3
+    assert (found["summary"]["test/accuracy"], found["summary"]["test/f1"]) == (0.75, 0.5)
+    tables = [json.loads(table.read_text()) for table in found["folder"].glob("files/media/table/**/*.json")]
+    matrix = [line for line in read_log(tmp_path / "model") if "confusion" in line][-1]["confusion"]
+    for counts in (matrix, ROW["confusion"]):
+        rows = [[a, p, counts[i][j]] for i, a in enumerate(LABELS) for j, p in enumerate(LABELS)]
+        assert rows in [table["data"] for table in tables]
+    (path,) = found["folder"].glob("*.wandb")
+    assert b"wandb/confusion_matrix/v1" in path.read_bytes()  # the service's chart
+
+
+def test_wandb_obeys_its_own_variables(data, tmp_path, offline, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    with Tracking("wandb", tmp_path / "out") as tracking:
+        (tmp_path / "out").mkdir()
+        tracking.start(tmp_path / "out", LABELS, {})
+    (found,) = wandb_runs(tmp_path / "elsewhere")
+    assert (found["project"], found["name"]) == ("mine", "out")  # a model that is the output has its name
+
+
+def test_tensorboard_has_each_step_once_after_an_interruption(data, tmp_path):
+    pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+    with pytest.raises(KeyboardInterrupt):
+        run("tensorboard", data, tmp_path, stop=True)
+    before = scalars(tmp_path / "tensorboard/model")
+    assert [step for step, _ in before["train/loss"]] == [10, 20]  # flushed, though interrupted
+    resumed = run("tensorboard", data, tmp_path, resume=True)
+    after = scalars(tmp_path / "tensorboard/model")
+    for tag, expected in curves_of_the_log(tmp_path / "model").items():
+        assert np.array(after[tag]) == pytest.approx(np.array(expected), rel=1e-6), tag
+    assert [step for step, _ in after["train/loss"]] == [10, 20, 30]
+    assert model_fingerprint(resumed) == model_fingerprint(run(None, data, tmp_path / "untracked"))
+
+
+def test_wandb_continues_the_run_that_was_interrupted_and_has_each_step_once(data, tmp_path, offline, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        run("wandb", data, tmp_path, stop=True)
+    run("wandb", data, tmp_path, resume=True)
+    one, two = wandb_runs(tmp_path)
+    assert one["id"] == two["id"] and (one["exit"], two["exit"]) == (1, 0)
+    for tag, expected in curves_of_the_log(tmp_path / "model").items():
+        assert two["curves"][tag] == expected, tag
+
+    import wandb
+
+    # A server says how far it is, and what it has is not sent again; there is none here, so its answer is set.
+    monkeypatch.setattr(wandb.Run, "starting_step", 21)
+    with Tracking("wandb", tmp_path) as tracking:
+        tracking.start(tmp_path / "model", LABELS, {})
+    third = wandb_runs(tmp_path)[-1]
+    assert third["id"] == one["id"] and [step for step, _ in third["curves"]["train/loss"]] == [30]
+
+
+def test_a_run_that_is_trained_anew_is_another_run_of_wandb(data, tmp_path, offline):
+    for _ in range(2):
+        run("wandb", data, tmp_path)
+        (tmp_path / "model/log.jsonl").rename(tmp_path / "old")  # as a new .partial has none
+    assert len({found["id"] for found in wandb_runs(tmp_path)}) == 2
+
+
+def test_a_finished_model_is_sent_from_its_log(data, tmp_path):
+    pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+    run(None, data, tmp_path)
+    with (tmp_path / "model/log.jsonl").open("a") as log:
+        log.write('{"step": 31, "lo')  # what a kill leaves
+    with Tracking("tensorboard", tmp_path) as tracking:
+        tracking.start(tmp_path / "model", LABELS, {})
+    found = scalars(tmp_path / "tensorboard/model")
+    for tag, expected in curves_of_the_log(tmp_path / "model").items():
+        assert np.array(found[tag]) == pytest.approx(np.array(expected), rel=1e-6), tag
+
+
+def test_each_seed_gets_its_own_test_figures_and_no_confusion_of_all(tmp_path):
+    pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+    row = ROW | {"accuracy": [0.75, 0.5], "parameters": 7, "reliability": [[1, 0.5, None]]}
+    with Tracking("tensorboard", tmp_path) as tracking:
+        for seed, folder in enumerate((tmp_path / "distilled", tmp_path / "seed-6/distilled")):
+            tracking.start(folder, LABELS, {})
+            tracking.summary(folder, row, seed)
+        tracking.summary(tmp_path / "never-trained", row)  # has no run: nothing happens
+    for folder, accuracy in (("distilled", 0.75), ("seed-6/distilled", 0.5)):
+        found = events(tmp_path / "tensorboard" / folder)
+        assert [found.Scalars(f"test/{key}")[0].value for key in ("accuracy", "parameters")] == [accuracy, 7]
+        assert not any("confusion" in tag for tag in found.Tags()["tensors"])
+
+
+def test_a_tracker_that_fails_costs_one_warning_and_not_the_run(data, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+    monkeypatch.setattr(TensorBoardRun, "close", lambda *_: 1 / 0)  # and is not asked again
+
+    def full(self, line):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TensorBoardRun, "log", full)
+    model = run("tensorboard", data, tmp_path, summary=ROW)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "--track" in line]
+    assert len(warnings) == 1 and "No space left on device" in warnings[0] and "log.jsonl" in warnings[0]
+    assert len(read_log(tmp_path / "model")) == 5
+    assert model_fingerprint(model) == model_fingerprint(run(None, data, tmp_path / "untracked"))
+
+
+def test_a_tracker_that_cannot_start_ends_the_first_run_and_no_later_one(tmp_path, capsys):
+    pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard/bad").write_text("a file where a folder must be")
+    with pytest.raises(UserError, match="--track tensorboard: "), Tracking("tensorboard", tmp_path) as tracking:
+        tracking.start(tmp_path / "bad", LABELS, {})
+    with Tracking("tensorboard", tmp_path) as tracking:
+        tracking.start(tmp_path / "good", LABELS, {})
+        track = tracking.start(tmp_path / "bad", LABELS, {}, tmp_path / "bad")
+        track({"step": 10, "epoch": 1, "loss": 1.0})
+    assert "bad is no longer tracked" in capsys.readouterr().err
+
+
+def python(program, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | environment,
+    )
+
+
+def test_neither_package_is_imported_unless_asked_for():
+    done = python(
+        "import sys, pathlib, train, distill, evaluate, minikd.tracking as t\n"
+        "with t.Tracking(None, pathlib.Path('x')) as tracking:\n"
+        "    assert tracking.start(pathlib.Path('x/y'), ('a', 'b'), {}) is None\n"
+        "    tracking.summary(pathlib.Path('x/y'), {'accuracy': 1.0})\n"
+        "print({'wandb', 'tensorboard', 'torch.utils.tensorboard'} & sys.modules.keys())"
+    )
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+@pytest.mark.parametrize("kind", ["wandb", "tensorboard"])
+def test_a_missing_package_is_named_with_what_installs_it(kind):
+    done = python(
+        f"import sys; sys.modules['{kind}'] = None\n"
+        "import pathlib, minikd.files, minikd.tracking as t\n"
+        "try:\n"
+        f"    t.Tracking('{kind}', pathlib.Path('x'))\n"
+        "except minikd.files.UserError as error:\n"
+        "    print(error)"
+    )
+    assert done.stdout.startswith(f"--track {kind}: needs the package {kind}"), done.stderr
+    assert done.stdout.endswith(f": pip install {kind}\n") and done.stdout.count("\n") == 1
+
+
+def test_wandb_without_a_login_says_what_to_do_and_asks_nothing(tmp_path):
+    pytest.importorskip("wandb", reason="the package wandb is not installed")
+    done = python(
+        "import pathlib, minikd.files, minikd.tracking as t\n"
+        "folder = pathlib.Path.home()\n"
+        "try:\n"
+        "    with t.Tracking('wandb', folder) as tracking:\n"
+        "        tracking.start(folder / 'model', ('a', 'b'), {})\n"
+        "except minikd.files.UserError as error:\n"
+        "    print(error)",
+        HOME=str(tmp_path),
+        WANDB_SILENT="true",
+    )
+    assert done.stdout.startswith("--track wandb: ") and "WANDB_MODE=offline" in done.stdout, done.stderr
+    assert done.stdout.count("\n") == 1 and "wandb login" in done.stdout
