@@ -11,6 +11,8 @@ Loss of the distilled student:
 import copy
 import shutil
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,18 +22,28 @@ from minikd.batching import tokenize_split
 from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
 from minikd.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY
+from minikd.evaluation import evaluate_models, write_predictions
 from minikd.files import UserError, write_json
 from minikd.hub import is_fine_tuned, model_folder
 from minikd.inference import autocast, model_fingerprint, teacher_logits
 from minikd.model import Classifier
-from minikd.report import evaluate_models, results_of, write_results
+from minikd.recipes import RECIPES
+from minikd.report import results_of, write_results
 from minikd.runs import check_not_source, check_tokenizer, environment, train_or_reuse
+from minikd.significance import compare
 from minikd.student import starting_student, student_from_teacher
+from minikd.sweep import run_sweep
 from minikd.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
+from minikd.tracking import Tracking
 
 
 def parse_args():
     parser = cli.Parser(description=__doc__, epilog=cli.defaults_text())
+    parser.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        help="the settings of a published experiment; any flag given beside it wins (minikd/recipes.py)",
+    )
     group = parser.add_argument_group("teacher and student")
     group.add_argument(
         "--teacher",
@@ -73,7 +85,8 @@ def parse_args():
     group.add_argument(
         "--alpha",
         type=cli.real(0, 1),
-        default=0.5,
+        nargs="+",
+        default=[0.5],
         metavar="X",
         help="weight of the hard loss, against the labels; 1 − alpha weighs the soft loss, against the teacher "
         "(default: 0.5)",
@@ -81,9 +94,11 @@ def parse_args():
     group.add_argument(
         "--T",
         type=cli.real(0.01, 100),
-        default=2.0,
+        nargs="+",
+        default=[2.0],
         metavar="X",
-        help="temperature of the soft loss (default: 2)",
+        help="temperature of the soft loss (default: 2); several values of --alpha or --T: a sweep over all pairs, "
+        "and the one that is best on validation goes on",
     )
     group.add_argument(
         "--teacher-logits",
@@ -92,11 +107,28 @@ def parse_args():
         help="compute them once for all epochs, or anew in each step (default: cache)",
     )
     group.add_argument("--no-baseline", action="store_true", help="leave out the student trained without the teacher")
+    group.add_argument(
+        "--seeds",
+        type=cli.integer(1, 100),
+        default=1,
+        metavar="N",
+        help="train the students N times, with seeds --seed, --seed + 1, …: mean ± std, and whether the difference is "
+        "more than chance (default: 1)",
+    )
     cli.add_data_flags(parser)
     cli.add_training_flags(parser)
+    group = cli.add_lora_flags(parser, "the teacher")
+    group.add_argument("--student-lora-rank", type=cli.integer(1), metavar="R", help="the same for the students")
     cli.add_device_flags(parser)
-    cli.add_output_flag(parser)
+    cli.add_output_flag(parser, "runs/<recipe or dataset>")
     args = parser.parse_args()
+    if args.recipe:
+        flags = dict(RECIPES[args.recipe].flags)
+        if args.student or args.student_layers or args.student_hidden or args.take_layers:
+            flags.pop("student", None), flags.pop("student_layers", None)  # the user names another student
+        parser.set_defaults(**{name: [value] if name in ("alpha", "T") else value for name, value in flags.items()})
+        args = parser.parse_args()
+        args.output_dir = args.output_dir or Path("runs") / args.recipe
     if args.student and (args.student_layers or args.student_hidden or args.take_layers or args.student_init != "auto"):
         parser.error(
             "--student brings its own shape and weights: leave out --student-layers, --student-hidden, "
@@ -108,6 +140,12 @@ def parse_args():
 
 def main():
     args = parse_args()
+    with Tracking(args.track, args.output_dir) as tracking:
+        run(args, tracking)
+
+
+def run(args, tracking):
+    """The experiment, in four steps."""
     device = cli.start(args)
     data = cli.load_data(args)
     settings = cli.training_settings(args)
@@ -115,86 +153,132 @@ def main():
 
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
     teacher, tokenizer = starting_teacher(args, data)
-    student, layers = starting_student(args, teacher, tokenizer, data)
+    student, layers = starting_student(args, teacher, tokenizer, data, args.seed)
     fine_tuned = teacher is not None and args.teacher is not None and is_fine_tuned(args.teacher)
-    for name in ("teacher", "distilled", "baseline"):
-        check_not_source(output / name, "--student", args.student)
-        if name != "teacher" or not fine_tuned:  # a fine-tuned teacher may lie where this run would copy it to
-            check_not_source(output / name, "--teacher", args.teacher)
+    check_sources(args, fine_tuned, has_teacher=teacher is not None)
     train, validation, test = (
         tokenize_split(split, tokenizer, args.max_length) for split in (data.train, data.validation, data.test)
     )
     full = np.mean(train.lengths == args.max_length)
     print(f"training texts that fill all {args.max_length} tokens (longer ones are cut there): {full:.1%}")
+    training = partial(
+        train_or_reuse,
+        tokenizer=tokenizer,
+        data=train,
+        validation=validation,
+        device=device,
+        arguments=cli.printable(args),
+        compile=args.compile,
+        resume=args.resume,
+        tracking=tracking,
+    )
 
-    shared = dict(device=device, arguments=cli.printable(args), compile=args.compile, resume=args.resume)
-
-    # 2. The teacher, fine-tuned unless it is already.
+    # 2. The teacher, fine-tuned unless it is already; and its logits on the training examples.
     if fine_tuned:
         keep_copy(teacher, tokenizer, args, device)
     elif teacher is not None:
-        teacher = train_or_reuse(
+        teacher = training(
             "teacher",
             teacher,
-            tokenizer,
-            train,
-            validation,
-            replace(settings, epochs=args.teacher_epochs, lr=args.teacher_lr),
-            output / "teacher",
+            settings=replace(settings, epochs=args.teacher_epochs, lr=args.teacher_lr),
+            folder=output / "teacher",
+            lora=cli.lora_settings(args, args.lora_rank),
             reuse=True,
-            **shared,
+        )
+    logits_of, teacher_key = source_of_logits(teacher, train, data, args, device)
+
+    # 3. The student: distilled, or trained on the labels alone, from the same first weights for the same seed.
+    def new_student(seed):
+        if layers:
+            torch.manual_seed(seed)
+            return student_from_teacher(teacher, layers)
+        first = student if seed == args.seed else starting_student(args, teacher, tokenizer, data, seed)[0]
+        return copy.deepcopy(first)
+
+    lora = cli.lora_settings(args, args.student_lora_rank)
+
+    def distil(seed, alpha, T, folder, name="distilled", reuse=False):
+        return training(
+            name,
+            new_student(seed),
+            settings=replace(settings, seed=seed, alpha=alpha, T=T),
+            folder=folder,
+            teacher=logits_of,
+            teacher_key=teacher_key,
+            lora=lora,
+            reuse=reuse,
         )
 
-    # 3. Its logits for the training examples: computed once, or by the teacher in each step. The oracle's are log p: at
-    #    any T, the student that fits them best has p itself as its probabilities.
+    def fine_tune(seed, folder):
+        return training("baseline", new_student(seed), settings=replace(settings, seed=seed), folder=folder, lora=lora)
+
+    sweep, alpha, T = None, args.alpha[0], args.T[0]
+    if len(args.alpha) * len(args.T) > 1:  # a student for each pair; the best on validation goes on
+        sweep = run_sweep(args.alpha, args.T, partial(distil, args.seed), validation, device, args.precision, output)
+        alpha, T = sweep["chosen"]["alpha"], sweep["chosen"]["T"]
+
+    folders = {args.seed + i: output / f"seed-{args.seed + i}" if i else output for i in range(args.seeds)}
+    models = {"teacher": ([output / "teacher"], [teacher], test)} if teacher else {}
+    runs = {folder / "distilled": distil(seed, alpha, T, folder / "distilled", reuse=bool(sweep) and seed == args.seed)
+            for seed, folder in folders.items()}  # fmt: skip
+    models["distilled"] = (list(runs), list(runs.values()), test)
+    if not args.no_baseline:
+        runs = {folder / "baseline": fine_tune(seed, folder / "baseline") for seed, folder in folders.items()}
+        models["baseline"] = (list(runs), list(runs.values()), test)
+
+    # 4. The comparison, on the test set, which nothing above has seen.
+    rows, logits = evaluate_models(models, data.test, device, args.precision)
+    for row, (paths, _, _) in zip(rows, models.values()):
+        for seed, folder in enumerate(paths):
+            tracking.summary(folder, row, seed)
+    labels = torch.tensor(data.test.labels)
+    for name, of_seeds in logits.items():
+        for folder, one in zip(folders.values(), of_seeds):
+            write_predictions(folder / f"predictions-{name}.csv", labels, one, data.labels)
+    results = results_of(rows, data, "test", cli.printable(args), device) | {"seeds": list(folders)}
+    if sweep:
+        results["sweep"] = sweep
+    if not args.no_baseline:  # who is right where, (seeds, examples) each
+        distilled, baseline = (torch.stack(logits[name]).argmax(dim=-1) == labels for name in ("distilled", "baseline"))
+        results["significance"] = compare(distilled, baseline)
+    write_results(results, output)
+
+
+def check_sources(args, fine_tuned: bool, has_teacher: bool) -> None:
+    """Raises UserError where the run would write over a model it reads, or where flags ask for training that is not
+    to happen."""
+    if args.lora_rank and (fine_tuned or not has_teacher):
+        raise UserError("--lora-rank: this teacher is not trained here; leave it out (students: --student-lora-rank)")
+    for name in ("teacher", "distilled", "baseline"):
+        check_not_source(args.output_dir / name, "--student", args.student)
+        if name != "teacher" or not fine_tuned:  # a fine-tuned teacher may lie where this run would copy it to
+            check_not_source(args.output_dir / name, "--teacher", args.teacher)
+
+
+def source_of_logits(teacher, train, data, args, device):
+    """The function batch → teacher's logits (B, C), and a key that tells teachers apart.
+
+    The logits are computed once for all examples, or by the teacher in each step. The oracle's are log p: at any T, the
+    student that fits them best has p itself as its probabilities.
+    """
+    logits, key = None, "oracle"
     if teacher is None:
-        logits, teacher_key = torch.from_numpy(data.train.probabilities).clamp_min(1e-6).log(), "oracle"
+        logits = torch.from_numpy(data.train.probabilities).clamp_min(1e-6).log()
     else:
-        logits, teacher_key = None, model_fingerprint(teacher)
+        key = model_fingerprint(teacher)
         teacher.to(device).eval().requires_grad_(False)
         if args.teacher_logits == "cache":
-            path = output / "teacher-logits.safetensors"
+            path = args.output_dir / "teacher-logits.safetensors"
             logits = teacher_logits(teacher, train, path, device, args.precision, args.batch_size)
     if logits is not None:
         logits = logits.to(device)
+        return lambda batch: logits[batch.index], key  # by example, never by position in the batch
 
-    def teacher_logits_of(batch):
-        if logits is not None:
-            return logits[batch.index]  # by example, never by position in the batch
+    def online(batch):
         with torch.no_grad(), autocast(device, args.precision):
             return teacher(batch.input_ids, batch.attention_mask).logits
 
-    # 4. The student, distilled; and from the same first weights, trained on the labels alone.
-    torch.manual_seed(args.seed)
-    student = student or student_from_teacher(teacher, layers)
-    baseline = copy.deepcopy(student)
-    distilled = train_or_reuse(
-        "distilled",
-        student,
-        tokenizer,
-        train,
-        validation,
-        replace(settings, alpha=args.alpha, T=args.T),
-        output / "distilled",
-        teacher=teacher_logits_of,
-        teacher_key=teacher_key,
-        **shared,
-    )
-    models = {"teacher": teacher, "distilled": distilled} if teacher else {"distilled": distilled}
-    if not args.no_baseline:
-        models["baseline"] = train_or_reuse(
-            "baseline", baseline, tokenizer, train, validation, settings, output / "baseline", **shared
-        )
-
-    # 5. The comparison, on the test set, which nothing above has seen.
-    rows = evaluate_models(
-        {name: (output / name, model, test) for name, model in models.items()},
-        data.test,
-        device,
-        args.precision,
-        output,
-    )
-    write_results(results_of(rows, data, "test", cli.printable(args), device), output)
+    return online, key
 
 
 def starting_teacher(args, data) -> tuple[Classifier | None, Tokenizer]:

@@ -1,22 +1,29 @@
-"""Compare finished models on a split of a corpus, or label new texts.
+"""Compare finished models on a split of a corpus, look into their predictions, or label new texts.
 
-python evaluate.py runs/sst2/teacher runs/sst2/distilled --split test
+python evaluate.py runs/sst2/teacher runs/sst2/distilled --split test --calibrate --html sst2.html
 python evaluate.py runs/sst2/distilled --text "a gripping, funny film" --text "two hours of nothing"
+python evaluate.py runs/sst2/distilled --input reviews.txt --output labels.csv
+python evaluate.py --plot runs/sst2
 """
 
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from minikd import cli
 from minikd.batching import TokenizedSplit, tokenize_split
+from minikd.calibration import calibration_metrics, fit_temperature
 from minikd.checkpoint import from_pretrained
 from minikd.config import EncoderConfig
+from minikd.dark_knowledge import write_page
+from minikd.datasets.own import read_texts
 from minikd.defaults import DEFAULTS
+from minikd.evaluation import evaluate_models, write_labels, write_predictions
 from minikd.files import UserError
 from minikd.hub import is_fine_tuned, model_folder
 from minikd.inference import predict
-from minikd.report import evaluate_models, results_of, write_results
+from minikd.report import read_results, results_of, write_results
 from minikd.runs import check_tokenizer, read_run
 from minikd.tokenizer import load_tokenizer
 
@@ -25,30 +32,86 @@ def parse_args():
     parser = cli.Parser(description=__doc__)
     parser.add_argument(
         "models",
-        nargs="+",
+        nargs="*",
         type=cli.non_empty,
         metavar="MODEL",
         help="folder of a finished model, or a name on the hub",
     )
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
-    parser.add_argument("--text", action="append", metavar="TEXT", help="label this text instead (may be repeated)")
-    cli.add_data_flags(parser, default_text="as the first model was trained")
-    cli.add_device_flags(parser)
-    parser.add_argument(
+    group = parser.add_argument_group("comparison")
+    group.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
+    group.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="fit a temperature to each model on the validation split, and report calibration before and after",
+    )
+    group.add_argument(
+        "--html",
+        type=cli.folder,
+        metavar="FILE",
+        help="write a page that shows what each model thinks of each text, for a browser",
+    )
+    group.add_argument(
         "--output-dir",
         type=cli.folder,
         metavar="DIR",
-        help="also write results.json, results.md and predictions-<model>.csv there",
+        help="also write results.json, results.md, dashboard.png and predictions-<model>.csv there",
     )
+    group.add_argument(
+        "--plot",
+        type=cli.folder,
+        metavar="DIR",
+        help="draw DIR/dashboard.png again from DIR/results.json alone; takes no models",
+    )
+    group = parser.add_argument_group("labelling new texts")
+    group.add_argument("--text", action="append", metavar="TEXT", help="label this text (may be repeated)")
+    group.add_argument(
+        "--input",
+        type=cli.folder,
+        metavar="FILE",
+        help="label the texts of this file: a line each (.txt), or the column text or sentence (.csv, .tsv, .jsonl)",
+    )
+    group.add_argument(
+        "--output", type=cli.folder, metavar="FILE", help="where the labels of --input go: a .csv or .jsonl file"
+    )
+    cli.add_data_flags(parser, default_text="as the first model was trained")
+    cli.add_device_flags(parser)
     parser.set_defaults(dataset=None, data_dir=None, fpb_agreement=None)  # None: as the model was trained
     args = parser.parse_args()
-    if args.text and (args.output_dir or args.dataset):
-        parser.error("--text labels the texts alone: leave out --dataset and --output-dir")
+    check_flags(parser, args)
     return args
+
+
+def check_flags(parser, args):
+    """Ends with status 2 where flags of different uses are mixed."""
+    comparing = {"--dataset": args.dataset, "--output-dir": args.output_dir, "--html": args.html,
+                 "--calibrate": args.calibrate}  # fmt: skip
+    labelling = {"--text": args.text, "--input": args.input}
+    used = [flag for flag, value in (comparing | labelling).items() if value]
+    if args.plot and (used or args.models):
+        parser.error(f"--plot draws from results alone: leave out {used[0] if used else 'the models'}")
+    if not args.plot and not args.models:
+        parser.error("which MODEL? give one or more folders of finished models, or names on the hub")
+    if (args.text or args.input) and any(comparing.values()):
+        mixed = ", ".join(flag for flag, value in comparing.items() if value)
+        parser.error(f"--text and --input label texts alone: leave out {mixed}")
+    if args.text and args.input:
+        parser.error("--text and --input: give one of them")
+    if bool(args.input) != bool(args.output):
+        parser.error("--input FILE and --output FILE go together")
+    if args.output and args.output.suffix.lower() not in (".csv", ".jsonl"):
+        parser.error(f"--output {args.output}: must end in .csv or .jsonl")
+    if args.input and len(args.models) > 1:
+        parser.error("--input takes one model")
 
 
 def main():
     args = parse_args()
+    if args.plot:
+        from minikd.plots import dashboard  # needs matplotlib, which nothing else does
+
+        dashboard(read_results(args.plot / "results.json"), args.plot / "dashboard.png")
+        print(f"pictures: {args.plot / 'dashboard.png'}")
+        return
     for model in args.models:
         if not is_fine_tuned(model):
             raise UserError(f"{model}: is a bare encoder without a classifier; fine-tune it first (train.py)")
@@ -57,7 +120,9 @@ def main():
     if args.text:
         if any("\ud800" <= letter <= "\udfff" for text in args.text for letter in text):
             raise UserError("--text: is not valid text in this terminal's encoding")
-        label_texts(args, device)
+        print_labels(args, device)
+    elif args.input:
+        label_file(args, device)
     else:
         compare(args, device)
 
@@ -68,7 +133,7 @@ def use_recorded_flags(args):
     source, recorded = next(((model, run["arguments"]) for model, run in runs if run), (None, {}))
     kinds = {"dataset": str, "data_dir": str, "fpb_agreement": str, "max_length": int}
     recorded = {key: recorded[key] for key, kind in kinds.items() if isinstance(recorded.get(key), kind)}
-    if args.dataset is None and not args.text:
+    if args.dataset is None and not (args.text or args.input):
         args.dataset = recorded.get("dataset")
         if args.dataset is None:
             raise UserError("--dataset: no model says what it was trained on; name the corpus to compare them on")
@@ -86,30 +151,69 @@ def use_recorded_flags(args):
 
 def compare(args, device):
     """The table of all models on the split, each with its own tokenizer."""
-    if args.output_dir:
-        cli.check_writable(args.output_dir)
+    for folder in (args.output_dir, args.html and args.html.parent):
+        if folder:
+            cli.check_writable(folder)
     data = cli.load_data(args)
-    split, models = getattr(data, args.split), {}
+    split, models, tokenizers = getattr(data, args.split), {}, {}
     for source in args.models:
         model, tokenizer = load(source, args.max_length, labels=data.labels)
         name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
         if name in models:  # several folders of one name
             name = next(f"{name}-{n}" for n in range(2, len(args.models) + 2) if f"{name}-{n}" not in models)
-        models[name] = (source, model, tokenize_split(split, tokenizer, args.max_length))
-    rows = evaluate_models(models, split, device, args.precision, args.output_dir)
+        models[name] = ([Path(source)], [model], tokenize_split(split, tokenizer, args.max_length))
+        tokenizers[name] = tokenizer
+    rows, logits = evaluate_models(models, split, device, args.precision)
+    logits = {name: of_seeds[0] for name, of_seeds in logits.items()}
+    labels = torch.tensor(split.labels)
+    if args.calibrate:
+        for row in rows:
+            tokens = tokenize_split(data.validation, tokenizers[row["name"]], args.max_length)
+            (model,), name = models[row["name"]][1], row["name"]
+            validation = predict(model, tokens, device, args.precision, desc=f"calibrate {name}")
+            row["temperature"] = fit_temperature(validation, torch.tensor(data.validation.labels))
+            after = calibration_metrics(logits[name] / row["temperature"], labels)
+            row |= {"ece_calibrated": after["ece"], "nll_calibrated": after["nll"],
+                    "reliability_calibrated": after["reliability"]}  # fmt: skip
+    if args.output_dir:
+        for name, one in logits.items():
+            write_predictions(args.output_dir / f"predictions-{name}.csv", labels, one, data.labels)
     write_results(results_of(rows, data, args.split, cli.printable(args), device), args.output_dir)
+    if args.html:
+        truth = None if split.probabilities is None else torch.from_numpy(split.probabilities)
+        write_page(
+            args.html, data.name, args.split, data.labels, split.texts, split.labels, logits, true_probabilities=truth
+        )
+        print(f"page: {args.html}")
 
 
-def label_texts(args, device):
+def print_labels(args, device):
     """Prints each model's label for each text, with the probability of every label."""
-    loaded = [(source, *load(source, args.max_length)) for source in args.models]
-    for source, model, tokenizer in loaded:
-        ids, offsets = tokenizer.encode(args.text, args.max_length)
-        tokens = TokenizedSplit(ids, offsets, np.zeros(len(args.text), dtype=np.int64), tokenizer.pad_token_id, "")
-        probs = predict(model.to(device), tokens, device, args.precision).softmax(dim=-1)
+    for source in args.models:
+        model, probs = probabilities(source, args.text, args, device)
         for text, row in zip(args.text, probs):
             others = ", ".join(f"{label} {prob:.3f}" for label, prob in zip(model.config.labels, row.tolist()))
             print(f"{source}: {model.config.labels[int(row.argmax())]} ({others}): {text}")
+
+
+def label_file(args, device):
+    """Labels every text of --input into --output, in the same order."""
+    cli.check_writable(args.output.parent)
+    texts = read_texts(args.input)
+    model, probs = probabilities(args.models[0], texts, args, device)
+    write_labels(args.output, texts, probs, model.config.labels)
+    counts = torch.bincount(probs.argmax(dim=-1), minlength=len(model.config.labels)).tolist()
+    shares = ", ".join(f"{label} {count:,}" for label, count in zip(model.config.labels, counts))
+    print(f"{len(texts):,} texts labelled ({shares}): {args.output}")
+
+
+def probabilities(source, texts, args, device):
+    """The model at `source`, and its probabilities (N, C) for the texts."""
+    model, tokenizer = load(source, args.max_length)
+    ids, offsets = tokenizer.encode(texts, args.max_length)
+    tokens = TokenizedSplit(ids, offsets, np.zeros(len(texts), dtype=np.int64), tokenizer.pad_token_id, "")
+    desc = "label" if len(texts) > 100 else ""
+    return model, predict(model.to(device), tokens, device, args.precision, desc=desc).softmax(dim=-1)
 
 
 def load(source, max_length, labels=None):

@@ -13,12 +13,14 @@ from minikd import cli
 from minikd.batching import tokenize_split
 from minikd.checkpoint import from_pretrained
 from minikd.config import bert_like
-from minikd.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY, corpus_name, default
+from minikd.defaults import LORA_LR, SAMPLE_TEACHER, SAMPLE_VOCABULARY, corpus_name, default
+from minikd.evaluation import evaluate_models, write_predictions
 from minikd.hub import model_folder
 from minikd.model import Classifier
-from minikd.report import evaluate_models, results_of, write_results
+from minikd.report import results_of, write_results
 from minikd.runs import check_not_source, check_tokenizer, train_or_reuse
 from minikd.tokenizer import load_tokenizer, train_wordpiece
+from minikd.tracking import Tracking
 
 
 def parse_args():
@@ -42,12 +44,15 @@ def parse_args():
     group.add_argument("--hidden", type=cli.integer(32), metavar="H", help="its width (default: 256)")
     cli.add_data_flags(parser)
     cli.add_training_flags(parser)
+    cli.add_lora_flags(parser, "the model")
     cli.add_device_flags(parser)
     cli.add_output_flag(parser, "runs/<dataset>-model")
     args = parser.parse_args()
     if args.model and (args.layers or args.hidden):
         parser.error("--model brings its own shape: leave out --layers and --hidden")
     args.epochs = args.epochs or default("teacher_epochs", args.dataset)
+    if args.lora_rank:
+        args.lr = args.lr or LORA_LR
     new = args.layers or args.hidden  # random weights want the rate of the sample's models, not of pre-trained ones
     args.lr = args.lr or default("teacher_lr", "sample" if new else args.dataset)
     args.output_dir = args.output_dir or Path("runs") / f"{corpus_name(args.dataset)}-model"  # not among distill.py's
@@ -57,6 +62,12 @@ def parse_args():
 
 def main():
     args = parse_args()
+    with Tracking(args.track, args.output_dir) as tracking:
+        run(args, tracking)
+
+
+def run(args, tracking):
+    """Trains the model and evaluates it."""
     device = cli.start(args)
     data = cli.load_data(args)
     model, tokenizer = starting_model(args, data)
@@ -75,10 +86,14 @@ def main():
         cli.printable(args),
         compile=args.compile,
         resume=args.resume,
+        lora=cli.lora_settings(args, args.lora_rank),
+        tracking=tracking,
     )
-    rows = evaluate_models(
-        {"model": (args.output_dir, model, test)}, data.test, device, args.precision, args.output_dir
-    )
+    models = {"model": ([args.output_dir], [model], test)}
+    rows, logits = evaluate_models(models, data.test, device, args.precision)
+    tracking.summary(args.output_dir, rows[0])
+    predictions = args.output_dir / "predictions-model.csv"
+    write_predictions(predictions, torch.tensor(data.test.labels), logits["model"][0], data.labels)
     write_results(results_of(rows, data, "test", cli.printable(args), device), args.output_dir)
 
 

@@ -61,8 +61,7 @@ def tokenize_split(split: Split, tokenizer: Tokenizer, max_length: int) -> Token
     hit is never stale. Where it cannot be written, the run goes on without it.
     """
     key = fingerprint("tokens 1", tokenizers.__version__, tokenizer.fingerprint, str(max_length), *split.texts)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    path = cache / "minikd" / f"tokens-{key[:32]}.safetensors"
+    path = cache_folder() / f"tokens-{key[:32]}.safetensors"
     try:
         tensors = safetensors_numpy.load_file(path)
         ids, offsets = tensors["ids"], tensors["offsets"]
@@ -74,6 +73,11 @@ def tokenize_split(split: Split, tokenizer: Tokenizer, max_length: int) -> Token
             print(f"tokens not cached: {path.parent} cannot be written ({error.strerror})")
     labels = np.array(split.labels, dtype=np.int64)
     return TokenizedSplit(ids, offsets, labels, tokenizer.pad_token_id, fingerprint(key, labels))
+
+
+def cache_folder() -> Path:
+    """Where tokens and logits are kept between runs; it may be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "minikd"
 
 
 def plan_batches(

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from minikd.datasets import Dataset, load_dataset
-from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, corpus_name, default
+from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, LORA_LR, corpus_name, default
 from minikd.files import UserError
-from minikd.flag_types import folder, integer, non_empty, real
+from minikd.flag_types import folder, integer, names, non_empty, real
 from minikd.inference import choose_device, choose_precision
+from minikd.lora import TARGETS
 from minikd.training import TrainingSettings
 
 DATA_DIR = Path(__file__).parents[1] / "data"
@@ -112,6 +113,47 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--compile", action="store_true", help="train with torch.compile (slow start, then faster)")
     group.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
+    group.add_argument(
+        "--track",
+        choices=("wandb", "tensorboard"),
+        help="send losses, rates, validation metrics, speed and memory there too (log.jsonl has them always)",
+    )
+
+
+def add_lora_flags(parser: argparse.ArgumentParser, whose: str) -> argparse._ArgumentGroup:
+    """Whether and how to train low-rank adapters instead of all weights of `whose` model. Returns the flags' group."""
+    group = parser.add_argument_group("low-rank adaptation (LoRA)")
+    group.add_argument(
+        "--lora-rank",
+        type=integer(1),
+        metavar="R",
+        help=f"of {whose} fine-tune adapters of rank R and the head alone (default: all weights)",
+    )
+    group.add_argument(
+        "--lora-alpha",
+        type=real(0, exclusive=True),
+        default=16.0,
+        metavar="X",
+        help="adapters are scaled by this over R (default: 16)",
+    )
+    group.add_argument(
+        "--lora-dropout", type=real(0, 0.99), default=0.0, metavar="X", help="on the adapters' input (default: 0)"
+    )
+    group.add_argument(
+        "--lora-targets",
+        type=names(*TARGETS),
+        default=["query", "value"],
+        metavar="NAME,…",
+        help=f"which projections get one, of {', '.join(TARGETS)} (default: query,value)",
+    )
+    return group
+
+
+def lora_settings(args: argparse.Namespace, rank: int | None) -> dict | None:
+    """The arguments of `add_lora` for adapters of this rank; None for no rank."""
+    if rank is None:
+        return None
+    return {"rank": rank, "alpha": args.lora_alpha, "dropout": args.lora_dropout, "targets": args.lora_targets}
 
 
 def add_output_flag(parser: argparse.ArgumentParser, default_text: str = "runs/<dataset>") -> None:
@@ -134,6 +176,9 @@ def fill_defaults(args: argparse.Namespace) -> None:
 
     The length waits until the model is known: see `settle_length`.
     """
+    for rank, rate in (("lora_rank", "teacher_lr" if "teacher_lr" in args else "lr"), ("student_lora_rank", "lr")):
+        if getattr(args, rank, None) and getattr(args, rate) is None:
+            setattr(args, rate, LORA_LR)
     for column in DEFAULT_COLUMNS:
         if column != "max_length" and column in vars(args) and getattr(args, column) is None:
             setattr(args, column, default(column, args.dataset))
@@ -182,8 +227,8 @@ def load_data(args: argparse.Namespace) -> Dataset:
 
 def training_settings(args: argparse.Namespace) -> TrainingSettings:
     """The training flags, as the loop takes them."""
-    names = {field.name for field in fields(TrainingSettings)} - {"alpha", "T"}  # these two are the distilled student's
-    return TrainingSettings(**{name: getattr(args, name) for name in names})
+    own = {field.name for field in fields(TrainingSettings)} - {"alpha", "T"}  # these two are the distilled student's
+    return TrainingSettings(**{name: getattr(args, name) for name in own})
 
 
 def run(main) -> None:

@@ -48,3 +48,16 @@ def real(least: float, most: float = math.inf, exclusive: bool = False):
         return value
 
     return parse
+
+
+def names(*choices: str):
+    """An argparse type: a comma-separated list of names among `choices`."""
+
+    def parse(text: str) -> list[str]:
+        found = [name.strip() for name in text.split(",") if name.strip()]
+        unknown = [name for name in found if name not in choices]
+        if unknown or not found:
+            raise argparse.ArgumentTypeError(f"{text!r}: choose one or more of {', '.join(choices)}")
+        return found
+
+    return parse

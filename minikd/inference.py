@@ -8,7 +8,8 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minikd.batching import TokenizedSplit, make_batches, plan_batches
+import minikd
+from minikd.batching import TokenizedSplit, cache_folder, make_batches, plan_batches
 from minikd.files import UserError, atomic_write, fingerprint
 from minikd.model import Classifier
 
@@ -85,6 +86,28 @@ def predict(
     model.train(was_training)
     logits = torch.empty(by_length.shape)  # outside inference mode: an ordinary tensor, fit for a loss
     logits[torch.cat([torch.from_numpy(index) for index in plan])] = by_length
+    return logits
+
+
+def predict_once(
+    model: Classifier, split: TokenizedSplit, device: torch.device, precision: str, desc: str = ""
+) -> Tensor:
+    """`predict`, or what an earlier call with the same weights, texts and precision left in the cache.
+
+    To evaluate a split takes minutes, and a model's logits on it never change: comparing finished models again, or
+    going on after an interruption, need not repeat it. The cache is that of the tokens ($XDG_CACHE_HOME/minikd).
+    """
+    versions = f"{minikd.__version__} {torch.__version__} {device.type} {precision}"
+    key = fingerprint("logits 1", versions, str(model.config), split.fingerprint, model_fingerprint(model))
+    path = cache_folder() / f"logits-{key[:32]}.safetensors"
+    try:
+        return safetensors_torch.load_file(path)["logits"]
+    except (OSError, SafetensorError, KeyError):
+        logits = predict(model.to(device), split, device, precision, desc=desc)
+    try:
+        atomic_write(path, safetensors_torch.save({"logits": logits}))
+    except OSError as error:
+        print(f"logits not cached: {path.parent} cannot be written ({error.strerror})")
     return logits
 
 

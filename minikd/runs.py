@@ -18,14 +18,18 @@ import tokenizers
 import torch
 
 import minikd
+from minikd.adapter_files import save_adapters
 from minikd.batching import TokenizedSplit, padding_share, plan_batches
 from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
+from minikd.efficiency import peak_memory_mb
 from minikd.files import UserError, write_json
 from minikd.inference import model_fingerprint
+from minikd.lora import add_lora, merge_lora, trainable_parameters, training_state_mb
 from minikd.model import Classifier, count_parameters
 from minikd.state import differences
 from minikd.tokenizer import Tokenizer
+from minikd.tracking import Tracking
 from minikd.training import TrainingSettings, train
 
 
@@ -45,13 +49,23 @@ def train_or_reuse(
     compile: bool = False,
     resume: bool = False,
     reuse: bool = False,
+    lora: dict | None = None,
+    tracking: Tracking | None = None,
 ) -> Classifier:
     """Trains `model` into `folder`, and returns it with the weights of its best epoch.
+
+    With `lora` (the arguments of `add_lora`) only adapters and head are trained; they are saved in `folder`/adapter in
+    PEFT's layout, and merged into the model, which is then an ordinary one. `tracking` receives the lines of log.jsonl
+    too.
 
     With `reuse` or `resume`, a finished run in `folder` that was made from the same data, initial weights, settings
     and teacher (`teacher_key`) is loaded instead; with `resume`, an interrupted one is continued. Prints which of
     these happened.
     """
+    if lora:
+        torch.manual_seed(settings.seed)  # the adapters' first weights
+        full = training_state_mb(model)
+        add_lora(model, **lora)
     made_from = {
         "data": data.fingerprint,
         "validation": validation.fingerprint,
@@ -60,13 +74,16 @@ def train_or_reuse(
         "teacher": teacher_key,
         "settings": asdict(settings),
     }
-    partial = folder / ".partial"
+    if lora:
+        made_from["lora"] = lora
+    partial, tracking, config = folder / ".partial", tracking or Tracking(None, folder), arguments | asdict(settings)
     if (reuse or resume) and all(
         (folder / file).exists() for file in ("run.json", "model.safetensors", "tokenizer.json")
     ):
         differs = differences(read_run(folder).get("made_from"), made_from)
         if not differs:
             print(f"{name}: using {folder}, made from the same settings")
+            tracking.start(folder, model.config.labels, config)
             return from_pretrained(folder, labels=model.config.labels)
         if resume and reuse and not partial.exists():
             raise UserError(
@@ -90,6 +107,12 @@ def train_or_reuse(
         f"{name}: {count_parameters(model):,} parameters, {len(data):,} examples, {settings.epochs} epochs, "
         f"{data.lengths.mean():.0f} tokens an example; padding {ours:.1%} (in random batches {random:.1%})"
     )
+    if lora:
+        trained, state = trainable_parameters(model), training_state_mb(model)
+        print(
+            f"{name}: LoRA trains {trained:,} of them ({trained / count_parameters(model):.2%}); weights, gradients "
+            f"and optimizer state take {state:,.0f} MiB (all weights trained: {full:,.0f})"
+        )
     history = train(
         model,
         data,
@@ -102,13 +125,22 @@ def train_or_reuse(
         compile=compile,
         resume=resume,
         made_from=made_from,
+        track=tracking.start(folder, model.config.labels, config, log_folder=partial),
     )
+    record = {
+        "name": name,
+        "made_from": made_from,
+        "trained_parameters": trainable_parameters(model),
+        "training_memory_mb": peak_memory_mb(device),
+        "history": history,
+        "arguments": arguments,
+    }
+    if lora:
+        save_adapters(model, partial / "adapter", arguments.get("teacher") or arguments.get("model"))
+        merge_lora(model)
     save_pretrained(model, partial)
     tokenizer.save(partial, model.config.model_type, model.config.max_position_embeddings)
-    write_json(
-        partial / "run.json",
-        {"name": name, "made_from": made_from, "history": history, "arguments": arguments, **environment(device)},
-    )
+    write_json(partial / "run.json", record | environment(device))
     publish(partial, folder)
     return model
 
@@ -133,6 +165,7 @@ def check_not_source(folder: Path, flag: str, source) -> None:
 def publish(partial: Path, folder: Path) -> None:
     """Moves the files of a finished run into place; run.json goes first of the old and comes last of the new."""
     (folder / "run.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / "adapter", ignore_errors=True)  # a folder cannot be replaced in one step
     for path in sorted(partial.iterdir(), key=lambda path: path.name == "run.json"):
         if path.name != "state.pt" and path.suffix != ".tmp":  # .tmp: a file that was being written at a kill
             path.replace(folder / path.name)

@@ -20,9 +20,12 @@ from minikd.tokenizer import load_tokenizer
 PRETRAINED_SMALL = "google/bert_uncased_L-4_H-512_A-8"  # published weights of the 4-layer, 512-wide student
 
 
-def starting_student(args, teacher, tokenizer, data) -> tuple[Classifier | None, list[int]]:
-    """The student with its first weights; or None, and the layers of the fine-tuned teacher that it will be made of."""
-    torch.manual_seed(args.seed)
+def starting_student(args, teacher, tokenizer, data, seed: int) -> tuple[Classifier | None, list[int]]:
+    """The student with its first weights; or None, and the layers of the fine-tuned teacher that it will be made of.
+
+    `seed` decides whatever is random in it: all of the weights, or those of the new classifier.
+    """
+    torch.manual_seed(seed)
     if args.student:
         return pretrained_student(args.student, args, tokenizer, data), []
 

@@ -9,8 +9,10 @@ import pytest
 
 from minikd.bag_of_words import bag_of_words
 from minikd.datasets import Dataset, Split
+from minikd.evaluation import compare_with_first, merge_seeds
 from minikd.files import UserError
-from minikd.report import collect, notes, readme_with_tables, table
+from minikd.report import notes, read_results, readme_with_tables, table, without_paths
+from minikd.significance import compare
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,36 +22,85 @@ def test_the_readmes_tables_are_those_of_the_results_files():
     assert readme_with_tables(readme, ROOT / "data" / "results") == readme, "run: python -m minikd.report"
 
 
+def results(*rows, **other):
+    return {"dataset": "sample", "split": "test", "examples": 2000, "precision": "fp32", "device": "cpu", "threads": 1,
+            "models": list(rows), "arguments": {"seed": 1}} | other  # fmt: skip
+
+
+def cells(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+
+
 def test_a_table_gives_single_figures_as_they_are_and_seeds_as_mean_and_deviation():
-    rows = [{"name": "teacher", "parameters": 1234567, "accuracy": [0.90, 0.92], "speed_up": 1.0},
-            {"name": "student", "parameters": 1000, "accuracy": [0.8, 0.8], "speed_up": [2.0, 3.0]}]  # fmt: skip
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(rows).splitlines()]
-    assert lines[0] == ["model", "parameters", "accuracy", "speed-up"]  # columns without any value are left out
-    assert lines[2] == ["teacher", "1,234,567", "0.9100 ± 0.0141", "1.00×"]
-    assert lines[3] == ["student", "1,000", "0.8000", "2.50× ± 0.71"]
+    teacher = {"name": "teacher", "parameters": 1234567, "accuracy": [0.90, 0.92], "speed_up": 1.0}
+    student = {"name": "student", "parameters": 1000, "accuracy": [0.8, 0.8], "speed_up": 2.5}
+    lines = cells(table(results(teacher, student)))
+    assert lines[0] == ["", "teacher", "student"]
+    assert lines[2:] == [  # figures without any value are left out
+        ["parameters", "1,234,567", "1,000"],
+        ["accuracy", "0.9100 ± 0.0141", "0.8000"],
+        ["speed-up, in batches of 128", "–", "2.50×"],  # the first model is what others are compared with
+    ]
+    assert len(cells(table(results(teacher, student), ("accuracy",)))) == 3
+    assert "speed-up" not in table(results(teacher))
 
 
-def test_results_of_several_seeds_are_collected_and_strangers_are_refused(tmp_path):
-    def write(name, seed, accuracy, **other):
-        result = {"dataset": "sample", "data_fingerprint": "d", "split": "test", "precision": "fp32", "device": "cpu",
-                  "threads": 1, "examples": 2,
-                  "models": [{"name": "student", "path": name, "parameters": 5, "accuracy": accuracy}],
-                  "arguments": {"seed": seed, "output_dir": name, "T": 2}} | other  # fmt: skip
-        (tmp_path / name).write_text(json.dumps(result))
-        return tmp_path / name
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0312, "0.031"), (0.5, "0.500"), (4.638, "4.64"), (47.64, "47.6"), (1240.4, "1,240")]
+)
+def test_times_have_three_significant_digits_and_no_exponent(value, text):
+    assert text in table(results({"name": "student", "latency_ms": value}))
 
-    files = [write("one.json", 1, 0.5), write("two.json", 2, 0.7)]
-    result = collect(files)
-    assert result["seeds"] == [1, 2] and result["arguments"] == {"T": 2}
-    assert result["models"] == [{"name": "student", "parameters": 5, "accuracy": [0.5, 0.7]}]
-    assert "2 seeds, mean ± std" in notes(result)
-    with pytest.raises(UserError, match=r"three.json: dataset imdb differs from sample"):
-        collect([*files, write("three.json", 3, 0.6, dataset="imdb")])
-    with pytest.raises(UserError, match="other flags than .*one.json: T"):
-        collect([*files, write("four.json", 4, 0.6, arguments={"seed": 4, "output_dir": "x", "T": 4})])
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(UserError, match="broken.json"):
-        collect([tmp_path / "broken.json"])
+
+def test_notes_say_what_the_figures_rest_on():
+    pair = [True, False], [False, False]
+    text = notes(
+        results(
+            {"name": "student", "accuracy": 0.5, "tokens_per_example": 12.3},
+            seeds=[1, 2],
+            significance=compare(*pair),
+            sweep={"cells": [{}] * 6, "chosen": {"alpha": 0.5, "T": 4.0}},
+        )
+    )
+    for part in ("2 seeds, mean ± std", "test split of 2,000", "fp32 on cpu", "12 tokens",
+                 "distilled − baseline: +50.00", "alpha 0.5 and T 4 chosen on validation among 6 pairs"):  # fmt: skip
+        assert part in text
+    assert "published" not in text
+    assert "other hardware" in notes(results(arguments={"recipe": "imdb-small"}, models=[{"name": "distilled"}]))
+
+
+def test_figures_of_several_seeds_become_lists_and_their_tables_are_added_up():
+    one = {"accuracy": 0.5, "confusion": [[1, 1], [0, 2]], "reliability": [[2, 0.6, 0.5], [0, None, None]]}
+    two = {"accuracy": 0.7, "confusion": [[2, 0], [1, 1]], "reliability": [[6, 0.8, 1.0], [0, None, None]]}
+    merged = merge_seeds([one, two])
+    assert merged["accuracy"] == [0.5, 0.7] and merged["confusion"] == [[3, 1], [1, 3]]
+    assert merged["reliability"] == [[8, pytest.approx(0.75), pytest.approx(0.875)], [0, None, None]]
+    assert merge_seeds([one]) == one
+
+
+def test_ratios_with_the_first_model_are_those_of_experiment_e4():
+    first = {"parameters": 109_483_778, "accuracy": 0.9211, "f1": 0.9210, "batch_128_ms": 19.0}
+    row = {"parameters": 66_955_010, "accuracy": 0.9111, "f1": 0.9106, "batch_128_ms": 10.0}
+    ratios = compare_with_first(row, first)
+    assert (round(ratios["retention"], 3), round(ratios["f1_retention"], 3)) == (0.989, 0.989)
+    assert round(ratios["parameter_fraction"], 3) == 0.612
+    assert round(ratios["efficiency_ratio"], 3) == 1.617  # the published 161.7 %
+    assert ratios["accuracy_change"] == pytest.approx(-1.0) and ratios["speed_up"] == pytest.approx(1.9)
+    assert compare_with_first(row | {"accuracy": [0.9211, 0.0]}, first)["retention"] == [1.0, 0.0]
+
+
+def test_added_results_name_no_folder_of_their_machine(tmp_path):
+    row = {"name": "teacher", "path": str(tmp_path / "teacher"), "accuracy": 0.5}
+    arguments = {"teacher": str(tmp_path / "MiniLM"), "output_dir": str(tmp_path), "data_dir": str(tmp_path), "seed": 1}
+    text = json.dumps(without_paths(results(row, arguments=arguments)))
+    assert str(tmp_path) not in text and "MiniLM" in text
+
+
+def test_a_broken_results_file_is_named(tmp_path):
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "broken.json").write_text(content)
+        with pytest.raises(UserError, match="broken.json: is not a results file"):
+            read_results(tmp_path / "broken.json")
 
 
 def test_bag_of_words_learns_words_and_cannot_learn_their_order():

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -13,85 +12,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from conftest import QUICK, WORDS, save_model
 
-from minikd.checkpoint import from_pretrained, save_pretrained
-from minikd.config import EncoderConfig
+from minikd.checkpoint import from_pretrained
 from minikd.model import Classifier
-from minikd.tokenizer import train_wordpiece
 
 ROOT = Path(__file__).parents[1]
-WORDS = "a the film plot was dull great boring fine superb awful not very slow".split()
 MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "run.json"}
-QUICK = ["--epochs", "2", "--teacher-epochs", "2", "--lr", "1e-3", "--teacher-lr", "1e-3", "--batch-size", "16",
-         "--max-length", "16", "--precision", "fp32", "--device", "cpu"]  # fmt: skip
-
-
-@pytest.fixture
-def script(capsys, monkeypatch, tmp_path):
-    """Runs a script in this process, in an empty folder; returns (status, stdout, stderr without progress bars)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(name, *arguments):
-        handler = signal.getsignal(signal.SIGTERM)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        status = 0
-        try:
-            runpy.run_path(str(ROOT / name), run_name="__main__")
-        except SystemExit as stop:
-            status = stop.code
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        out, err = capsys.readouterr()
-        return (
-            status,
-            out,
-            "".join(line for line in re.split(r"(?<=[\r\n])", err) if "\r" not in line and "ex/s" not in line),
-        )
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """A CSV file of 200 texts whose label a word decides."""
-    path = tmp_path_factory.mktemp("corpus") / "films.csv"
-    random = np.random.default_rng(0)
-    texts = {" ".join(random.choice(WORDS, random.integers(3, 10))) for _ in range(210)}
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label"])
-        writer.writerows((text, "good" if "great" in text or "fine" in text else "bad") for text in sorted(texts)[:200])
-    return path
-
-
-def save_model(folder, labels=None, words=WORDS, **shape):
-    """A small BERT folder: a bare encoder, or with `labels` a classifier."""
-    tokenizer = train_wordpiece(words * 3, 200)
-    torch.manual_seed(0)
-    shape = dict(vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
-                 intermediate_size=32, max_position_embeddings=32) | shape  # fmt: skip
-    model = Classifier(EncoderConfig(**shape, **({"labels": labels} if labels else {})))
-    save_pretrained(model, folder)
-    tokenizer.save(folder, model.config.model_type, 32)
-    if labels is None:
-        from safetensors.torch import load_file, save_file
-
-        tensors = {k: v for k, v in load_file(folder / "model.safetensors").items() if not k.startswith("classifier")}
-        save_file(tensors, folder / "model.safetensors")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("bare"))
-
-
-@pytest.fixture(scope="module")
-def fine_tuned(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("fine-tuned"), labels=("GOOD", "BAD"))
 
 
 def files_of(folder):
@@ -104,11 +33,12 @@ def test_distill_leaves_three_models_and_their_comparison(script, corpus, bare):
     output = Path("runs/films")
     names = ("teacher", "distilled", "baseline")
     assert files_of(output) == {
-        "results.json", "results.md", "teacher-logits.safetensors", *(f"predictions-{name}.csv" for name in names),
+        "results.json", "results.md", "dashboard.png", "teacher-logits.safetensors",
+        *(f"predictions-{name}.csv" for name in names),
         *(f"{name}/{file}" for name in names for file in MODEL_FILES | {"log.jsonl"}),
     }  # fmt: skip
     results = json.loads((output / "results.json").read_text())
-    assert (results["dataset"], results["split"], results["arguments"]["alpha"]) == ("films", "test", 0.5)
+    assert (results["dataset"], results["split"], results["arguments"]["alpha"]) == ("films", "test", [0.5])
     assert [row["name"] for row in results["models"]] == list(names)
     rows = {row["name"]: row for row in results["models"]}
     for name in names:
@@ -204,6 +134,7 @@ def test_train_then_evaluate_give_one_set_of_figures(script, corpus, bare):
         "log.jsonl",
         "results.json",
         "results.md",
+        "dashboard.png",
         "predictions-model.csv",
     }
     trained = json.loads(Path("runs/films-model/results.json").read_text())["models"][0]

@@ -52,25 +52,36 @@ def load(path) -> Dataset:
     return assemble(name, labels, splits["train"], splits["test"], splits.get("validation"), where=path)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """All rows of one file, in order. Raises UserError naming the file and the line."""
+def read_texts(path: Path) -> list[str]:
+    """The texts of a file to be labelled, in order: a line each of a .txt file, else the text column of a CSV, TSV or
+    JSONL file, which needs no labels. Raises UserError naming the file and the line."""
+    return [row.text for row in read_rows(path, labelled=False)]
+
+
+def read_rows(path: Path, labelled: bool = True) -> list[Row]:
+    """All rows of one file, in order; without `labelled`, whether it has labels or not, and without them. Raises
+    UserError naming the file and the line."""
     suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise UserError(f"{path}: not a {', '.join(FORMATS)} file: give it the ending that says its format")
+    formats = FORMATS if labelled else (*FORMATS, ".txt")
+    if suffix not in formats:
+        raise UserError(f"{path}: not a {', '.join(formats)} file: give it the ending that says its format")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if suffix == ".jsonl":
-        rows = list(parse_jsonl(content, path))
+    if suffix == ".txt":
+        lines = _decode(content, path).splitlines()
+        rows = [_row(line, text, None, path) for line, text in enumerate(lines, start=1)]
+    elif suffix == ".jsonl":
+        rows = list(parse_jsonl(content, path, labelled))
     else:
-        rows = list(parse_table(content, path, "\t" if suffix == ".tsv" else ","))
+        rows = list(parse_table(content, path, "\t" if suffix == ".tsv" else ",", labelled))
     if not rows:
         raise UserError(f"{path} has no examples: add some" if content else f"{path} is empty")
     return rows
 
 
-def parse_table(content: bytes, where, delimiter: str) -> Iterator[Row]:
+def parse_table(content: bytes, where, delimiter: str, labelled: bool = True) -> Iterator[Row]:
     """Rows of CSV (delimiter ",", quoted) or TSV (delimiter tab, never quoted). Raises UserError."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit, 131,072 characters, is shorter than some texts
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
@@ -81,18 +92,18 @@ def parse_table(content: bytes, where, delimiter: str) -> Iterator[Row]:
         for fields in reader:
             if header is None and fields:
                 header = [name.strip() for name in fields]
-                text_column, label_column = _columns(header, where)
+                text_column, label_column = _columns(header, where, labelled)
             elif fields and len(fields) != len(header):
                 counts = f"{len(fields)} fields where the header has {len(header)}"
                 raise UserError(f"{where}, line {line}: {counts}: mend the row")
             elif fields:
-                yield _row(line, fields[text_column], fields[label_column], where)
+                yield _row(line, fields[text_column], fields[label_column] if labelled else None, where)
             line = reader.line_num + 1  # a quoted field may span lines
     except csv.Error as error:
         raise UserError(f"{where}, line {line}: {error} (an open quotation mark?): mend the row") from error
 
 
-def parse_jsonl(content: bytes, where) -> Iterator[Row]:
+def parse_jsonl(content: bytes, where, labelled: bool = True) -> Iterator[Row]:
     """Rows of one JSON object a line. Raises UserError."""
     for line, source in enumerate(_decode(content, where).split("\n"), start=1):
         if not source.strip():
@@ -105,7 +116,8 @@ def parse_jsonl(content: bytes, where) -> Iterator[Row]:
         if not isinstance(record, dict):
             raise UserError(f'{where}, line {line}: not a JSON object such as {{"text": "…", "label": "…"}}')
         values = list(record.values())
-        text, label = (values[position] for position in _columns(list(record), f"{where}, line {line}"))
+        text_column, label_column = _columns(list(record), f"{where}, line {line}", labelled)
+        text, label = values[text_column], values[label_column] if labelled else ""
         if not isinstance(text, str):
             raise UserError(f"{where}, line {line}: the text is {json.dumps(text)[:40]}, not a string")
         if isinstance(label, bool) or not isinstance(label, (str, int)):
@@ -113,7 +125,7 @@ def parse_jsonl(content: bytes, where) -> Iterator[Row]:
             raise UserError(f"{where}, line {line}: the label is {json.dumps(label)[:40]}, {kind}")
         if re.search("[\ud800-\udfff\0]", text + str(label)):  # "\ud83d" alone is valid JSON, but no text
             raise UserError(f"{where}, line {line}: a NUL or half a surrogate pair in it: mend the row")
-        yield _row(line, text, str(label), where)
+        yield _row(line, text, str(label) if labelled else None, where)
 
 
 def _decode(content: bytes, where) -> str:
@@ -132,10 +144,12 @@ def _decode(content: bytes, where) -> str:
     return text
 
 
-def _columns(names: list[str], where) -> list[int]:
-    """Positions of the text column and of the label column among `names`."""
+def _columns(names: list[str], where, labelled: bool) -> list[int | None]:
+    """Positions of the text column and, if `labelled`, of the label column among `names`."""
     found = []
     for kind, accepted in (("text", TEXT_COLUMNS), ("label", ("label",))):
+        if kind == "label" and not labelled:
+            return [*found, None]
         positions = [position for position, name in enumerate(names) if name in accepted]
         if len(positions) != 1:
             listed = str(names)[1:-1][:200]  # quoted and escaped: the message stays one line
@@ -145,9 +159,9 @@ def _columns(names: list[str], where) -> list[int]:
     return found
 
 
-def _row(line: int, text: str, label: str, where) -> Row:
-    row = Row(line, text.strip(), label.strip())
-    if not row.text or not row.label:
+def _row(line: int, text: str, label: str | None, where) -> Row:
+    row = Row(line, text.strip(), (label or "").strip())
+    if not row.text or (not row.label and label is not None):
         empty = "label" if row.text else "text"
         raise UserError(f"{where}, line {line}: the {empty} is empty: fill it in or remove the row")
     return row

@@ -1,0 +1,139 @@
+"""The figures of finished models on a split: quality, calibration, cost, and how they compare."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minikd.batching import TokenizedSplit
+from minikd.calibration import calibration_metrics
+from minikd.datasets import Split
+from minikd.efficiency import inference_memory_mb, measure_speed, model_size
+from minikd.files import atomic_write
+from minikd.inference import predict_once
+from minikd.metrics import classification_metrics, confusion_matrix, kl_to_truth
+from minikd.model import Classifier
+from minikd.runs import read_run
+
+Models = dict[str, tuple[list[Path], list[Classifier], TokenizedSplit]]
+
+
+def evaluate_models(
+    models: Models, split: Split, device: torch.device, precision: str
+) -> tuple[list[dict], dict[str, list[Tensor]]]:
+    """A row of figures per model, and its logits (N, C) on the split in the split's own order.
+
+    `models` maps a name to the folders and models of its seeds (one each where there is a single seed) and to the split
+    in its tokens. With several seeds, a figure of quality becomes the list of its values, confusion matrices are summed
+    and reliability curves pooled; costs are measured on the first seed's model, because they do not depend on weights.
+    The comparing figures (`compare_with_first`) are with the first model of `models`.
+    """
+    logits = {
+        name: [predict_once(model, tokens, device, precision, desc=f"evaluate {name}") for model in seeds]
+        for name, (_, seeds, tokens) in models.items()
+    }
+    first_seeds = [seeds[0] for _, seeds, _ in models.values()]
+    speeds = measure_speed(first_seeds, [tokens for _, _, tokens in models.values()], device, precision)
+    rows = []
+    for (name, (paths, seeds, tokens)), speed in zip(models.items(), speeds):
+        row = {"name": name, "path": str(paths[0]), **training_costs(paths[0]), **model_size(seeds[0]), **speed}
+        row["peak_memory_mb"] = inference_memory_mb(seeds[0], tokens, device, precision)
+        rows.append(row | merge_seeds([quality(one, split) for one in logits[name]]))
+    for row in rows:
+        row |= compare_with_first(row, rows[0])
+    return rows, logits
+
+
+def quality(logits: Tensor, split: Split) -> dict:
+    """How good predictions are: all of `classification_metrics` and `calibration_metrics`, the confusion matrix (row =
+    true label), and `kl_to_truth` where the true probabilities are known."""
+    labels, predicted = torch.tensor(split.labels), logits.argmax(dim=-1)
+    figures = classification_metrics(labels, predicted, logits.shape[1]) | calibration_metrics(logits, labels)
+    figures["confusion"] = confusion_matrix(labels, predicted, logits.shape[1]).tolist()
+    if split.probabilities is not None:
+        figures["kl_to_truth"] = kl_to_truth(logits, torch.from_numpy(split.probabilities))
+    return figures
+
+
+def merge_seeds(figures: list[dict]) -> dict:
+    """One dictionary from those of several seeds: lists of values; the sum of confusion matrices; pooled bins."""
+    if len(figures) == 1:
+        return figures[0]
+    merged = {key: [one[key] for one in figures] for key in figures[0]}
+    merged["confusion"] = torch.tensor(merged["confusion"]).sum(dim=0).tolist()
+    merged["reliability"] = [_pool(bins) for bins in zip(*merged["reliability"])]
+    return merged
+
+
+def _pool(bins) -> list:
+    """Bins of several reliability curves, [count, mean confidence, accuracy] each, as one."""
+    filled = [one for one in bins if one[0]]
+    count = sum(one[0] for one in filled)
+    if not count:
+        return [0, None, None]
+    return [count, *(sum(one[0] * one[i] for one in filled) / count for i in (1, 2))]
+
+
+def compare_with_first(row: dict, first: dict) -> dict:
+    """What a smaller model keeps and saves against the first one (of experiment E4):
+
+    `retention` and `f1_retention`, its accuracy and F1 over the first's; `accuracy_change`, in points; `speed_up` in
+    batches of 128; `parameter_fraction`; and `efficiency_ratio`, retention over parameter fraction.
+    """
+    fraction = row["parameters"] / first["parameters"]
+    retention = _each(lambda mine, its: mine / its if its else None, row["accuracy"], first["accuracy"])
+    return {
+        "accuracy_change": _each(lambda mine, its: 100 * (mine - its), row["accuracy"], first["accuracy"]),
+        "retention": retention,
+        "f1_retention": _each(lambda mine, its: mine / its if its else None, row["f1"], first["f1"]),
+        "speed_up": first["batch_128_ms"] / row["batch_128_ms"],
+        "parameter_fraction": fraction,
+        "efficiency_ratio": _each(lambda kept, _: None if kept is None else kept / fraction, retention, None),
+    }
+
+
+def _each(function, mine, its):
+    """`function` of two figures; where one is a list over seeds, of each of its values."""
+    if not isinstance(mine, list) and not isinstance(its, list):
+        return function(mine, its)
+    count = len(mine if isinstance(mine, list) else its)
+    mine, its = (value if isinstance(value, list) else [value] * count for value in (mine, its))
+    values = [function(a, b) for a, b in zip(mine, its)]
+    return None if None in values else values
+
+
+def training_costs(folder: Path) -> dict:
+    """What the run that made the model recorded: trained_parameters and training_memory_mb, if it did."""
+    run = read_run(folder) if folder.is_dir() else {}
+    return {key: run[key] for key in ("trained_parameters", "training_memory_mb") if run.get(key) is not None}
+
+
+def write_predictions(path: Path, labels: Tensor, logits: Tensor, names: tuple[str, ...]) -> None:
+    """A CSV line per example: index, label, predicted (both by name), and the probability of each label."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", "label", "predicted", *(f"prob_{name}" for name in names)])
+    for index, (label, probs) in enumerate(zip(labels.tolist(), logits.softmax(dim=-1).tolist())):
+        predicted = max(range(len(names)), key=probs.__getitem__)
+        writer.writerow([index, names[label], names[predicted], *(f"{prob:.6f}" for prob in probs)])
+    atomic_write(path, text.getvalue())
+
+
+def write_labels(path: Path, texts: list[str], probs: Tensor, names: tuple[str, ...]) -> None:
+    """New texts with their labels, to a .csv (text, predicted, prob_<label> …) or .jsonl file, one row a text."""
+    rows = [
+        {"text": text, "predicted": names[max(range(len(names)), key=row.__getitem__)]}
+        | {f"prob_{name}": round(prob, 6) for name, prob in zip(names, row)}
+        for text, row in zip(texts, probs.tolist())
+    ]
+    if path.suffix.lower() == ".jsonl":
+        atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write(path, text.getvalue())

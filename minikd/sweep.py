@@ -1,0 +1,54 @@
+"""A sweep over alpha and T (experiment E5): a student for every pair, and the best of them by validation."""
+
+import shutil
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from minikd.batching import TokenizedSplit
+from minikd.calibration import calibration_metrics
+from minikd.inference import predict
+from minikd.model import Classifier
+
+
+def run_sweep(
+    alphas: list[float],
+    temperatures: list[float],
+    distil: Callable[..., Classifier],
+    validation: TokenizedSplit,
+    device: torch.device,
+    precision: str,
+    output: Path,
+) -> dict:
+    """Trains `distil(alpha, T, folder, name)` for every pair, in output/sweep, and chooses on the validation split.
+
+    The best accuracy wins, ties go to the lower negative log-likelihood; the test split is not looked at. The chosen
+    student is copied to output/distilled. Returns {"cells": [alpha, T, validation_accuracy, validation_loss,
+    validation_ece …], "chosen": {alpha, T}}. The teacher's logits are computed once for all pairs, by the caller.
+    """
+    cells, labels = [], torch.from_numpy(validation.labels)
+    for alpha, T in product(dict.fromkeys(alphas), dict.fromkeys(temperatures)):  # a value given twice counts once
+        name = f"alpha {alpha:g}, T {T:g}"
+        student = distil(alpha, T, output / "sweep" / f"alpha-{alpha}-T-{T}", name)
+        logits = predict(student, validation, device, precision)
+        figures = calibration_metrics(logits, labels)
+        cells.append({
+            "alpha": alpha,
+            "T": T,
+            "validation_accuracy": (logits.argmax(dim=-1) == labels).double().mean().item(),
+            "validation_loss": figures["nll"],
+            "validation_ece": figures["ece"],
+        })  # fmt: skip
+    best = max(cells, key=lambda cell: (cell["validation_accuracy"], -cell["validation_loss"]))
+    chosen = {"alpha": best["alpha"], "T": best["T"]}
+    for cell in cells:
+        mark = " ← chosen" if cell is best else ""
+        print(
+            f"alpha {cell['alpha']:<4g} T {cell['T']:<4g} validation accuracy {cell['validation_accuracy']:.4f}, "
+            f"loss {cell['validation_loss']:.4f}, ECE {cell['validation_ece']:.4f}{mark}"
+        )
+    shutil.rmtree(output / "distilled", ignore_errors=True)
+    shutil.copytree(output / "sweep" / f"alpha-{best['alpha']}-T-{best['T']}", output / "distilled")
+    return {"cells": cells, "chosen": chosen}

@@ -1,0 +1,172 @@
+"""What the published experiments ask for beyond one comparison: seeds, sweeps, adapters, tracking, pages, labelling."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUICK
+
+from minikd.checkpoint import from_pretrained
+from minikd.inference import model_fingerprint
+
+
+def read_json(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def predictions(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_seeds_repeat_the_students_and_not_the_teacher(script, corpus, bare):
+    command = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK, "--seeds", 3]
+    status, out, err = script(*command)
+    assert (status, err) == (0, "")
+    results = read_json("runs/films/results.json")
+    teacher, distilled, baseline = results["models"]
+    assert results["seeds"] == [42, 43, 44]
+    assert isinstance(teacher["accuracy"], float) and out.count("teacher: epoch 2") <= 1
+    assert len(distilled["nll"]) == len(baseline["nll"]) == 3 and len(set(distilled["nll"])) == 3
+    assert "± " in Path("runs/films/results.md").read_text()
+    right = {}
+    for name in ("distilled", "baseline"):  # what stands in the table is what stands in the files of the seeds
+        files = [f"runs/films/{folder}predictions-{name}.csv" for folder in ("", "seed-43/", "seed-44/")]
+        right[name] = [[row["label"] == row["predicted"] for row in predictions(file)] for file in files]
+    for row in (distilled, baseline):
+        means = [sum(one) / len(one) for one in right[row["name"]]]
+        assert row["accuracy"] == pytest.approx(means) if isinstance(row["accuracy"], list) else means
+    significance = results["significance"]
+    assert len(significance["seeds"]) == 3 and significance["low"] <= significance["difference"] <= significance["high"]
+    only = sum(a and not b for a, b in zip(right["distilled"][1], right["baseline"][1]))
+    assert significance["seeds"][1]["only_a"] == only
+
+
+def test_the_first_of_several_seeds_is_the_run_of_that_seed_alone(script, corpus, bare):
+    command = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK, "--no-baseline"]
+    assert script(*command, "--seeds", 2, "--output-dir", "both")[0] == 0
+    assert script(*command, "--teacher", "both/teacher", "--seed", 43, "--output-dir", "alone")[0] == 0
+    both, alone = (from_pretrained(folder) for folder in ("both/seed-43/distilled", "alone/distilled"))
+    assert model_fingerprint(both) == model_fingerprint(alone)
+
+
+def test_a_sweep_chooses_on_validation_and_resumes_without_training_again(script, corpus, bare):
+    command = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK, "--no-baseline",
+               "--alpha", 0.1, 0.9, "--T", 1, 4]  # fmt: skip
+    status, out, err = script(*command)
+    assert (status, err) == (0, "") and out.count("teacher logits") <= 1
+    sweep = read_json("runs/films/results.json")["sweep"]
+    assert [(cell["alpha"], cell["T"]) for cell in sweep["cells"]] == [(0.1, 1), (0.1, 4), (0.9, 1), (0.9, 4)]
+    best = max(sweep["cells"], key=lambda cell: (cell["validation_accuracy"], -cell["validation_loss"]))
+    assert sweep["chosen"] == {"alpha": best["alpha"], "T": best["T"]}
+    chosen = from_pretrained(f"runs/films/sweep/alpha-{best['alpha']}-T-{best['T']}")
+    assert model_fingerprint(chosen) == model_fingerprint(from_pretrained("runs/films/distilled"))
+    settings = read_json("runs/films/distilled/run.json")["made_from"]["settings"]
+    assert (settings["alpha"], settings["T"]) == (best["alpha"], best["T"])
+    status, out, err = script(*command, "--resume")
+    assert (status, err) == (0, "") and "epoch 2 of 2" not in out
+    assert read_json("runs/films/results.json")["sweep"] == sweep
+
+
+def test_adapters_train_a_small_share_and_leave_an_ordinary_model(script, corpus, bare):
+    flags = ["--lora-rank", 2, "--lora-alpha", 4, "--lora-targets", "query,value", "--output-dir", "lora"]
+    status, out, err = script("train.py", "--dataset", corpus, "--model", bare, *QUICK[:2], *QUICK[8:], *flags)
+    assert (status, err) == (0, "") and "LoRA trains" in out
+    run = read_json("lora/run.json")
+    assert run["trained_parameters"] == 4 * 2 * 2 * (16 + 16) + (16 * 16 + 16) + (16 * 2 + 2)
+    assert run["arguments"]["lr"] == 5e-4  # the rate of adapters, not of full fine-tuning
+    before, after = from_pretrained(bare, labels=("bad", "good")), from_pretrained("lora")
+    changed = {
+        name for name, tensor in after.state_dict().items() if not torch.equal(tensor, before.state_dict()[name])
+    }
+    assert changed == {f"encoder.layers.{i}.attention.qkv.weight" for i in range(4)} | {
+        "pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias",
+    }  # fmt: skip
+    assert read_json("lora/adapter/adapter_config.json")["target_modules"] == ["query", "value"]
+    status, out, err = script("evaluate.py", "lora")
+    assert (status, err) == (0, "") and "trained parameters" in out
+
+
+def test_a_student_of_adapters_stands_beside_a_whole_teacher(script, corpus, fine_tuned):
+    command = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 2, *QUICK]
+    status, out, err = script(*command, "--student-lora-rank", 2)
+    assert (status, err) == (0, "")
+    rows = {row["name"]: row for row in read_json("runs/films/results.json")["models"]}
+    assert rows["distilled"]["trained_parameters"] == rows["baseline"]["trained_parameters"] < 1000
+    status, _, err = script(*command, "--lora-rank", 2)
+    assert status == 2 and "--lora-rank" in err  # nothing of this teacher would be trained
+
+
+def test_calibration_leaves_predictions_and_reports_before_and_after(script, corpus, fine_tuned):
+    status, out, err = script(
+        "evaluate.py", fine_tuned, "--dataset", corpus, "--split", "train", "--calibrate", "--output-dir", "out"
+    )
+    assert (status, err) == (0, "") and "ECE, calibrated" in out
+    (row,) = read_json("out/results.json")["models"]
+    assert 0.05 <= row["temperature"] <= 20 and row["nll_calibrated"] != row["nll"]
+
+
+def test_the_page_and_the_dashboard_come_from_evaluate(script, corpus, fine_tuned, bare):
+    status, out, err = script(
+        "evaluate.py", fine_tuned, fine_tuned, "--dataset", corpus, "--html", "page.html", "--output-dir", "out"
+    )
+    assert (status, err) == (0, "")
+    assert Path("page.html").read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")
+    picture = Path("out/dashboard.png").read_bytes()
+    Path("out/dashboard.png").unlink()
+    status, out, err = script("evaluate.py", "--plot", "out")
+    assert (status, err) == (0, "") and Path("out/dashboard.png").read_bytes() == picture
+
+
+@pytest.mark.parametrize("name", ["new.txt", "new.csv", "new.tsv", "new.jsonl"])
+@pytest.mark.parametrize("output", ["labels.csv", "labels.jsonl"])
+def test_texts_of_a_file_are_labelled_in_order(script, fine_tuned, name, output):
+    texts = ["great film", "dull, dull plot", "fine"]
+    content = {".txt": "\n".join(texts), ".csv": 'text\ngreat film\n"dull, dull plot"\nfine\n',
+               ".tsv": "id\tsentence\n" + "".join(f"{i}\t{text}\n" for i, text in enumerate(texts)),
+               ".jsonl": "".join(json.dumps({"text": text}) + "\n" for text in texts)}  # fmt: skip
+    Path(name).write_text(content[Path(name).suffix])
+    status, out, err = script("evaluate.py", fine_tuned, "--input", name, "--output", output)
+    assert (status, err) == (0, "") and "3 texts labelled" in out
+    rows = predictions(output) if output.endswith("csv") else [json.loads(line) for line in open(output)]
+    assert [row["text"] for row in rows] == texts
+    for row in rows:
+        probs = {label: float(row[f"prob_{label}"]) for label in ("GOOD", "BAD")}
+        assert sum(probs.values()) == pytest.approx(1, abs=1e-5) and row["predicted"] == max(probs, key=probs.get)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--input", "missing.txt", "--output", "x.csv"], "missing.txt"),
+        (["--input", "empty.txt", "--output", "x.csv"], "empty.txt is empty"),
+        (["--input", "gap.txt", "--output", "x.csv"], "gap.txt, line 2: the text is empty"),
+        (["--input", "gap.txt"], "--output"),
+        (["--input", "gap.txt", "--output", "x.xlsx"], "x.xlsx: must end in .csv or .jsonl"),
+        (["--text", "fine", "--calibrate"], "--calibrate"),
+        (["--plot", "."], "--plot"),
+    ],
+)
+def test_mixed_or_wrong_flags_of_evaluate_get_one_line(script, fine_tuned, flags, words):
+    Path("empty.txt").write_text("")
+    Path("gap.txt").write_text("fine\n\ndull\n")
+    status, _, err = script("evaluate.py", fine_tuned, *flags)
+    assert status == 2 and words in err and len(err.strip().splitlines()) == 1 and not Path("x.csv").exists()
+
+
+def test_tensorboard_gets_the_lines_of_the_log_and_the_test_figures(script, corpus, bare):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    command = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK, "--track"]
+    status, _, err = script(*command, "tensorboard")
+    assert (status, err) == (0, "")
+    events = EventAccumulator("runs/films/tensorboard/distilled")
+    events.Reload()
+    lines = [json.loads(line) for line in open("runs/films/distilled/log.jsonl")]
+    losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(s, pytest.approx(v)) for s, v in losses]
+    rows = {row["name"]: row for row in read_json("runs/films/results.json")["models"]}
+    assert events.Scalars("test/accuracy")[-1].value == pytest.approx(rows["distilled"]["accuracy"])

@@ -1,0 +1,114 @@
+"""The five published experiments: each runs from one flag, at the true shapes, with the published counts."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from minikd.checkpoint import save_pretrained
+from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT
+from minikd.model import Classifier
+from minikd.recipes import RECIPES
+from minikd.report import table
+from minikd.tokenizer import load_tokenizer
+
+WORDS = "profit loss rose fell good bad film plot was the a very not quarter sales".split()
+# parameters with 2 labels, with 3 labels, and MiB of fp32 weights with 3 (E2) and 2 labels (E5)
+BERT, SMALL, DISTIL = 109_483_778, 28_764_674, 66_955_010
+FEW_STEPS = ["--epochs", 1, "--teacher-epochs", 1, "--max-length", 8, "--batch-size", 16,
+             "--precision", "fp32", "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory, minilm):
+    """Folders named and shaped like the published checkpoints, with random weights and BERT's real vocabulary."""
+    root = tmp_path_factory.mktemp("hub")
+    shapes = {"bert-base-uncased": BERT_BASE, "distilbert-base-uncased": DISTILBERT,
+              "google/bert_uncased_L-4_H-512_A-8": BERT_SMALL}  # fmt: skip
+    for name, config in shapes.items():
+        torch.manual_seed(0)
+        save_pretrained(Classifier(config), root / name)
+        load_tokenizer(minilm).save(root / name, config.model_type, 512)
+        weights = load_file(root / name / "model.safetensors")
+        save_file({k: v for k, v in weights.items() if "classifier" not in k}, root / name / "model.safetensors")
+    return root
+
+
+@pytest.fixture
+def run(script, published, tmp_path):
+    """Runs distill.py where the published names are folders, on a small corpus with the labels of the real one."""
+    for path in published.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    labels = {"fpb": ("negative", "neutral", "positive")}
+
+    def run(recipe, *flags):
+        names = labels.get(RECIPES[recipe].flags["dataset"], ("negative", "positive"))
+        with open("texts.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            writer.writerows((f"{WORDS[i % 15]} {WORDS[i // 15]} {i}", names[i % len(names)]) for i in range(60))
+        status, out, err = script("distill.py", "--recipe", recipe, "--dataset", "texts.csv", *FEW_STEPS, *flags)
+        assert (status, err) == (0, "")
+        results = json.loads(Path(f"runs/{recipe}/results.json").read_text())
+        return results, {row["name"]: row for row in results["models"]}, out
+
+    return run
+
+
+def test_e1_trains_the_4_layer_student_twice(run):
+    results, rows, _ = run("imdb-small")
+    assert list(rows) == ["teacher", "distilled", "baseline"]
+    assert [rows[name]["parameters"] for name in rows] == [BERT, SMALL, SMALL]
+    assert (results["arguments"]["alpha"], results["arguments"]["T"]) == ([0.5], [2.0])
+    assert "0.8784" in table(results)  # the author's figure, beside ours
+
+
+def test_e2_has_the_published_sizes(run):
+    _, rows, _ = run("fpb-distilbert", "--no-baseline")
+    assert [rows[name]["parameters"] for name in rows] == [109_484_547, 66_955_779]
+    assert [round(rows[name]["size_mb"], 2) for name in rows] == [417.65, 255.42]
+    config = json.loads(Path("runs/fpb-distilbert/distilled/config.json").read_text())
+    assert config["model_type"] == "distilbert"  # saved in its own layout
+
+
+def test_e3_fine_tunes_the_teacher_by_adapters(run):
+    _, rows, out = run("sst2-lora", "--no-baseline")
+    # 12 layers × query and value × rank 8 × (768 + 768), and the head: the pooler's and the classifier's weights
+    assert rows["teacher"]["trained_parameters"] == 12 * 2 * 8 * 2 * 768 + (768 * 768 + 768) + (2 * 768 + 2)
+    assert [rows[name]["parameters"] for name in rows] == [BERT, DISTIL]
+    assert "teacher: LoRA trains" in out and Path("runs/sst2-lora/teacher/adapter/adapter_config.json").exists()
+
+
+def test_e4_distils_from_cached_logits_and_gives_the_ratios(run):
+    _, rows, _ = run("imdb-cached", "--no-baseline")
+    assert [rows[name]["parameters"] for name in rows] == [BERT, DISTIL]
+    student = rows["distilled"]
+    assert round(student["parameter_fraction"], 3) == 0.612
+    assert student["efficiency_ratio"] == pytest.approx(student["retention"] / student["parameter_fraction"])
+    assert Path("runs/imdb-cached/teacher-logits.safetensors").exists()
+
+
+def test_e5_asks_the_teacher_in_each_step(run):
+    results, rows, _ = run("imdb-online", "--no-baseline")
+    assert [round(rows[name]["size_mb"]) for name in rows] == [418, 255]  # the author cut 417.65 to 417
+    assert not Path("runs/imdb-online/teacher-logits.safetensors").exists()
+    assert results["arguments"]["lr"] == results["arguments"]["teacher_lr"] == 2e-5
+    assert all(0 <= rows[name]["ece"] <= 1 for name in rows)
+
+
+def test_a_flag_beside_a_recipe_wins(script, published, tmp_path):
+    for path in published.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    status, _, err = script("distill.py", "--recipe", "imdb-online", "--dataset", "missing.csv", "--student-layers", 3)
+    assert status == 2 and "missing.csv" in err  # and no complaint that --student and --student-layers are both set
+
+
+def test_published_figures_stand_in_columns_of_their_own():
+    for name, recipe in RECIPES.items():
+        row = {"name": "teacher", "accuracy": 0.5, "parameters": 10}
+        header = table({"models": [row], "arguments": {"recipe": name}}).splitlines()[0]
+        theirs = [cell.strip() for cell in header.split("|")[3:-1]]
+        assert theirs == [f"published {model}" for model in recipe.published]
