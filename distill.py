@@ -183,6 +183,7 @@ def run(args, tracking):
             settings=replace(settings, epochs=args.teacher_epochs, lr=args.teacher_lr),
             folder=output / "teacher",
             lora=cli.lora_settings(args, args.lora_rank),
+            base=args.teacher,
             reuse=True,
         )
     logits_of, teacher_key = source_of_logits(teacher, train, data, args, device)
@@ -195,7 +196,7 @@ def run(args, tracking):
         first = student if seed == args.seed else starting_student(args, teacher, tokenizer, data, seed)[0]
         return copy.deepcopy(first)
 
-    lora = cli.lora_settings(args, args.student_lora_rank)
+    training = partial(training, lora=cli.lora_settings(args, args.student_lora_rank), base=args.student)
 
     def distil(seed, alpha, T, folder, name="distilled", reuse=False):
         return training(
@@ -205,12 +206,11 @@ def run(args, tracking):
             folder=folder,
             teacher=logits_of,
             teacher_key=teacher_key,
-            lora=lora,
             reuse=reuse,
         )
 
     def fine_tune(seed, folder):
-        return training("baseline", new_student(seed), settings=replace(settings, seed=seed), folder=folder, lora=lora)
+        return training("baseline", new_student(seed), settings=replace(settings, seed=seed), folder=folder)
 
     sweep, alpha, T = None, args.alpha[0], args.T[0]
     if len(args.alpha) * len(args.T) > 1:  # a student for each pair; the best on validation goes on

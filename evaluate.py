@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from minikd import cli
+from minikd.adapter_files import base_model, load_adapted
 from minikd.batching import TokenizedSplit, tokenize_split
 from minikd.calibration import calibration_metrics, fit_temperature
 from minikd.checkpoint import from_pretrained
@@ -35,7 +36,7 @@ def parse_args():
         nargs="*",
         type=cli.non_empty,
         metavar="MODEL",
-        help="folder of a finished model, or a name on the hub",
+        help="folder of a finished model or of LoRA adapters, or a name on the hub",
     )
     group = parser.add_argument_group("comparison")
     group.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
@@ -113,7 +114,7 @@ def main():
         print(f"pictures: {args.plot / 'dashboard.png'}")
         return
     for model in args.models:
-        if not is_fine_tuned(model):
+        if not base_model(model) and not is_fine_tuned(model):
             raise UserError(f"{model}: is a bare encoder without a classifier; fine-tune it first (train.py)")
     use_recorded_flags(args)
     device = cli.start(args)
@@ -141,9 +142,8 @@ def use_recorded_flags(args):
             raise UserError(f"{args.dataset}: the data that {source} was trained on is gone; name it by --dataset")
     args.data_dir = args.data_dir or Path(recorded.get("data_dir", cli.DATA_DIR))
     args.fpb_agreement = args.fpb_agreement or recorded.get("fpb_agreement", "50")
-    positions = [
-        EncoderConfig.from_file(model_folder(model) / "config.json").max_position_embeddings for model in args.models
-    ]
+    folders = [model_folder(base_model(model) or model) for model in args.models]
+    positions = [EncoderConfig.from_file(folder / "config.json").max_position_embeddings for folder in folders]
     if args.max_length is None and recorded.get("max_length", 0) >= 3:
         args.max_length = min(recorded["max_length"], *positions)
     cli.settle_length(args, min(positions))
@@ -218,7 +218,9 @@ def probabilities(source, texts, args, device):
 
 def load(source, max_length, labels=None):
     """The model and its tokenizer. Raises UserError where they do not fit each other, the labels or `max_length`."""
-    model, tokenizer = from_pretrained(source, labels=labels), load_tokenizer(model_folder(source))
+    base = base_model(source)  # of a folder of LoRA adapters
+    model = load_adapted(source, labels) if base else from_pretrained(source, labels=labels)
+    tokenizer = load_tokenizer(model_folder(base or source))
     check_tokenizer(tokenizer, model.config, source, max_length)
     return model, tokenizer
 

@@ -87,6 +87,7 @@ def run(args, tracking):
         compile=args.compile,
         resume=args.resume,
         lora=cli.lora_settings(args, args.lora_rank),
+        base=args.model,
         tracking=tracking,
     )
     models = {"model": ([args.output_dir], [model], test)}

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
 
-from minikd.checkpoint import HEAD, name_map
+from minikd.checkpoint import HEAD, from_pretrained, name_map
 from minikd.config import EncoderConfig
 from minikd.files import UserError, atomic_write, write_json
-from minikd.lora import TARGETS, adapters, add_lora
+from minikd.lora import TARGETS, adapters, add_lora, merge_lora
 from minikd.model import Classifier
 
 # adapter_config.json: the fields that are fine with any value, or with these; all others must be empty, for what they
@@ -103,6 +103,36 @@ def load_adapters(model: Classifier, folder) -> None:
         f"loaded {path}: rank {rank} on {', '.join(targets)}"
         + (f"; not in it and left as they were: {', '.join(kept)}" if kept else "")
     )
+
+
+def base_model(name_or_dir) -> str | None:
+    """The checkpoint that a folder of adapters was trained on, as the folder names it; None for other folders and
+    names. Raises UserError for adapters that name none."""
+    path = Path(name_or_dir) / "adapter_config.json"
+    if not path.is_file():
+        return None
+    _read_settings(path)
+    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{path}: does not name its base model; add base_model_name_or_path, a folder or a name")
+    return base
+
+
+def load_adapted(folder, labels=None) -> Classifier:
+    """The base model of a folder of adapters, with them merged in. The files know no label names: `labels` are those
+    of the data, else LABEL_0, LABEL_1, …. Raises UserError as `from_pretrained` and `load_adapters` do."""
+    if labels is None:
+        path = Path(folder) / "adapter_model.safetensors"
+        try:
+            with safe_open(path, "pt") as file:
+                count = len(file.get_tensor("base_model.model.classifier.bias"))
+        except (OSError, SafetensorError):
+            raise UserError(f"{path}: has no classifier that can be read; fetch it again") from None
+        labels = [f"LABEL_{i}" for i in range(count)]
+    model = from_pretrained(base_model(folder), labels=labels)
+    load_adapters(model, folder)
+    merge_lora(model)
+    return model
 
 
 def _read_settings(path: Path) -> tuple[int, float, float]:

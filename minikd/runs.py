@@ -50,13 +50,14 @@ def train_or_reuse(
     resume: bool = False,
     reuse: bool = False,
     lora: dict | None = None,
+    base: str | None = None,
     tracking: Tracking | None = None,
 ) -> Classifier:
     """Trains `model` into `folder`, and returns it with the weights of its best epoch.
 
-    With `lora` (the arguments of `add_lora`) only adapters and head are trained; they are saved in `folder`/adapter in
-    PEFT's layout, and merged into the model, which is then an ordinary one. `tracking` receives the lines of log.jsonl
-    too.
+    With `lora` (the arguments of `add_lora`) only adapters and head are trained, and merged into the model, which is
+    then an ordinary one; where its first weights are the checkpoint `base`, they are saved in `folder`/adapter too, in
+    PEFT's layout. `tracking` receives the lines of log.jsonl.
 
     With `reuse` or `resume`, a finished run in `folder` that was made from the same data, initial weights, settings
     and teacher (`teacher_key`) is loaded instead; with `resume`, an interrupted one is continued. Prints which of
@@ -135,9 +136,9 @@ def train_or_reuse(
         "history": history,
         "arguments": arguments,
     }
-    if lora:
-        save_adapters(model, partial / "adapter", arguments.get("teacher") or arguments.get("model"))
-        merge_lora(model)
+    if lora and base:
+        save_adapters(model, partial / "adapter", base)
+    merge_lora(model)  # nothing to do without adapters
     save_pretrained(model, partial)
     tokenizer.save(partial, model.config.model_type, model.config.max_position_embeddings)
     write_json(partial / "run.json", record | environment(device))

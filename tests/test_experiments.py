@@ -85,8 +85,13 @@ def test_adapters_train_a_small_share_and_leave_an_ordinary_model(script, corpus
         "pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias",
     }  # fmt: skip
     assert read_json("lora/adapter/adapter_config.json")["target_modules"] == ["query", "value"]
-    status, out, err = script("evaluate.py", "lora")
+    status, out, err = script("evaluate.py", "lora", "lora/adapter", "--precision", "fp32")
     assert (status, err) == (0, "") and "trained parameters" in out
+    line = next(line for line in out.splitlines() if "log-likelihood" in line)
+    merged, unmerged = line.split("|")[2:4]
+    assert merged.strip() == unmerged.strip()
+    status, out, err = script("evaluate.py", "lora/adapter", "--text", "great film")
+    assert (status, err) == (0, "") and "LABEL_" in out
 
 
 def test_a_student_of_adapters_stands_beside_a_whole_teacher(script, corpus, fine_tuned):
