@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minikd import cli
+from minikd import cli, flags
 from minikd.adapter_files import base_model, load_adapted
 from minikd.batching import TokenizedSplit, tokenize_split
 from minikd.calibration import calibration_metrics, fit_temperature
@@ -22,19 +22,20 @@ from minikd.datasets.own import read_texts
 from minikd.defaults import DEFAULTS
 from minikd.evaluation import evaluate_models, write_labels, write_predictions
 from minikd.files import UserError
+from minikd.flag_types import folder, non_empty
 from minikd.hub import is_fine_tuned, model_folder
-from minikd.inference import predict
+from minikd.inference import predict, predict_once
 from minikd.report import read_results, results_of, write_results
 from minikd.runs import check_tokenizer, read_run
 from minikd.tokenizer import load_tokenizer
 
 
 def parse_args():
-    parser = cli.Parser(description=__doc__)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument(
         "models",
         nargs="*",
-        type=cli.non_empty,
+        type=non_empty,
         metavar="MODEL",
         help="folder of a finished model or of LoRA adapters, or a name on the hub",
     )
@@ -47,19 +48,19 @@ def parse_args():
     )
     group.add_argument(
         "--html",
-        type=cli.folder,
+        type=folder,
         metavar="FILE",
         help="write a page that shows what each model thinks of each text, for a browser",
     )
     group.add_argument(
         "--output-dir",
-        type=cli.folder,
+        type=folder,
         metavar="DIR",
         help="also write results.json, results.md, dashboard.png and predictions-<model>.csv there",
     )
     group.add_argument(
         "--plot",
-        type=cli.folder,
+        type=folder,
         metavar="DIR",
         help="draw DIR/dashboard.png again from DIR/results.json alone; takes no models",
     )
@@ -67,15 +68,15 @@ def parse_args():
     group.add_argument("--text", action="append", metavar="TEXT", help="label this text (may be repeated)")
     group.add_argument(
         "--input",
-        type=cli.folder,
+        type=folder,
         metavar="FILE",
         help="label the texts of this file: a line each (.txt), or the column text or sentence (.csv, .tsv, .jsonl)",
     )
     group.add_argument(
-        "--output", type=cli.folder, metavar="FILE", help="where the labels of --input go: a .csv or .jsonl file"
+        "--output", type=folder, metavar="FILE", help="where the labels of --input go: a .csv or .jsonl file"
     )
-    cli.add_data_flags(parser, default_text="as the first model was trained")
-    cli.add_device_flags(parser)
+    flags.add_data_flags(parser, default_text="as the first model was trained")
+    flags.add_device_flags(parser)
     parser.set_defaults(dataset=None, data_dir=None, fpb_agreement=None)  # None: as the model was trained
     args = parser.parse_args()
     check_flags(parser, args)
@@ -140,7 +141,7 @@ def use_recorded_flags(args):
             raise UserError("--dataset: no model says what it was trained on; name the corpus to compare them on")
         if args.dataset not in DEFAULTS and not Path(args.dataset).exists():
             raise UserError(f"{args.dataset}: the data that {source} was trained on is gone; name it by --dataset")
-    args.data_dir = args.data_dir or Path(recorded.get("data_dir", cli.DATA_DIR))
+    args.data_dir = args.data_dir or Path(recorded.get("data_dir", flags.DATA_DIR))
     args.fpb_agreement = args.fpb_agreement or recorded.get("fpb_agreement", "50")
     folders = [model_folder(base_model(model) or model) for model in args.models]
     positions = [EncoderConfig.from_file(folder / "config.json").max_position_embeddings for folder in folders]
@@ -151,26 +152,27 @@ def use_recorded_flags(args):
 
 def compare(args, device):
     """The table of all models on the split, each with its own tokenizer."""
-    for folder in (args.output_dir, args.html and args.html.parent):
-        if folder:
-            cli.check_writable(folder)
+    for place in (args.output_dir, args.html and args.html.parent):
+        if place:
+            cli.check_writable(place)
     data = cli.load_data(args)
-    split, models, tokenizers = getattr(data, args.split), {}, {}
+    split, models, tokenizers, tokens = getattr(data, args.split), {}, {}, {}
     for source in args.models:
         model, tokenizer = load(source, args.max_length, labels=data.labels)
         name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
         if name in models:  # several folders of one name
             name = next(f"{name}-{n}" for n in range(2, len(args.models) + 2) if f"{name}-{n}" not in models)
-        models[name] = ([Path(source)], [model], tokenize_split(split, tokenizer, args.max_length))
-        tokenizers[name] = tokenizer
-    rows, logits = evaluate_models(models, split, device, args.precision)
+        models[name], tokenizers[name] = [(Path(source), model)], tokenizer
+        tokens[name] = tokenize_split(split, tokenizer, args.max_length)
+    rows, logits = evaluate_models(models, tokens, split, device, args.precision)
     logits = {name: of_seeds[0] for name, of_seeds in logits.items()}
     labels = torch.tensor(split.labels)
     if args.calibrate:
         for row in rows:
-            tokens = tokenize_split(data.validation, tokenizers[row["name"]], args.max_length)
-            (model,), name = models[row["name"]][1], row["name"]
-            validation = predict(model, tokens, device, args.precision, desc=f"calibrate {name}")
+            name = row["name"]
+            ((_, model),) = models[name]
+            own = tokenize_split(data.validation, tokenizers[name], args.max_length)
+            validation = predict_once(model, own, device, args.precision, desc=f"calibrate {name}")
             row["temperature"] = fit_temperature(validation, torch.tensor(data.validation.labels))
             after = calibration_metrics(logits[name] / row["temperature"], labels)
             row |= {"ece_calibrated": after["ece"], "nll_calibrated": after["nll"],

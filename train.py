@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
-from minikd import cli
+from minikd import cli, flags
 from minikd.batching import tokenize_split
 from minikd.checkpoint import from_pretrained
 from minikd.config import bert_like
 from minikd.defaults import LORA_LR, SAMPLE_TEACHER, SAMPLE_VOCABULARY, corpus_name, default
 from minikd.evaluation import evaluate_models, write_predictions
+from minikd.flag_types import integer, non_empty
 from minikd.hub import model_folder
 from minikd.model import Classifier
 from minikd.report import results_of, write_results
@@ -24,29 +25,29 @@ from minikd.tracking import Tracking
 
 
 def parse_args():
-    parser = cli.Parser(
-        description=__doc__, epilog=cli.defaults_text(("max_length", "batch_size", "teacher_epochs", "teacher_lr"))
+    parser = flags.Parser(
+        description=__doc__, epilog=flags.defaults_text(("max_length", "batch_size", "teacher_epochs", "teacher_lr"))
     )
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        type=cli.non_empty,
+        type=non_empty,
         metavar="NAME_OR_DIR",
         help="start from this checkpoint: a folder or a name on the hub "
         "(default: bert-base-uncased; for the sample a new 4-layer model)",
     )
     group.add_argument(
         "--layers",
-        type=cli.integer(1),
+        type=integer(1),
         metavar="N",
         help="a new model of N layers, with a vocabulary learned from the training texts",
     )
-    group.add_argument("--hidden", type=cli.integer(32), metavar="H", help="its width (default: 256)")
-    cli.add_data_flags(parser)
-    cli.add_training_flags(parser)
-    cli.add_lora_flags(parser, "the model")
-    cli.add_device_flags(parser)
-    cli.add_output_flag(parser, "runs/<dataset>-model")
+    group.add_argument("--hidden", type=integer(32), metavar="H", help="its width (default: 256)")
+    flags.add_data_flags(parser)
+    flags.add_training_flags(parser)
+    flags.add_lora_flags(parser, "the model")
+    flags.add_device_flags(parser)
+    flags.add_output_flag(parser, "runs/<dataset>-model")
     args = parser.parse_args()
     if args.model and (args.layers or args.hidden):
         parser.error("--model brings its own shape: leave out --layers and --hidden")
@@ -90,8 +91,8 @@ def run(args, tracking):
         base=args.model,
         tracking=tracking,
     )
-    models = {"model": ([args.output_dir], [model], test)}
-    rows, logits = evaluate_models(models, data.test, device, args.precision)
+    models, tokens = {"model": [(args.output_dir, model)]}, {"model": test}
+    rows, logits = evaluate_models(models, tokens, data.test, device, args.precision)
     tracking.summary(args.output_dir, rows[0])
     predictions = args.output_dir / "predictions-model.csv"
     write_predictions(predictions, torch.tensor(data.test.labels), logits["model"][0], data.labels)

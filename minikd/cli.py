@@ -1,4 +1,4 @@
-"""The flags that the three scripts share, and how a user's mistake is reported."""
+"""From flags to a run: defaults, device, data and settings; and how a user's mistake is reported."""
 
 import argparse
 import os
@@ -12,163 +12,8 @@ import torch
 from minikd.datasets import Dataset, load_dataset
 from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, LORA_LR, corpus_name, default
 from minikd.files import UserError
-from minikd.flag_types import folder, integer, names, non_empty, real
 from minikd.inference import choose_device, choose_precision
-from minikd.lora import TARGETS
 from minikd.training import TrainingSettings
-
-DATA_DIR = Path(__file__).parents[1] / "data"
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but an error is one line without the page of usage before it."""
-
-    def __init__(self, **kwargs):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> None:
-    """Which corpus, from where, cut at what length. `default_text` replaces the defaults named in the help texts."""
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--dataset",
-        type=non_empty,
-        default="sample",
-        metavar="imdb|sst2|fpb|sample|PATH",
-        help="corpus; or a CSV, TSV or JSONL file, or a folder with train, validation and test files, with columns "
-        f"text (or sentence) and label (default: {default_text or 'sample'})",
-    )
-    group.add_argument(
-        "--data-dir",
-        type=folder,
-        default=DATA_DIR,
-        metavar="DIR",
-        help="where archives are looked for and downloaded to "
-        f"(default: {default_text or 'the folder data beside the scripts'})",
-    )
-    group.add_argument(
-        "--fpb-agreement",
-        choices=("50", "66", "75", "all"),
-        default="50",
-        help=f"Financial PhraseBank: least percentage of annotators who agree (default: {default_text or '50'})",
-    )
-    group.add_argument(
-        "--max-length",
-        type=integer(3),
-        metavar="N",
-        help="tokens per text, [CLS] and [SEP] counted; longer texts are cut "
-        f"(default: {default_text or 'by corpus, see below'})",
-    )
-
-
-def add_device_flags(parser: argparse.ArgumentParser) -> None:
-    """Where and in which number format to compute."""
-    group = parser.add_argument_group("device")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto")
-    group.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
-        help="format of the matrix products; auto: bf16 where the hardware has it (default: auto)",
-    )
-
-
-def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """How to train: the fields of TrainingSettings, and whether to go on with an interrupted run."""
-    group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=integer(1), metavar="N", help="passes over the training set")
-    group.add_argument("--batch-size", type=integer(1), metavar="N", help="examples per forward pass (default: 32)")
-    group.add_argument("--lr", type=real(0, exclusive=True), metavar="X", help="peak learning rate")
-    group.add_argument("--weight-decay", type=real(0), default=0.01, metavar="X", help="AdamW's (default: 0.01)")
-    group.add_argument(
-        "--warmup-ratio",
-        type=real(0, 1),
-        default=0.1,
-        metavar="X",
-        help="share of steps in which the rate rises (default: 0.1)",
-    )
-    group.add_argument(
-        "--grad-accum", type=integer(1), default=1, metavar="N", help="forward passes per optimizer step (default: 1)"
-    )
-    group.add_argument(
-        "--clip", type=real(0), default=1.0, metavar="X", help="largest gradient norm; 0: no clipping (default: 1)"
-    )
-    group.add_argument("--label-smoothing", type=real(0, 1), default=0.0, metavar="X", help="default: 0")
-    group.add_argument(
-        "--patience",
-        type=integer(0),
-        default=0,
-        metavar="N",
-        help="stop after N epochs without a better validation accuracy; 0: never (default: 0)",
-    )
-    group.add_argument(
-        "--seed",
-        type=integer(0),
-        default=42,
-        metavar="N",
-        help="initial weights, order of batches, dropout; the split never changes (default: 42)",
-    )
-    group.add_argument("--compile", action="store_true", help="train with torch.compile (slow start, then faster)")
-    group.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
-    group.add_argument(
-        "--track",
-        choices=("wandb", "tensorboard"),
-        help="send losses, rates, validation metrics, speed and memory there too (log.jsonl has them always)",
-    )
-
-
-def add_lora_flags(parser: argparse.ArgumentParser, whose: str) -> argparse._ArgumentGroup:
-    """Whether and how to train low-rank adapters instead of all weights of `whose` model. Returns the flags' group."""
-    group = parser.add_argument_group("low-rank adaptation (LoRA)")
-    group.add_argument(
-        "--lora-rank",
-        type=integer(1),
-        metavar="R",
-        help=f"of {whose} fine-tune adapters of rank R and the head alone (default: all weights)",
-    )
-    group.add_argument(
-        "--lora-alpha",
-        type=real(0, exclusive=True),
-        default=16.0,
-        metavar="X",
-        help="adapters are scaled by this over R (default: 16)",
-    )
-    group.add_argument(
-        "--lora-dropout", type=real(0, 0.99), default=0.0, metavar="X", help="on the adapters' input (default: 0)"
-    )
-    group.add_argument(
-        "--lora-targets",
-        type=names(*TARGETS),
-        default=["query", "value"],
-        metavar="NAME,…",
-        help=f"which projections get one, of {', '.join(TARGETS)} (default: query,value)",
-    )
-    return group
-
-
-def lora_settings(args: argparse.Namespace, rank: int | None) -> dict | None:
-    """The arguments of `add_lora` for adapters of this rank; None for no rank."""
-    if rank is None:
-        return None
-    return {"rank": rank, "alpha": args.lora_alpha, "dropout": args.lora_dropout, "targets": args.lora_targets}
-
-
-def add_output_flag(parser: argparse.ArgumentParser, default_text: str = "runs/<dataset>") -> None:
-    """Where the results go."""
-    parser.add_argument("--output-dir", type=folder, metavar="DIR", help=f"where results go (default: {default_text})")
-
-
-def defaults_text(columns=DEFAULT_COLUMNS) -> str:
-    """The table of per-corpus defaults, for the end of --help."""
-    lines = ["defaults per corpus:", "  " + "".join(f"{name:>15}" for name in ("", *columns))]
-    for dataset in DEFAULTS:
-        lines.append(
-            "  " + "".join(f"{value:>15}" for value in (dataset, *(default(name, dataset) for name in columns)))
-        )
-    return "\n".join(lines)
 
 
 def fill_defaults(args: argparse.Namespace) -> None:
@@ -229,6 +74,13 @@ def training_settings(args: argparse.Namespace) -> TrainingSettings:
     """The training flags, as the loop takes them."""
     own = {field.name for field in fields(TrainingSettings)} - {"alpha", "T"}  # these two are the distilled student's
     return TrainingSettings(**{name: getattr(args, name) for name in own})
+
+
+def lora_settings(args: argparse.Namespace, rank: int | None) -> dict | None:
+    """The arguments of `add_lora` for adapters of this rank; None for no rank."""
+    if rank is None:
+        return None
+    return {"rank": rank, "alpha": args.lora_alpha, "dropout": args.lora_dropout, "targets": args.lora_targets}
 
 
 def run(main) -> None:

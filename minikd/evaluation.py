@@ -18,29 +18,32 @@ from minikd.metrics import classification_metrics, confusion_matrix, kl_to_truth
 from minikd.model import Classifier
 from minikd.runs import read_run
 
-Models = dict[str, tuple[list[Path], list[Classifier], TokenizedSplit]]
-
 
 def evaluate_models(
-    models: Models, split: Split, device: torch.device, precision: str
+    models: dict[str, list[tuple[Path, Classifier]]],
+    tokens: dict[str, TokenizedSplit],
+    split: Split,
+    device: torch.device,
+    precision: str,
 ) -> tuple[list[dict], dict[str, list[Tensor]]]:
-    """A row of figures per model, and its logits (N, C) on the split in the split's own order.
+    """A row of figures per model; and by name the logits (N, C) of each of its seeds, in the split's own order.
 
-    `models` maps a name to the folders and models of its seeds (one each where there is a single seed) and to the split
-    in its tokens. With several seeds, a figure of quality becomes the list of its values, confusion matrices are summed
-    and reliability curves pooled; costs are measured on the first seed's model, because they do not depend on weights.
-    The comparing figures (`compare_with_first`) are with the first model of `models`.
+    `models` maps a name to the folder and the model of each seed (mostly there is one), `tokens` to the split as that
+    model's tokenizer cuts it. With several seeds, a figure of quality becomes the list of its values, confusion
+    matrices are summed and reliability curves pooled; costs are measured on the first seed's model, because they do
+    not depend on weights. The comparing figures (`compare_with_first`) are with the first model of `models`.
     """
     logits = {
-        name: [predict_once(model, tokens, device, precision, desc=f"evaluate {name}") for model in seeds]
-        for name, (_, seeds, tokens) in models.items()
+        name: [predict_once(model, tokens[name], device, precision, desc=f"evaluate {name}") for _, model in seeds]
+        for name, seeds in models.items()
     }
-    first_seeds = [seeds[0] for _, seeds, _ in models.values()]
-    speeds = measure_speed(first_seeds, [tokens for _, _, tokens in models.values()], device, precision)
+    firsts = [seeds[0][1] for seeds in models.values()]
+    speeds = measure_speed(firsts, [tokens[name] for name in models], device, precision)
     rows = []
-    for (name, (paths, seeds, tokens)), speed in zip(models.items(), speeds):
-        row = {"name": name, "path": str(paths[0]), **training_costs(paths[0]), **model_size(seeds[0]), **speed}
-        row["peak_memory_mb"] = inference_memory_mb(seeds[0], tokens, device, precision)
+    for (name, seeds), speed in zip(models.items(), speeds):
+        path, model = seeds[0]
+        row = {"name": name, "path": str(path), **training_costs(path), **model_size(model), **speed}
+        row["peak_memory_mb"] = inference_memory_mb(model, tokens[name], device, precision)
         rows.append(row | merge_seeds([quality(one, split) for one in logits[name]]))
     for row in rows:
         row |= compare_with_first(row, rows[0])

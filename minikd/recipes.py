@@ -61,3 +61,12 @@ RECIPES = {
     name: Recipe({flag: value for flag, value in zip(FLAGS, values) if value is not None}, PUBLISHED[name])
     for name, values in SETTINGS.items()
 }
+
+
+def recipe_defaults(args) -> dict:
+    """What the recipe that the flags name sets, as defaults of these flags; a student that the user shapes by flags of
+    its own replaces the recipe's."""
+    flags = dict(RECIPES[args.recipe].flags)
+    if args.student or args.student_layers or args.student_hidden or args.take_layers:
+        flags = {name: value for name, value in flags.items() if name not in ("student", "student_layers")}
+    return {name: [value] if name in ("alpha", "T") else value for name, value in flags.items()}  # a sweep has several

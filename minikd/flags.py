@@ -1,0 +1,234 @@
+"""The flags of the three scripts. What they mean together is settled in cli.py."""
+
+import argparse
+from pathlib import Path
+
+from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, default
+from minikd.flag_types import folder, integer, names, non_empty, real
+from minikd.lora import TARGETS
+
+DATA_DIR = Path(__file__).parents[1] / "data"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but an error is one line without the page of usage before it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> None:
+    """Which corpus, from where, cut at what length. `default_text` replaces the defaults named in the help texts."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--dataset",
+        type=non_empty,
+        default="sample",
+        metavar="imdb|sst2|fpb|sample|PATH",
+        help="corpus; or a CSV, TSV or JSONL file, or a folder with train, validation and test files, with columns "
+        f"text (or sentence) and label (default: {default_text or 'sample'})",
+    )
+    group.add_argument(
+        "--data-dir",
+        type=folder,
+        default=DATA_DIR,
+        metavar="DIR",
+        help="where archives are looked for and downloaded to "
+        f"(default: {default_text or 'the folder data beside the scripts'})",
+    )
+    group.add_argument(
+        "--fpb-agreement",
+        choices=("50", "66", "75", "all"),
+        default="50",
+        help=f"Financial PhraseBank: least percentage of annotators who agree (default: {default_text or '50'})",
+    )
+    group.add_argument(
+        "--max-length",
+        type=integer(3),
+        metavar="N",
+        help="tokens per text, [CLS] and [SEP] counted; longer texts are cut "
+        f"(default: {default_text or 'by corpus, see below'})",
+    )
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
+    """Where and in which number format to compute."""
+    group = parser.add_argument_group("device")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto")
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="format of the matrix products; auto: bf16 where the hardware has it (default: auto)",
+    )
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """How to train: the fields of TrainingSettings, and whether to go on with an interrupted run."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=integer(1), metavar="N", help="passes over the training set")
+    group.add_argument("--batch-size", type=integer(1), metavar="N", help="examples per forward pass (default: 32)")
+    group.add_argument("--lr", type=real(0, exclusive=True), metavar="X", help="peak learning rate")
+    group.add_argument("--weight-decay", type=real(0), default=0.01, metavar="X", help="AdamW's (default: 0.01)")
+    group.add_argument(
+        "--warmup-ratio",
+        type=real(0, 1),
+        default=0.1,
+        metavar="X",
+        help="share of steps in which the rate rises (default: 0.1)",
+    )
+    group.add_argument(
+        "--grad-accum", type=integer(1), default=1, metavar="N", help="forward passes per optimizer step (default: 1)"
+    )
+    group.add_argument(
+        "--clip", type=real(0), default=1.0, metavar="X", help="largest gradient norm; 0: no clipping (default: 1)"
+    )
+    group.add_argument("--label-smoothing", type=real(0, 1), default=0.0, metavar="X", help="default: 0")
+    group.add_argument(
+        "--patience",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="stop after N epochs without a better validation accuracy; 0: never (default: 0)",
+    )
+    group.add_argument(
+        "--seed",
+        type=integer(0),
+        default=42,
+        metavar="N",
+        help="initial weights, order of batches, dropout; the split never changes (default: 42)",
+    )
+    group.add_argument("--compile", action="store_true", help="train with torch.compile (slow start, then faster)")
+    group.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
+    group.add_argument(
+        "--track",
+        choices=("wandb", "tensorboard"),
+        help="send losses, rates, validation metrics, speed and memory there too (log.jsonl has them always)",
+    )
+
+
+def add_lora_flags(parser: argparse.ArgumentParser, whose: str, students: bool = False) -> None:
+    """Whether and how to train low-rank adapters instead of all weights of `whose` model, and of the students."""
+    group = parser.add_argument_group("low-rank adaptation (LoRA)")
+    group.add_argument(
+        "--lora-rank",
+        type=integer(1),
+        metavar="R",
+        help=f"of {whose} fine-tune adapters of rank R and the head alone (default: all weights)",
+    )
+    group.add_argument(
+        "--lora-alpha",
+        type=real(0, exclusive=True),
+        default=16.0,
+        metavar="X",
+        help="adapters are scaled by this over R (default: 16)",
+    )
+    group.add_argument(
+        "--lora-dropout", type=real(0, 0.99), default=0.0, metavar="X", help="on the adapters' input (default: 0)"
+    )
+    group.add_argument(
+        "--lora-targets",
+        type=names(*TARGETS),
+        default=["query", "value"],
+        metavar="NAME,…",
+        help=f"which projections get one, of {', '.join(TARGETS)} (default: query,value)",
+    )
+    if students:
+        group.add_argument("--student-lora-rank", type=integer(1), metavar="R", help="the same for the students")
+
+
+def add_output_flag(parser: argparse.ArgumentParser, default_text: str = "runs/<dataset>") -> None:
+    """Where the results go."""
+    parser.add_argument("--output-dir", type=folder, metavar="DIR", help=f"where results go (default: {default_text})")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """distill.py's two models: where they come from, and the student's shape."""
+    group = parser.add_argument_group("teacher and student")
+    group.add_argument(
+        "--teacher",
+        type=non_empty,
+        metavar="NAME_OR_DIR",
+        help="a fine-tuned classifier (used as it is) or a bare encoder (fine-tuned first); a folder or a name "
+        "on the hub; oracle: the true probabilities, known for the sample only (default: "
+        "bert-base-uncased; for the sample a new 4-layer model)",
+    )
+    group.add_argument("--teacher-epochs", type=integer(1), metavar="N", help="--epochs of the teacher")
+    group.add_argument("--teacher-lr", type=real(0, exclusive=True), metavar="X", help="--lr of the teacher")
+    group.add_argument(
+        "--student", type=non_empty, metavar="NAME_OR_DIR", help="start the student from this pre-trained model"
+    )
+    group.add_argument(
+        "--student-layers",
+        type=integer(1),
+        metavar="N",
+        help="layers of the student; with a 768-wide teacher, 4 means the published 4-layer, 512-wide shape, "
+        "otherwise N layers are taken from the teacher, evenly spaced; students of the sample's own teacher are 128 "
+        "wide (default: 4)",
+    )
+    group.add_argument(
+        "--take-layers",
+        type=integer(0),
+        nargs="+",
+        metavar="I",
+        help="take these layers of the teacher (numbered from 0) instead of evenly spaced ones",
+    )
+    group.add_argument("--student-hidden", type=integer(32), metavar="H", help="width of the student")
+    group.add_argument(
+        "--student-init",
+        choices=("auto", "teacher", "pretrained", "random"),
+        default="auto",
+        help="the student's first weights: layers of the teacher, published weights of its shape, or random; "
+        "auto: the first of these that fits the shape (default: auto)",
+    )
+
+
+def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
+    """The loss, the source of the teacher's logits, and how often the experiment is repeated."""
+    group = parser.add_argument_group("distillation")
+    group.add_argument(
+        "--alpha",
+        type=real(0, 1),
+        nargs="+",
+        default=[0.5],
+        metavar="X",
+        help="weight of the hard loss, against the labels; 1 − alpha weighs the soft loss, against the teacher "
+        "(default: 0.5)",
+    )
+    group.add_argument(
+        "--T",
+        type=real(0.01, 100),
+        nargs="+",
+        default=[2.0],
+        metavar="X",
+        help="temperature of the soft loss (default: 2); several values of --alpha or --T: a sweep over all pairs, "
+        "and the one that is best on validation goes on",
+    )
+    group.add_argument(
+        "--teacher-logits",
+        choices=("cache", "online"),
+        default="cache",
+        help="compute them once for all epochs, or anew in each step (default: cache)",
+    )
+    group.add_argument("--no-baseline", action="store_true", help="leave out the student trained without the teacher")
+    group.add_argument(
+        "--seeds",
+        type=integer(1, 100),
+        default=1,
+        metavar="N",
+        help="train the students N times, with seeds --seed, --seed + 1, …: mean ± std, and whether the difference is "
+        "more than chance (default: 1)",
+    )
+
+
+def defaults_text(columns=DEFAULT_COLUMNS) -> str:
+    """The table of per-corpus defaults, for the end of --help."""
+    lines = ["defaults per corpus:", "  " + "".join(f"{name:>15}" for name in ("", *columns))]
+    for dataset in DEFAULTS:
+        lines.append(
+            "  " + "".join(f"{value:>15}" for value in (dataset, *(default(name, dataset) for name in columns)))
+        )
+    return "\n".join(lines)
