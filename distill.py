@@ -18,13 +18,12 @@ import torch
 
 from minikd import cli, flags
 from minikd.batching import tokenize_split
-from minikd.evaluation import evaluate_models, write_predictions
+from minikd.evaluation import distilled_against_baseline, evaluate_models, write_predictions
 from minikd.files import UserError
 from minikd.hub import is_fine_tuned
 from minikd.recipes import RECIPES, recipe_defaults
 from minikd.report import results_of, write_results
 from minikd.runs import check_not_source, train_or_reuse
-from minikd.significance import compare
 from minikd.student import starting_student, student_from_teacher
 from minikd.sweep import run_sweep
 from minikd.teacher import keep_copy, source_of_logits, starting_teacher
@@ -158,11 +157,7 @@ def run(args, tracking):
             tracking.summary(path, row, i)
             write_predictions(folders[i] / f"predictions-{path.name}.csv", labels, logits[row["name"]][i], data.labels)
     results = results_of(rows, data, "test", cli.printable(args), device) | {"seeds": seeds}
-    if sweep:
-        results["sweep"] = sweep
-    if not args.no_baseline:  # who is right where, (seeds, examples) each
-        distilled, baseline = (torch.stack(logits[name]).argmax(dim=-1) == labels for name in ("distilled", "baseline"))
-        results["significance"] = compare(distilled, baseline)
+    results |= distilled_against_baseline(logits, data.test) | ({"sweep": sweep} if sweep else {})
     write_results(results, output)
 
 

@@ -20,7 +20,7 @@ from minikd.config import EncoderConfig
 from minikd.dark_knowledge import write_page
 from minikd.datasets.own import read_texts
 from minikd.defaults import DEFAULTS
-from minikd.evaluation import evaluate_models, write_labels, write_predictions
+from minikd.evaluation import distilled_against_baseline, evaluate_models, write_labels, write_predictions
 from minikd.files import UserError
 from minikd.flag_types import folder, non_empty
 from minikd.hub import is_fine_tuned, model_folder
@@ -165,8 +165,9 @@ def compare(args, device):
         models[name], tokenizers[name] = [(Path(source), model)], tokenizer
         tokens[name] = tokenize_split(split, tokenizer, args.max_length)
     rows, logits = evaluate_models(models, tokens, split, device, args.precision)
-    logits = {name: of_seeds[0] for name, of_seeds in logits.items()}
-    labels = torch.tensor(split.labels)
+    results = results_of(rows, data, args.split, cli.printable(args), device)
+    results |= distilled_against_baseline(logits, split)
+    logits, labels = {name: of_seeds[0] for name, of_seeds in logits.items()}, torch.tensor(split.labels)
     if args.calibrate:
         for row in rows:
             name = row["name"]
@@ -175,12 +176,11 @@ def compare(args, device):
             validation = predict_once(model, own, device, args.precision, desc=f"calibrate {name}")
             row["temperature"] = fit_temperature(validation, torch.tensor(data.validation.labels))
             after = calibration_metrics(logits[name] / row["temperature"], labels)
-            row |= {"ece_calibrated": after["ece"], "nll_calibrated": after["nll"],
-                    "reliability_calibrated": after["reliability"]}  # fmt: skip
+            row |= {"ece_calibrated": after["ece"], "nll_calibrated": after["nll"]}
     if args.output_dir:
         for name, one in logits.items():
             write_predictions(args.output_dir / f"predictions-{name}.csv", labels, one, data.labels)
-    write_results(results_of(rows, data, args.split, cli.printable(args), device), args.output_dir)
+    write_results(results, args.output_dir)
     if args.html:
         truth = None if split.probabilities is None else torch.from_numpy(split.probabilities)
         write_page(

@@ -17,6 +17,7 @@ from minikd.inference import predict_once
 from minikd.metrics import classification_metrics, confusion_matrix, kl_to_truth
 from minikd.model import Classifier
 from minikd.runs import read_run
+from minikd.significance import compare
 
 
 def evaluate_models(
@@ -59,6 +60,15 @@ def quality(logits: Tensor, split: Split) -> dict:
     if split.probabilities is not None:
         figures["kl_to_truth"] = kl_to_truth(logits, torch.from_numpy(split.probabilities))
     return figures
+
+
+def distilled_against_baseline(logits: dict[str, list[Tensor]], split: Split) -> dict:
+    """{"significance": …} (`compare`), or {} where there are no models of these names."""
+    if not {"distilled", "baseline"} <= logits.keys():
+        return {}
+    labels = torch.tensor(split.labels)
+    right = {name: torch.stack(of_seeds).argmax(dim=-1) == labels for name, of_seeds in logits.items()}  # (S, N) each
+    return {"significance": compare(right["distilled"], right["baseline"])}
 
 
 def merge_seeds(figures: list[dict]) -> dict:

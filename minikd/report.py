@@ -1,7 +1,8 @@
 """The comparison of models, on screen and in files: a table with a column per model, and the notes under it.
 
 `python -m minikd.report` writes the README's tables anew from data/results/*.json;
-`python -m minikd.report --add NAME RESULTS.json` first puts a run's results there, without the paths of its machine.
+`python -m minikd.report --add NAME RESULTS.json` first puts a run's results there, without the paths of its machine,
+and draws their dashboard if the README shows it.
 """
 
 import argparse
@@ -233,10 +234,16 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.add) != bool(args.file):
         parser.error("--add NAME and RESULTS.json go together")
+    results_dir, readme = ROOT / "data" / "results", ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
     if args.add:
-        write_json(ROOT / "data" / "results" / f"{args.add}.json", without_paths(read_results(args.file)))
-    readme = ROOT / "README.md"
-    atomic_write(readme, readme_with_tables(readme.read_text(encoding="utf-8"), ROOT / "data" / "results"))
+        results = without_paths(read_results(args.file))
+        write_json(results_dir / f"{args.add}.json", results)
+        if f"data/results/{args.add}.png" in text:
+            from minikd.plots import dashboard
+
+            dashboard(results, results_dir / f"{args.add}.png")
+    atomic_write(readme, readme_with_tables(text, results_dir))
 
 
 if __name__ == "__main__":
