@@ -78,42 +78,18 @@ def train_or_reuse(
     if lora:
         made_from["lora"] = lora
     partial, tracking, config = folder / ".partial", tracking or Tracking(None, folder), arguments | asdict(settings)
-    if (reuse or resume) and all(
-        (folder / file).exists() for file in ("run.json", "model.safetensors", "tokenizer.json")
-    ):
-        differs = differences(read_run(folder).get("made_from"), made_from)
-        if not differs:
-            print(f"{name}: using {folder}, made from the same settings")
-            tracking.start(folder, model.config.labels, config)
-            return from_pretrained(folder, labels=model.config.labels)
-        if resume and reuse and not partial.exists():
-            raise UserError(
-                f"--resume: {folder} was made from other settings ({', '.join(differs)}); give the same flags, or run "
-                f"without --resume to train it anew"
-            )
-        print(f"{name}: {folder} was made from other settings ({', '.join(differs)}); training anew")
+    if (reuse or resume) and _is_finished(name, folder, made_from, must_fit=resume and reuse):
+        tracking.start(folder, model.config.labels, config)
+        return from_pretrained(folder, labels=model.config.labels)
     if resume and not (partial / "state.pt").exists():
         print(f"{name}: nothing to resume in {folder}; training from the start")
     if partial.exists() and not resume:
         print(f"{name}: the interrupted run in {folder} is discarded (--resume continues one, given the same flags)")
         shutil.rmtree(partial)
 
-    ours, random = (
-        padding_share(
-            data.lengths, plan_batches(data.lengths, settings.batch_size, settings.seed, 0, by_length), device
-        )
-        for by_length in (True, False)
-    )
-    print(
-        f"{name}: {count_parameters(model):,} parameters, {len(data):,} examples, {settings.epochs} epochs, "
-        f"{data.lengths.mean():.0f} tokens an example; padding {ours:.1%} (in random batches {random:.1%})"
-    )
+    _announce(name, model, data, settings, device)
     if lora:
-        trained, state = trainable_parameters(model), training_state_mb(model)
-        print(
-            f"{name}: LoRA trains {trained:,} of them ({trained / count_parameters(model):.2%}); weights, gradients "
-            f"and optimizer state take {state:,.0f} MiB (all weights trained: {full:,.0f})"
-        )
+        print(f"{name}: with all weights trained, these would take {full:,.0f} MiB")
     history = train(
         model,
         data,
@@ -144,6 +120,41 @@ def train_or_reuse(
     write_json(partial / "run.json", record | environment(device))
     publish(partial, folder)
     return model
+
+
+def _is_finished(name: str, folder: Path, made_from: dict, must_fit: bool) -> bool:
+    """Whether `folder` holds a finished run that was made from the same; says so, or what differs. Raises UserError
+    if it `must_fit` and does not."""
+    if not all((folder / file).exists() for file in ("run.json", "model.safetensors", "tokenizer.json")):
+        return False
+    differs = differences(read_run(folder).get("made_from"), made_from)
+    if not differs:
+        print(f"{name}: using {folder}, made from the same settings")
+        return True
+    if must_fit and not (folder / ".partial").exists():
+        raise UserError(
+            f"--resume: {folder} was made from other settings ({', '.join(differs)}); give the same flags, or run "
+            f"without --resume to train it anew"
+        )
+    print(f"{name}: {folder} was made from other settings ({', '.join(differs)}); training anew")
+    return False
+
+
+def _announce(name: str, model: Classifier, data: TokenizedSplit, settings: TrainingSettings, device) -> None:
+    """Prints what is about to be trained, on what, and what it takes."""
+    ours, random = (
+        padding_share(
+            data.lengths, plan_batches(data.lengths, settings.batch_size, settings.seed, 0, by_length), device
+        )
+        for by_length in (True, False)
+    )
+    total, trained = count_parameters(model), trainable_parameters(model)
+    share = f" ({trained:,} of them trained)" if trained < total else ""
+    print(
+        f"{name}: {total:,} parameters{share}, {len(data):,} examples, {settings.epochs} epochs, "
+        f"{data.lengths.mean():.0f} tokens an example; padding {ours:.1%} (in random batches {random:.1%}); weights, "
+        f"gradients and optimizer state {training_state_mb(model):,.0f} MiB"
+    )
 
 
 def check_tokenizer(tokenizer: Tokenizer, config: EncoderConfig, name, max_length: int) -> None:
