@@ -74,7 +74,7 @@ def run(args, tracking):
     teacher, tokenizer = starting_teacher(args, data)
     student, layers = starting_student(args, teacher, tokenizer, data, args.seed)
     fine_tuned = teacher is not None and args.teacher is not None and is_fine_tuned(args.teacher)
-    check_sources(args, fine_tuned, has_teacher=teacher is not None)
+    check_plan(args, teacher, student, fine_tuned)
     train, validation, test = (
         tokenize_split(split, tokenizer, args.max_length) for split in (data.train, data.validation, data.test)
     )
@@ -152,6 +152,8 @@ def run(args, tracking):
     tokens = dict.fromkeys(models, test)  # one tokenizer for all
     rows, logits = evaluate_models(models, tokens, data.test, device, args.precision)
     labels = torch.tensor(data.test.labels)
+    for stale in output.glob("predictions-*.csv"):  # of an earlier run with other models
+        stale.unlink()
     for row in rows:
         for i, (path, _) in enumerate(models[row["name"]]):
             tracking.summary(path, row, i)
@@ -161,15 +163,17 @@ def run(args, tracking):
     write_results(results, output)
 
 
-def check_sources(args, fine_tuned: bool, has_teacher: bool) -> None:
-    """Raises UserError where the run would write over a model it reads, or where flags ask for training that is not
-    to happen."""
-    if args.lora_rank and (fine_tuned or not has_teacher):
+def check_plan(args, teacher, student, fine_tuned: bool) -> None:
+    """Raises UserError where the run would write over a model it reads, or the adapters asked for cannot be had."""
+    for flag, source in (("--teacher", args.teacher), ("--student", args.student)):
+        used_in_place = flag == "--teacher" and fine_tuned  # it may lie where this run would copy it to
+        check_not_source(args.output_dir, flag, source, allowed="teacher" if used_in_place else None)
+    if args.lora_rank and (fine_tuned or teacher is None) and not args.recipe:
         raise UserError("--lora-rank: this teacher is not trained here; leave it out (students: --student-lora-rank)")
-    for name in ("teacher", "distilled", "baseline"):
-        check_not_source(args.output_dir / name, "--student", args.student)
-        if name != "teacher" or not fine_tuned:  # a fine-tuned teacher may lie where this run would copy it to
-            check_not_source(args.output_dir / name, "--teacher", args.teacher)
+    width = (student or teacher).config.hidden_size  # of a student of the teacher's layers it is the same
+    for flag, rank in (("--lora-rank", args.lora_rank), ("--student-lora-rank", args.student_lora_rank)):
+        if rank and rank > width:
+            raise UserError(f"{flag} {rank}: the matrices of this model take 1 to {width}")
 
 
 if __name__ == "__main__":

@@ -102,6 +102,10 @@ def check_flags(parser, args):
         parser.error("--input FILE and --output FILE go together")
     if args.output and args.output.suffix.lower() not in (".csv", ".jsonl"):
         parser.error(f"--output {args.output}: must end in .csv or .jsonl")
+    if args.input and args.output.exists() and args.input.exists() and args.output.samefile(args.input):
+        parser.error(f"--output {args.output}: is the file of --input; give another")
+    if args.calibrate and args.split == "validation":
+        parser.error("--calibrate fits on the validation split: compare on another one")
     if args.input and len(args.models) > 1:
         parser.error("--input takes one model")
 
@@ -109,10 +113,7 @@ def check_flags(parser, args):
 def main():
     args = parse_args()
     if args.plot:
-        from minikd.plots import dashboard  # needs matplotlib, which nothing else does
-
-        dashboard(read_results(args.plot / "results.json"), args.plot / "dashboard.png")
-        print(f"pictures: {args.plot / 'dashboard.png'}")
+        draw_again(args.plot)
         return
     for model in args.models:
         if not base_model(model) and not is_fine_tuned(model):
@@ -127,6 +128,18 @@ def main():
         label_file(args, device)
     else:
         compare(args, device)
+
+
+def draw_again(folder):
+    """Draws FOLDER/dashboard.png from FOLDER/results.json."""
+    from minikd.plots import dashboard  # needs matplotlib, which nothing else does
+
+    results = read_results(folder / "results.json")
+    try:
+        dashboard(results, folder / "dashboard.png")
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise UserError(f"{folder / 'results.json'}: holds figures that cannot be drawn ({error})") from None
+    print(f"pictures: {folder / 'dashboard.png'}")
 
 
 def use_recorded_flags(args):
@@ -152,9 +165,9 @@ def use_recorded_flags(args):
 
 def compare(args, device):
     """The table of all models on the split, each with its own tokenizer."""
-    for place in (args.output_dir, args.html and args.html.parent):
+    for flag, place in (("--output-dir", args.output_dir), ("--html", args.html and args.html.parent)):
         if place:
-            cli.check_writable(place)
+            cli.check_writable(place, flag)
     data = cli.load_data(args)
     split, models, tokenizers, tokens = getattr(data, args.split), {}, {}, {}
     for source in args.models:
@@ -200,8 +213,8 @@ def print_labels(args, device):
 
 def label_file(args, device):
     """Labels every text of --input into --output, in the same order."""
-    cli.check_writable(args.output.parent)
     texts = read_texts(args.input)
+    cli.check_writable(args.output.parent, "--output")
     model, probs = probabilities(args.models[0], texts, args, device)
     write_labels(args.output, texts, probs, model.config.labels)
     counts = torch.bincount(probs.argmax(dim=-1), minlength=len(model.config.labels)).tolist()

@@ -13,6 +13,7 @@ from minikd.datasets import Dataset, load_dataset
 from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, LORA_LR, corpus_name, default
 from minikd.files import UserError
 from minikd.inference import choose_device, choose_precision
+from minikd.lora import TARGETS
 from minikd.training import TrainingSettings
 
 
@@ -21,6 +22,10 @@ def fill_defaults(args: argparse.Namespace) -> None:
 
     The length waits until the model is known: see `settle_length`.
     """
+    if not args.lora_rank and not getattr(args, "student_lora_rank", None):
+        for name in ("lora_alpha", "lora_dropout", "lora_targets"):
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')}: says how to make adapters; give --lora-rank too")
     for rank, rate in (("lora_rank", "teacher_lr" if "teacher_lr" in args else "lr"), ("student_lora_rank", "lr")):
         if getattr(args, rank, None) and getattr(args, rate) is None:
             setattr(args, rate, LORA_LR)
@@ -42,15 +47,16 @@ def settle_length(args: argparse.Namespace, positions: int) -> None:
         print(f"max_length {args.max_length}")
 
 
-def check_writable(output: Path) -> None:
-    """Makes the folder. Raises UserError if nothing can be written to it: before hours of training, not after."""
+def check_writable(output: Path, flag: str = "--output-dir") -> None:
+    """Makes the folder that `flag` names. Raises UserError if nothing can be written to it: before hours of training,
+    not after."""
     probe = output / f".writable-{os.getpid()}"
     try:
         output.mkdir(parents=True, exist_ok=True)
         probe.write_text("probe")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"--output-dir {output}: cannot be written to ({error.strerror})") from None
+        raise UserError(f"{flag} {output}: cannot be written to ({error.strerror})") from None
 
 
 def start(args: argparse.Namespace) -> torch.device:
@@ -77,10 +83,11 @@ def training_settings(args: argparse.Namespace) -> TrainingSettings:
 
 
 def lora_settings(args: argparse.Namespace, rank: int | None) -> dict | None:
-    """The arguments of `add_lora` for adapters of this rank; None for no rank."""
-    if rank is None:
+    """The arguments of `add_lora` for adapters of this rank; None for no rank, or 0."""
+    if not rank:
         return None
-    return {"rank": rank, "alpha": args.lora_alpha, "dropout": args.lora_dropout, "targets": args.lora_targets}
+    targets = [name for name in TARGETS if name in (args.lora_targets or ("query", "value"))]  # in one order
+    return {"rank": rank, "alpha": args.lora_alpha or 16.0, "dropout": args.lora_dropout or 0.0, "targets": targets}
 
 
 def run(main) -> None:

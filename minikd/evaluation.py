@@ -146,7 +146,8 @@ def write_labels(path: Path, texts: list[str], probs: Tensor, names: tuple[str, 
         atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    # Quoted, all of them: a lone carriage return in a text would else end the row.
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     writer.writerows(rows)
     atomic_write(path, text.getvalue())

@@ -32,8 +32,8 @@ def atomic_file(path):
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failed write does not know it, and the user wants to
+        if isinstance(error, OSError):
+            error.filename = str(path)  # not None, as of a failed write, nor the temporary name
         raise
 
 

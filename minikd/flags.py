@@ -115,29 +115,25 @@ def add_lora_flags(parser: argparse.ArgumentParser, whose: str, students: bool =
     group = parser.add_argument_group("low-rank adaptation (LoRA)")
     group.add_argument(
         "--lora-rank",
-        type=integer(1),
+        type=integer(0),
         metavar="R",
-        help=f"of {whose} fine-tune adapters of rank R and the head alone (default: all weights)",
+        help=f"of {whose} fine-tune adapters of rank R and the head alone; 0: all weights (default: 0)",
     )
     group.add_argument(
         "--lora-alpha",
         type=real(0, exclusive=True),
-        default=16.0,
         metavar="X",
         help="adapters are scaled by this over R (default: 16)",
     )
-    group.add_argument(
-        "--lora-dropout", type=real(0, 0.99), default=0.0, metavar="X", help="on the adapters' input (default: 0)"
-    )
+    group.add_argument("--lora-dropout", type=real(0, 0.99), metavar="X", help="on the adapters' input (default: 0)")
     group.add_argument(
         "--lora-targets",
         type=names(*TARGETS),
-        default=["query", "value"],
         metavar="NAME,…",
         help=f"which projections get one, of {', '.join(TARGETS)} (default: query,value)",
     )
     if students:
-        group.add_argument("--student-lora-rank", type=integer(1), metavar="R", help="the same for the students")
+        group.add_argument("--student-lora-rank", type=integer(0), metavar="R", help="the same for the students")
 
 
 def add_output_flag(parser: argparse.ArgumentParser, default_text: str = "runs/<dataset>") -> None:

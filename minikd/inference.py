@@ -80,7 +80,7 @@ def predict(
         by_length = torch.cat(rows).cpu()
     if not by_length.isfinite().all():
         raise UserError(
-            f"{desc or 'validation'}: the model gives logits that are not finite; its training diverged, or "
+            f"{desc or 'the model'}: it gives logits that are not finite; its training diverged, or "
             f"--precision {precision} is too narrow for it"
         )
     model.train(was_training)
@@ -101,8 +101,8 @@ def predict_once(
     key = fingerprint("logits 1", versions, str(model.config), split.fingerprint, model_fingerprint(model))
     path = cache_folder() / f"logits-{key[:32]}.safetensors"
     try:
-        return safetensors_torch.load_file(path)["logits"]
-    except (OSError, SafetensorError, KeyError):
+        return _checked(safetensors_torch.load_file(path)["logits"], model, split)
+    except (OSError, SafetensorError, KeyError, ValueError):
         logits = predict(model.to(device), split, device, precision, desc=desc)
     try:
         atomic_write(path, safetensors_torch.save({"logits": logits}))
@@ -124,15 +124,23 @@ def teacher_logits(
     try:
         with safe_open(path, "pt") as file:
             if file.metadata()["fingerprint"] == key:
+                logits = _checked(file.get_tensor("logits"), teacher, split)
                 print(f"teacher logits: read from {path}")
-                return file.get_tensor("logits")
+                return logits
         print(f"teacher logits: {path} belongs to another teacher or other data; computing them anew")
     except FileNotFoundError:
         pass  # none yet
-    except (OSError, SafetensorError, KeyError, TypeError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         print(f"teacher logits: {path} is damaged or not a cache; computing them anew")
     logits = predict(teacher.to(device), split, device, precision, batch_size, desc="teacher logits")
     atomic_write(path, safetensors_torch.save({"logits": logits}, metadata={"fingerprint": key}))
+    return logits
+
+
+def _checked(logits: Tensor, model: Classifier, split: TokenizedSplit) -> Tensor:
+    """Logits from a cache. Raises ValueError where they cannot be this model's on this split."""
+    if logits.shape != (len(split), len(model.config.labels)) or not logits.isfinite().all():
+        raise ValueError("not the logits of this model on this split")
     return logits
 
 

@@ -67,6 +67,8 @@ def recipe_defaults(args) -> dict:
     """What the recipe that the flags name sets, as defaults of these flags; a student that the user shapes by flags of
     its own replaces the recipe's."""
     flags = dict(RECIPES[args.recipe].flags)
-    if args.student or args.student_layers or args.student_hidden or args.take_layers:
-        flags = {name: value for name, value in flags.items() if name not in ("student", "student_layers")}
+    if args.student_layers or args.student_hidden or args.take_layers or args.student_init != "auto":
+        flags.pop("student", None)
+    if args.student or args.take_layers:
+        flags.pop("student_layers", None)
     return {name: [value] if name in ("alpha", "T") else value for name, value in flags.items()}  # a sweep has several

@@ -66,7 +66,7 @@ def table(results: dict, keys: tuple[str, ...] = ()) -> str:
     """
     rows = results["models"]
     published = {f"published {name}": values for name, values in published_figures(results).items()}
-    lines = [["", *(row["name"] for row in rows), *published]]
+    lines = [["", *(row["name"].replace("|", "\\|") for row in rows), *published]]
     for key, heading, form in LINES:
         if (keys and key not in keys) or (key in COMPARISONS and len(rows) == 1):
             continue
@@ -82,9 +82,9 @@ def table(results: dict, keys: tuple[str, ...] = ()) -> str:
 
 
 def published_figures(results: dict) -> dict[str, dict[str, str]]:
-    """What the author of the recipe printed, by model; {} where the run followed none."""
+    """What the author of the recipe printed, by model; {} where the run followed none, or on other data."""
     recipe = RECIPES.get(results["arguments"].get("recipe"))
-    return recipe.published if recipe else {}
+    return recipe.published if recipe and recipe.flags["dataset"] == results["dataset"] else {}
 
 
 def _pad(text: str, width: int, column: int) -> str:
@@ -180,6 +180,7 @@ def write_results(results: dict, output_dir: Path | None) -> None:
     print(f"\n{text}\n")
     if output_dir is not None:
         print(f"results: {output_dir / 'results.md'}, {output_dir / 'results.json'}")
+        (output_dir / "dashboard.png").unlink(missing_ok=True)  # of an earlier run
         try:
             from minikd.plots import dashboard
 
@@ -193,7 +194,7 @@ def read_results(path: Path) -> dict:
     """A results.json. Raises UserError that names the file where it is missing or something else."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not a results file ({error})") from None
     needed = {"models", "arguments", "dataset", "examples", "split", "precision", "device", "threads"}
     if not isinstance(results, dict) or not needed <= results.keys() or not isinstance(results["models"], list):

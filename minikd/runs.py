@@ -78,7 +78,7 @@ def train_or_reuse(
     if lora:
         made_from["lora"] = lora
     partial, tracking, config = folder / ".partial", tracking or Tracking(None, folder), arguments | asdict(settings)
-    if (reuse or resume) and _is_finished(name, folder, made_from, must_fit=resume and reuse):
+    if (reuse or resume) and _is_finished(name, folder, made_from, must_fit=resume):
         tracking.start(folder, model.config.labels, config)
         return from_pretrained(folder, labels=model.config.labels)
     if resume and not (partial / "state.pt").exists():
@@ -168,9 +168,13 @@ def check_tokenizer(tokenizer: Tokenizer, config: EncoderConfig, name, max_lengt
         raise UserError(f"--max-length {max_length}: {name} has {config.max_position_embeddings} positions at most")
 
 
-def check_not_source(folder: Path, flag: str, source) -> None:
-    """Raises UserError where a run would overwrite the model it starts from."""
-    if source and folder.exists() and Path(source).exists() and folder.samefile(source):
+def check_not_source(output: Path, flag: str, source, allowed: str | None = None) -> None:
+    """Raises UserError where a run into `output` would write over the model it starts from: the folder itself, or one
+    of the folders of models in it, but for the one that is `allowed`."""
+    if not source or not Path(source).exists() or not Path(source).resolve().is_relative_to(output.resolve()):
+        return
+    first = (*Path(source).resolve().relative_to(output.resolve()).parts, "")[0]
+    if first != allowed and (first in ("", "teacher", "distilled", "baseline", "sweep") or first.startswith("seed-")):
         raise UserError(f"{flag} {source}: the run would write over it; give another --output-dir")
 
 
@@ -178,7 +182,8 @@ def publish(partial: Path, folder: Path) -> None:
     """Moves the files of a finished run into place; run.json goes first of the old and comes last of the new."""
     (folder / "run.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "adapter", ignore_errors=True)  # a folder cannot be replaced in one step
-    for path in sorted(partial.iterdir(), key=lambda path: path.name == "run.json"):
+    order = {"log.jsonl": 1, "run.json": 2}  # a run that is resumed in between still needs the log it goes on writing
+    for path in sorted(partial.iterdir(), key=lambda path: order.get(path.name, 0)):
         if path.name != "state.pt" and path.suffix != ".tmp":  # .tmp: a file that was being written at a kill
             path.replace(folder / path.name)
     shutil.rmtree(partial)

@@ -49,6 +49,19 @@ def run_sweep(
             f"alpha {cell['alpha']:<4g} T {cell['T']:<4g} validation accuracy {cell['validation_accuracy']:.4f}, "
             f"loss {cell['validation_loss']:.4f}, ECE {cell['validation_ece']:.4f}{mark}"
         )
-    shutil.rmtree(output / "distilled", ignore_errors=True)
-    shutil.copytree(output / "sweep" / f"alpha-{best['alpha']}-T-{best['T']}", output / "distilled")
+    _replace(output / "distilled", output / "sweep" / f"alpha-{best['alpha']}-T-{best['T']}")
     return {"cells": cells, "chosen": chosen}
+
+
+def _replace(folder: Path, source: Path) -> None:
+    """Makes `folder` a copy of the finished run in `source`, in one step."""
+    if (folder / ".partial").exists():
+        print(f"distilled: the interrupted run in {folder} is discarded")
+    copy = folder.with_name(f".{folder.name}")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(source, copy)
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+    copy.rename(folder)

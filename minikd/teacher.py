@@ -50,7 +50,8 @@ def keep_copy(teacher: Classifier, tokenizer: Tokenizer, args, device: torch.dev
     print(f"teacher: {args.teacher} is fine-tuned already and is used as it is; a copy goes to {folder}")
     for file in ("run.json", "log.jsonl"):  # of another teacher that was trained here
         (folder / file).unlink(missing_ok=True)
-    shutil.rmtree(folder / ".partial", ignore_errors=True)
+    for stale in (".partial", "adapter"):
+        shutil.rmtree(folder / stale, ignore_errors=True)
     save_pretrained(teacher, folder)
     tokenizer.save(folder, teacher.config.model_type, teacher.config.max_position_embeddings)
     record = {"name": "teacher", "copied_from": args.teacher, "arguments": cli.printable(args)}

@@ -179,8 +179,9 @@ class WandbRun:
 
     def _ids(self) -> dict:
         try:
-            return json.loads(self.known.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            known = json.loads(self.known.read_text(encoding="utf-8"))
+            return {name: run for name, run in known.items() if {"id", "log begins"} <= run.keys()}
+        except (OSError, ValueError, AttributeError):  # none yet, or damaged
             return {}
 
     def _chart(self, split: str, figures: dict) -> dict:

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import QUICK
+from safetensors.torch import save_file
 
 from minikd.checkpoint import from_pretrained
 from minikd.inference import model_fingerprint
@@ -123,6 +125,75 @@ def test_the_page_and_the_dashboard_come_from_evaluate(script, corpus, fine_tune
     Path("out/dashboard.png").unlink()
     status, out, err = script("evaluate.py", "--plot", "out")
     assert (status, err) == (0, "") and Path("out/dashboard.png").read_bytes() == picture
+
+
+def test_a_slip_with_resume_costs_no_finished_student(script, corpus, bare):
+    command = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK, "--no-baseline",
+               "--alpha", 0.1, 0.9]  # fmt: skip
+    assert script(*command)[0] == 0
+    before = {path: path.read_bytes() for path in Path("runs").rglob("model.safetensors")}
+    status, _, err = script(*command, "--teacher", "runs/films/teacher", "--label-smoothing", 0.1, "--resume")
+    assert status == 2 and "label_smoothing 0.0 → 0.1" in err
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_run_never_writes_over_a_student_it_starts_from(script, corpus, bare):
+    command = ["distill.py", "--dataset", corpus, "--teacher", bare, *QUICK, "--output-dir", "out"]
+    assert script(*command, "--student-layers", 2, "--seeds", 2, "--no-baseline")[0] == 0
+    for source in ("out/distilled", "out/seed-43/distilled"):
+        status, _, err = script(*command, "--student", source, "--seeds", 2)
+        assert status == 2 and f"--student {source}: the run would write over it" in err
+
+
+def test_impossible_adapters_are_found_before_any_training(script, corpus, bare):
+    command = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK]
+    status, _, err = script(*command, "--student-lora-rank", 1000)
+    assert status == 2 and "--student-lora-rank 1000" in err and not Path("runs/films/teacher").exists()
+    status, _, err = script(*command, "--lora-alpha", 8)
+    assert status == 2 and "--lora-alpha" in err and "--lora-rank" in err
+
+
+def test_a_damaged_cache_of_logits_is_computed_anew(script, fine_tuned, corpus, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path.cwd() / "cache"))
+    command = ["evaluate.py", fine_tuned, "--dataset", corpus, "--output-dir", "out"]
+    assert script(*command)[0] == 0
+    predicted = Path(f"out/predictions-{fine_tuned.name}.csv").read_bytes()
+    (cache,) = Path("cache/minikd").glob("logits-*")
+    for logits in (torch.zeros(3, 2), torch.full((20, 2), torch.nan)):
+        save_file({"logits": logits}, cache)
+        assert script(*command)[0] == 0
+        assert Path(f"out/predictions-{fine_tuned.name}.csv").read_bytes() == predicted
+
+
+def test_no_picture_of_an_earlier_run_stays_beside_new_results(script, fine_tuned, corpus, monkeypatch):
+    Path("out").mkdir()
+    Path("out/dashboard.png").write_bytes(b"old")
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"] + ["matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    status, out, _ = script("evaluate.py", fine_tuned, "--dataset", corpus, "--output-dir", "out")
+    assert status == 0 and "pip install matplotlib" in out and not Path("out/dashboard.png").exists()
+
+
+def test_a_line_of_a_text_file_is_what_ends_in_a_line_feed(script, fine_tuned):
+    Path("new.txt").write_bytes("great\u2028film\r\ndull\x0cplot\n\n".encode())
+    status, out, _ = script("evaluate.py", fine_tuned, "--input", "new.txt", "--output", "labels.csv")
+    assert status == 0 and "2 texts labelled" in out
+    status, _, err = script("evaluate.py", fine_tuned, "--input", "labels.csv", "--output", "labels.csv")
+    assert status == 2 and "is the file of --input" in err
+
+
+def test_a_carriage_return_in_a_text_does_not_end_its_row(script, fine_tuned):
+    Path("new.jsonl").write_text(json.dumps({"text": "great\rfilm"}) + "\n")
+    assert script("evaluate.py", fine_tuned, "--input", "new.jsonl", "--output", "labels.csv")[0] == 0
+    assert [row["text"] for row in predictions("labels.csv")] == ["great\rfilm"]
+
+
+@pytest.mark.parametrize("damage", [{"models": [1]}, {"curves": [1]}, {"labels": 3}])
+def test_results_that_cannot_be_drawn_are_named(script, fine_tuned, corpus, damage):
+    assert script("evaluate.py", fine_tuned, "--dataset", corpus, "--output-dir", "out")[0] == 0
+    Path("out/results.json").write_text(json.dumps(read_json("out/results.json") | damage))
+    status, _, err = script("evaluate.py", "--plot", "out")
+    assert status == 2 and "out/results.json" in err and len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["new.txt", "new.csv", "new.tsv", "new.jsonl"])

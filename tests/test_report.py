@@ -66,7 +66,8 @@ def test_notes_say_what_the_figures_rest_on():
                  "distilled − baseline: +50.00", "alpha 0.5 and T 4 chosen on validation among 6 pairs"):  # fmt: skip
         assert part in text
     assert "published" not in text
-    assert "other hardware" in notes(results(arguments={"recipe": "imdb-small"}, models=[{"name": "distilled"}]))
+    own = results(arguments={"recipe": "imdb-small"}, models=[{"name": "distilled"}], dataset="imdb")
+    assert "other hardware" in notes(own) and "other hardware" not in notes(own | {"dataset": "films"})
 
 
 def test_figures_of_several_seeds_become_lists_and_their_tables_are_added_up():

@@ -70,7 +70,8 @@ def read_rows(path: Path, labelled: bool = True) -> list[Row]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if suffix == ".txt":
-        lines = _decode(content, path).splitlines()
+        text = _decode(content, path).replace("\r\n", "\n")  # splitlines would end a line at U+2028 and others too
+        lines = text.rstrip("\n").split("\n") if text.strip() else []
         rows = [_row(line, text, None, path) for line, text in enumerate(lines, start=1)]
     elif suffix == ".jsonl":
         rows = list(parse_jsonl(content, path, labelled))
