@@ -170,10 +170,14 @@ def check_plan(args, teacher, student, fine_tuned: bool) -> None:
         check_not_source(args.output_dir, flag, source, allowed="teacher" if used_in_place else None)
     if args.lora_rank and (fine_tuned or teacher is None) and not args.recipe:
         raise UserError("--lora-rank: this teacher is not trained here; leave it out (students: --student-lora-rank)")
-    width = (student or teacher).config.hidden_size  # of a student of the teacher's layers it is the same
-    for flag, rank in (("--lora-rank", args.lora_rank), ("--student-lora-rank", args.student_lora_rank)):
-        if rank and rank > width:
-            raise UserError(f"{flag} {rank}: the matrices of this model take 1 to {width}")
+    if args.lora_rank and args.teacher is None:
+        raise UserError("--lora-rank: the sample's own teacher starts from random weights; adapters need learned ones")
+    for flag, rank, model in (
+        ("--lora-rank", args.lora_rank, teacher),
+        ("--student-lora-rank", args.student_lora_rank, student or teacher),  # or: made of the teacher's layers
+    ):
+        if rank and model and rank > model.config.hidden_size:
+            raise UserError(f"{flag} {rank}: the matrices of this model take 1 to {model.config.hidden_size}")
 
 
 if __name__ == "__main__":

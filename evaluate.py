@@ -50,7 +50,7 @@ def parse_args():
         "--html",
         type=folder,
         metavar="FILE",
-        help="write a page that shows what each model thinks of each text, for a browser",
+        help="write a page for a browser: what each model thinks of each text; the first MODEL is its teacher",
     )
     group.add_argument(
         "--output-dir",

@@ -15,6 +15,7 @@ from minikd.checkpoint import from_pretrained
 from minikd.config import bert_like
 from minikd.defaults import LORA_LR, SAMPLE_TEACHER, SAMPLE_VOCABULARY, corpus_name, default
 from minikd.evaluation import evaluate_models, write_predictions
+from minikd.files import UserError
 from minikd.flag_types import integer, non_empty
 from minikd.hub import model_folder
 from minikd.model import Classifier
@@ -109,6 +110,8 @@ def starting_model(args, data):
         cli.settle_length(args, model.config.max_position_embeddings)
         check_tokenizer(tokenizer, model.config, args.model, args.max_length)
         return model, tokenizer
+    if args.lora_rank:
+        raise UserError("--lora-rank: a new model starts from random weights; adapters need learned ones, see --model")
     size = SAMPLE_VOCABULARY if args.dataset == "sample" else 30522  # BERT's own size
     tokenizer = train_wordpiece(data.train.texts, size)
     config = SAMPLE_TEACHER

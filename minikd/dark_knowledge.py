@@ -1,5 +1,5 @@
-"""One HTML page that shows a split's examples with every model's softened probabilities: "dark knowledge" (Hinton,
-Vinyals & Dean 2015, section 1), to look at.
+"""One HTML page that shows a split's examples with every model's softened probabilities: the "dark knowledge" of
+Hinton's talk of 2014, the soft targets of Hinton, Vinyals & Dean 2015.
 
 The page is one file that opens from a disk and asks for nothing outside it. Its HTML, style and script are
 dark_knowledge.html; this module fills in the data. A gzip stream in base64 holds the float32 logits, so that the page's

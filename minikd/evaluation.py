@@ -104,7 +104,7 @@ def compare_with_first(row: dict, first: dict) -> dict:
         "f1_retention": _each(lambda mine, its: mine / its if its else None, row["f1"], first["f1"]),
         "speed_up": first["batch_128_ms"] / row["batch_128_ms"],
         "parameter_fraction": fraction,
-        "efficiency_ratio": _each(lambda kept, _: None if kept is None else kept / fraction, retention, None),
+        "efficiency_ratio": _each(lambda kept, of: kept and kept / of, retention, fraction),
     }
 
 
@@ -119,9 +119,13 @@ def _each(function, mine, its):
 
 
 def training_costs(folder: Path) -> dict:
-    """What the run that made the model recorded: trained_parameters and training_memory_mb, if it did."""
+    """What the run that made the model recorded, if it did: trained_parameters, training_memory_mb, training_minutes
+    (validation included; of an interrupted epoch the time since it was resumed)."""
     run = read_run(folder) if folder.is_dir() else {}
-    return {key: run[key] for key in ("trained_parameters", "training_memory_mb") if run.get(key) is not None}
+    costs = {key: run[key] for key in ("trained_parameters", "training_memory_mb") if run.get(key) is not None}
+    if run.get("history"):
+        costs["training_minutes"] = sum(epoch["seconds"] for epoch in run["history"]) / 60
+    return costs
 
 
 def write_predictions(path: Path, labels: Tensor, logits: Tensor, names: tuple[str, ...]) -> None:

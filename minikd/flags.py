@@ -57,7 +57,12 @@ def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> N
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """Where and in which number format to compute."""
     group = parser.add_argument_group("device")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto")
+    group.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="where to compute; auto: a GPU if there is one",
+    )
     group.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
@@ -69,9 +74,13 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """How to train: the fields of TrainingSettings, and whether to go on with an interrupted run."""
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=integer(1), metavar="N", help="passes over the training set")
+    group.add_argument(
+        "--epochs", type=integer(1), metavar="N", help="passes over the training set (default: by corpus)"
+    )
     group.add_argument("--batch-size", type=integer(1), metavar="N", help="examples per forward pass (default: 32)")
-    group.add_argument("--lr", type=real(0, exclusive=True), metavar="X", help="peak learning rate")
+    group.add_argument(
+        "--lr", type=real(0, exclusive=True), metavar="X", help="peak learning rate (default: by corpus; adapters 5e-4)"
+    )
     group.add_argument("--weight-decay", type=real(0), default=0.01, metavar="X", help="AdamW's (default: 0.01)")
     group.add_argument(
         "--warmup-ratio",
@@ -86,7 +95,13 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--clip", type=real(0), default=1.0, metavar="X", help="largest gradient norm; 0: no clipping (default: 1)"
     )
-    group.add_argument("--label-smoothing", type=real(0, 1), default=0.0, metavar="X", help="default: 0")
+    group.add_argument(
+        "--label-smoothing",
+        type=real(0, 1),
+        default=0.0,
+        metavar="X",
+        help="share of a label that goes to all (default: 0)",
+    )
     group.add_argument(
         "--patience",
         type=integer(0),
@@ -106,7 +121,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--track",
         choices=("wandb", "tensorboard"),
-        help="send losses, rates, validation metrics, speed and memory there too (log.jsonl has them always)",
+        help="send log.jsonl there too, line by line, and at the end the test figures",
     )
 
 
@@ -117,7 +132,7 @@ def add_lora_flags(parser: argparse.ArgumentParser, whose: str, students: bool =
         "--lora-rank",
         type=integer(0),
         metavar="R",
-        help=f"of {whose} fine-tune adapters of rank R and the head alone; 0: all weights (default: 0)",
+        help=f"fine-tune adapters of rank R and the head of {whose}, all else frozen; 0: all weights (default: 0)",
     )
     group.add_argument(
         "--lora-alpha",
@@ -133,7 +148,7 @@ def add_lora_flags(parser: argparse.ArgumentParser, whose: str, students: bool =
         help=f"which projections get one, of {', '.join(TARGETS)} (default: query,value)",
     )
     if students:
-        group.add_argument("--student-lora-rank", type=integer(0), metavar="R", help="the same for the students")
+        group.add_argument("--student-lora-rank", type=integer(0), metavar="R", help="rank of the students' adapters")
 
 
 def add_output_flag(parser: argparse.ArgumentParser, default_text: str = "runs/<dataset>") -> None:
@@ -152,8 +167,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "on the hub; oracle: the true probabilities, known for the sample only (default: "
         "bert-base-uncased; for the sample a new 4-layer model)",
     )
-    group.add_argument("--teacher-epochs", type=integer(1), metavar="N", help="--epochs of the teacher")
-    group.add_argument("--teacher-lr", type=real(0, exclusive=True), metavar="X", help="--lr of the teacher")
+    group.add_argument("--teacher-epochs", type=integer(1), metavar="N", help="passes of the teacher")
+    group.add_argument("--teacher-lr", type=real(0, exclusive=True), metavar="X", help="peak rate of the teacher")
     group.add_argument(
         "--student", type=non_empty, metavar="NAME_OR_DIR", help="start the student from this pre-trained model"
     )

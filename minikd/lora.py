@@ -1,8 +1,8 @@
 """Low-rank adaptation (LoRA; Hu et al. 2021, section 4): y = W x + b + (alpha / r) · B A dropout(x).
 
 W and b are frozen; A (r × inputs) and B (outputs × r) learn. B starts at zero, so training starts from the model as it
-was; afterwards B A can be added to W, and the adapters cost nothing. Must equal Hugging Face's PEFT in every logit and
-gradient; tests/test_lora.py checks it. Its files are read and written in adapter_files.py.
+was; afterwards (alpha / r) · B A can be added to W, and the adapters cost nothing. Must equal Hugging Face's PEFT in
+every logit and gradient; tests/test_lora.py checks it. Its files are read and written in adapter_files.py.
 """
 
 import torch
@@ -59,7 +59,8 @@ class LoRASelfAttention(SelfAttention):
 def add_lora(model: Classifier, rank: int, alpha: float, dropout: float, targets) -> None:
     """Puts adapters on the projections that `targets` names (of TARGETS), in every layer, in place.
 
-    Afterwards they and the head (pooler, classifier) are trainable and all else is frozen; no output has changed yet.
+    Afterwards they and the head are trainable and all else is frozen; no output has changed yet. The head is the
+    classifier and the pooler below it, which the pre-trained encoder has not learned for this task (or not at all).
     Raises UserError for an unknown target, a rank above a matrix's own or a dropout outside [0, 1); ValueError for a
     model that has adapters already.
     """

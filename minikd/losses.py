@@ -39,7 +39,7 @@ def soft_loss(student_logits: Tensor, teacher_logits: Tensor, T: float) -> Tenso
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), averaged over the batch: logits (B, C) each -> scalar.
 
     The gradient of the KL alone shrinks as 1/T², because both distributions flatten; the factor T² keeps the balance
-    with the hard loss when T changes (Hinton et al. 2015, section 2.1). The sum runs over the classes and the mean
+    with the hard loss when T changes (Hinton et al. 2015, section 2). The sum runs over the classes and the mean
     over the batch: `F.kl_div(reduction="mean")` would divide by the number of classes as well, and is not KL.
 
     Raises ValueError for T not above 0 (or not finite), or logits of different shapes.

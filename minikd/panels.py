@@ -5,6 +5,7 @@ which readers with any colour vision can tell apart; a grey replaces their yello
 A figure that is None or absent is left out.
 """
 
+import math
 import statistics
 
 import numpy as np
@@ -39,8 +40,8 @@ def size(ax, rows: list[dict], named: bool) -> None:
     if not any(values_of(row, bars) for row in rows):
         bars, unit, scale = "size_mb", "MiB", 1
     for i, row in enumerate(rows):
-        texts = [f"{_three(value / 1e6)} M" for value in values_of(row, "parameters")[:1]]
-        texts += [f"{_three(value)} MiB" for value in values_of(row, "size_mb")[:1]]
+        texts = [f"{three_digits(value / 1e6)} M" for value in values_of(row, "parameters")[:1]]
+        texts += [f"{three_digits(value)} MiB" for value in values_of(row, "size_mb")[:1]]
         ax.annotate(",  ".join(texts) or "–", (0, i - 0.19), (4, 0), textcoords="offset points", va="center", size=11)
         width = (values_of(row, bars) or [0])[0] / scale
         ax.barh(i + 0.16, width, height=0.2, color=look(i)["color"], label=row.get("name"))
@@ -53,7 +54,7 @@ def size(ax, rows: list[dict], named: bool) -> None:
 def latency(ax, rows: list[dict], named: bool) -> None:
     """ms per example; over seeds the median, as a busy moment of the machine is no property of the model."""
     words = _present(rows, {"latency_1_ms": "● one at a time", "latency_ms": "○ batches of 128"})
-    points = [value for value, _ in _points(ax, rows, words, statistics.median, _three)]
+    points = [value for value, _ in _points(ax, rows, words, statistics.median, three_digits)]
     low, high = min(points), max(points)
     far_apart = low > 0 and high / low > 10
     if far_apart:
@@ -122,7 +123,7 @@ def loss(ax, rows: list[dict], curves: dict) -> None:
         if len(points):
             ax.plot(*points.T, label=row.get("name"), **style)
     ax.set_ylim(bottom=0)
-    heading(ax, "Training loss", "each model's own loss, smoothed")
+    heading(ax, "Training loss", _of_first_seed(rows) + "smoothed")
     _finish_curves(ax, 0, "loss (nats)")
 
 
@@ -131,7 +132,7 @@ def validation(ax, rows: list[dict], curves: dict) -> None:
     for i, row in enumerate(rows):
         if points := curve_of(curves, row, "validation"):
             ax.plot([p[0] for p in points], [p[1] for p in points], label=row.get("name"), markersize=7, **look(i))
-    heading(ax, "Validation accuracy", "after each epoch")
+    heading(ax, "Validation accuracy", _of_first_seed(rows) + "after each epoch")
     _finish_curves(ax, 0.7, "accuracy (0 to 1)")
 
 
@@ -273,11 +274,17 @@ def short(text, limit: int) -> str:
     return text.replace("$", "\\$")  # $…$ would be set as mathematics
 
 
-def _three(value: float) -> str:
+def _of_first_seed(rows: list[dict]) -> str:
+    """Logs are those of the first seed, whatever the rest of the picture shows."""
+    return "first seed, " if any(len(values_of(row, "accuracy")) > 1 for row in rows) else ""
+
+
+def three_digits(value: float) -> str:
     """Three significant digits without a power of ten: 1,140, 28.8, 0.958, 0.00213."""
     if value >= 100:
         return f"{value:,.0f}"
-    return np.format_float_positional(value, precision=3, unique=False, fractional=False, trim="k")
+    rounded = float(f"{value:.3g}")  # 9.999 is 10.0, not 10.00
+    return f"{rounded:.{2 - math.floor(math.log10(rounded))}f}" if rounded else "0"
 
 
 def _ticks(low: float, high: float):

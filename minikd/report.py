@@ -1,11 +1,5 @@
-"""The comparison of models, on screen and in files: a table with a column per model, and the notes under it.
+"""The comparison of models, on screen and in files: a table with a column per model, and the notes under it."""
 
-`python -m minikd.report` writes the README's tables anew from data/results/*.json;
-`python -m minikd.report --add NAME RESULTS.json` first puts a run's results there, without the paths of its machine,
-and draws their dashboard if the README shows it.
-"""
-
-import argparse
 import json
 import statistics
 from pathlib import Path
@@ -16,12 +10,13 @@ from minikd.bag_of_words import bag_of_words
 from minikd.datasets import Dataset, data_fingerprint
 from minikd.datasets.sample import bayes_accuracy
 from minikd.files import UserError, atomic_write, write_json
+from minikd.panels import three_digits
 from minikd.recipes import RECIPES
 from minikd.runs import environment
 from minikd.significance import sentence
 from minikd.training import read_log
 
-ROOT = Path(__file__).parents[1]
+THREE_DIGITS = "three significant digits"  # in place of a format
 
 # key in results.json, heading, format; a line without any value is left out
 LINES = (
@@ -40,13 +35,14 @@ LINES = (
     ("temperature", "calibrating temperature", "{:.2f}"),
     ("ece_calibrated", "ECE, calibrated", "{:.4f}"),
     ("nll_calibrated", "negative log-likelihood, calibrated", "{:.4f}"),
-    ("latency_1_ms", "ms/sample, one at a time", "{:.3g}"),
-    ("latency_ms", "ms/sample, in batches of 128", "{:.3g}"),
-    ("batch_100_ms", "ms/batch of 100", "{:.3g}"),
-    ("batch_128_ms", "ms/batch of 128", "{:.3g}"),
+    ("latency_1_ms", "ms/sample, one at a time", THREE_DIGITS),
+    ("latency_ms", "ms/sample, in batches of 128", THREE_DIGITS),
+    ("batch_100_ms", "ms/batch of 100", THREE_DIGITS),
+    ("batch_128_ms", "ms/batch of 128", THREE_DIGITS),
     ("throughput", "samples/s, in batches of 100", "{:,.0f}"),
-    ("peak_memory_mb", "memory of a process that serves it, MiB", "{:,.0f}"),
-    ("training_memory_mb", "memory of the training process, MiB", "{:,.0f}"),
+    ("peak_memory_mb", "peak memory of inference, MiB", "{:,.0f}"),
+    ("training_minutes", "minutes of training", "{:,.1f}"),
+    ("training_memory_mb", "peak memory of training, MiB", "{:,.0f}"),
     ("accuracy_change", "change of accuracy, points", "{:+.2f}"),
     ("retention", "retention of accuracy", "{:.1%}"),
     ("f1_retention", "retention of F1", "{:.1%}"),
@@ -70,6 +66,8 @@ def table(results: dict, keys: tuple[str, ...] = ()) -> str:
     for key, heading, form in LINES:
         if (keys and key not in keys) or (key in COMPARISONS and len(rows) == 1):
             continue
+        if key == "trained_parameters" and all(row.get(key) in (None, row.get("parameters")) for row in rows):
+            continue  # nothing was frozen
         cells = ["–" if key in COMPARISONS and row is rows[0] else _cell(row.get(key), form) for row in rows]
         cells += [values.get(key, "–") for values in published.values()]
         if set(cells) != {"–"}:
@@ -84,7 +82,7 @@ def table(results: dict, keys: tuple[str, ...] = ()) -> str:
 def published_figures(results: dict) -> dict[str, dict[str, str]]:
     """What the author of the recipe printed, by model; {} where the run followed none, or on other data."""
     recipe = RECIPES.get(results["arguments"].get("recipe"))
-    return recipe.published if recipe and recipe.flags["dataset"] == results["dataset"] else {}
+    return recipe.published if recipe and recipe.flags["dataset"] == results["arguments"].get("dataset") else {}
 
 
 def _pad(text: str, width: int, column: int) -> str:
@@ -95,14 +93,9 @@ def _cell(value, form: str) -> str:
     if value is None:
         return "–"
     if not isinstance(value, list):
-        return _significant(value) if form == "{:.3g}" else form.format(value)
+        return three_digits(value) if form == THREE_DIGITS else form.format(value)
     mean = form.format(statistics.mean(value))
     return mean if len(set(value)) == 1 else f"{mean} ± {form.format(statistics.stdev(value)).lstrip('+')}"
-
-
-def _significant(value: float) -> str:
-    """Three significant digits without an exponent: 0.312, 4.64, 1,240."""
-    return f"{value:,.{max(0, 3 - (len(str(int(value))) if value >= 1 else 0))}f}"
 
 
 def notes(results: dict) -> str:
@@ -122,9 +115,35 @@ def notes(results: dict) -> str:
     if results.get("significance"):
         lines.append(sentence(results["significance"]))
     if published_figures(results):
-        lines.append("published: what the experiment's author printed, measured on other hardware with other weights")
+        also = RECIPES[results["arguments"]["recipe"]].also
+        lines.append(
+            "published: what the experiment's author printed, measured on other hardware with other weights"
+            + f"; also: {also}" * bool(also)
+        )
     lines.append(conditions(results))
     return "\n".join(lines)
+
+
+def sweep_table(results: dict) -> str:
+    """Validation accuracy and ECE of every pair of a sweep: a line per alpha, a column per T, the chosen pair bold."""
+    cells, chosen = results["sweep"]["cells"], results["sweep"]["chosen"]
+    found = {(cell["alpha"], cell["T"]): cell for cell in cells}
+    columns = list(dict.fromkeys(T for _, T in found))
+    lines = [["validation accuracy (ECE)", *(f"T {T:g}" for T in columns)], ["---", *("---:" for _ in columns)]]
+    for alpha in dict.fromkeys(alpha for alpha, _ in found):
+        texts = []
+        for T in columns:
+            cell = found[alpha, T]
+            text = f"{cell['validation_accuracy']:.4f} ({cell['validation_ece']:.4f})"
+            texts.append(f"**{text}**" if {"alpha": alpha, "T": T} == chosen else text)
+        lines.append([f"alpha {alpha:g}", *texts])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def report(results: dict, keys: tuple[str, ...] = ()) -> str:
+    """The table (lines picked by `keys`), that of the sweep if there was one, and the notes, as Markdown."""
+    parts = [table(results, keys), *([sweep_table(results)] if results.get("sweep") else []), notes(results)]
+    return "\n\n".join(parts)
 
 
 def conditions(results: dict) -> str:
@@ -137,7 +156,8 @@ def conditions(results: dict) -> str:
     ]
     tokens = results["models"][0].get("tokens_per_example")
     if tokens:
-        parts.append(f"times on {tokens:.0f} tokens a text")
+        longest = results["models"][0]["padded_tokens"]
+        parts.append(f"times on {tokens:.0f} tokens a text, in batches padded to {longest}")
     return "; ".join(text for text in parts if text != "seed None")  # evaluate.py has no seed
 
 
@@ -173,7 +193,7 @@ def loss_curves(folder: Path, points: int = 200) -> dict:
 
 def write_results(results: dict, output_dir: Path | None) -> None:
     """Prints table and notes, and leaves results.json, results.md and dashboard.png in `output_dir` if there is one."""
-    text = f"{table(results)}\n\n{notes(results)}"
+    text = report(results)
     if output_dir is not None:  # first the files: printing can fail where the terminal cannot show a character
         write_json(output_dir / "results.json", results)
         atomic_write(output_dir / "results.md", text + "\n")
@@ -200,54 +220,3 @@ def read_results(path: Path) -> dict:
     if not isinstance(results, dict) or not needed <= results.keys() or not isinstance(results["models"], list):
         raise UserError(f"{path}: is not a results file (it lacks some of {', '.join(sorted(needed))})")
     return results
-
-
-def without_paths(results: dict) -> dict:
-    """The results without what only their machine knows: folders of data, models and output."""
-    arguments = {key: value for key, value in results["arguments"].items() if key not in ("output_dir", "data_dir")}
-    for key in ("teacher", "student", "model"):
-        if arguments.get(key) and Path(arguments[key]).is_absolute():
-            arguments[key] = Path(arguments[key]).name
-    rows = [{key: value for key, value in row.items() if key != "path"} for row in results["models"]]
-    return {**results, "arguments": arguments, "models": rows}
-
-
-def readme_with_tables(readme: str, results_dir: Path) -> str:
-    """The README's text with each table between `<!-- results NAME -->` and `<!-- end -->` made anew from NAME.json.
-
-    Words after the name pick the table's lines: `<!-- results NAME accuracy retention -->`.
-    """
-    parts = readme.split("<!-- results ")
-    for i, part in enumerate(parts[1:], 1):
-        marker, rest = part.split(" -->", 1)
-        _, after = rest.split("<!-- end -->", 1)
-        name, *keys = marker.split()
-        results = read_results(results_dir / f"{name}.json")
-        lines = notes(results).replace("\n", "  \n")
-        parts[i] = f"{marker} -->\n{table(results, tuple(keys))}\n\n{lines}\n<!-- end -->{after}"
-    return "<!-- results ".join(parts)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m minikd.report", description=__doc__.split("\n\n")[1])
-    parser.add_argument("--add", metavar="NAME", help="write data/results/NAME.json from the file given")
-    parser.add_argument("file", nargs="?", type=Path, metavar="RESULTS.json")
-    args = parser.parse_args()
-    if bool(args.add) != bool(args.file):
-        parser.error("--add NAME and RESULTS.json go together")
-    results_dir, readme = ROOT / "data" / "results", ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if args.add:
-        results = without_paths(read_results(args.file))
-        write_json(results_dir / f"{args.add}.json", results)
-        if f"data/results/{args.add}.png" in text:
-            from minikd.plots import dashboard
-
-            dashboard(results, results_dir / f"{args.add}.png")
-    atomic_write(readme, readme_with_tables(text, results_dir))
-
-
-if __name__ == "__main__":
-    from minikd.cli import run
-
-    run(main)

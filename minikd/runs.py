@@ -149,7 +149,7 @@ def _announce(name: str, model: Classifier, data: TokenizedSplit, settings: Trai
         for by_length in (True, False)
     )
     total, trained = count_parameters(model), trainable_parameters(model)
-    share = f" ({trained:,} of them trained)" if trained < total else ""
+    share = f" ({trained:,} of them trained, {trained / total:.1%})" if trained < total else ""
     print(
         f"{name}: {total:,} parameters{share}, {len(data):,} examples, {settings.epochs} epochs, "
         f"{data.lengths.mean():.0f} tokens an example; padding {ours:.1%} (in random batches {random:.1%}); weights, "

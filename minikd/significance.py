@@ -1,8 +1,8 @@
 """Is one model really better than another, or was it luck? Two answers from the same test examples.
 
 The paired bootstrap gives an interval for the difference in accuracy (Efron & Tibshirani 1993, chapter 13; Koehn 2004;
-Dror et al. 2018), McNemar's test a p-value for one pair of models (McNemar 1947; Dietterich 1998). Both look only at
-the examples on which the models disagree in correctness: what both know, or neither, says nothing about the difference.
+Dror et al. 2018), McNemar's test a p-value for one pair of models (McNemar 1947; Dietterich 1998). To both,
+an example that both models have right, or both wrong, says nothing about the difference.
 
 Correctness is boolean, (S, N): S seeds, that is pairs of training runs, by N test examples; arrays or CPU tensors.
 """
@@ -30,8 +30,8 @@ def paired_bootstrap(
     Each resample draws N examples with replacement, the same for both models and all seeds, and S seeds with
     replacement, run s of a staying with run s of b. With S > 1 the interval thus speaks of another test set and other
     seeds (the pigeonhole bootstrap, Owen 2007), but roughly: too wide where the seeds hardly differ, too narrow where
-    they differ far more than the test set can blur (five seeds then cover the truth in about 85 % of simulated
-    experiments, not 95 %). With S = 1 it speaks of another test set alone, for these two training runs.
+    they differ far more than the test set can blur, since a few seeds are a small sample. With S = 1 it speaks of
+    another test set alone, for these two training runs.
 
     No example is drawn one by one. Given the seeds, an example counts as one of the 2S + 1 integers from −S to S, and
     how often each is drawn is multinomial: the same distribution, in a fraction of the time.

@@ -53,6 +53,8 @@ def starting_student(args, teacher, tokenizer, data, seed: int) -> tuple[Classif
         + {"teacher": f"the teacher's layers {layers}", "pretrained": PRETRAINED_SMALL, "random": "random"}[init]
     )
     if init == "random":
+        if args.student_lora_rank:
+            raise UserError("--student-lora-rank: this student starts from random weights; adapters need learned ones")
         return Classifier(config), []
     if init == "pretrained":
         if not same_shape(config, BERT_SMALL):

@@ -1,4 +1,4 @@
-"""A sweep over alpha and T (experiment E5): a student for every pair, and the best of them by validation."""
+"""A sweep over alpha and T: a student for every pair, and the best of them by validation."""
 
 import shutil
 from collections.abc import Callable
@@ -54,7 +54,8 @@ def run_sweep(
 
 
 def _replace(folder: Path, source: Path) -> None:
-    """Makes `folder` a copy of the finished run in `source`, in one step."""
+    """Makes `folder` a copy of the finished run in `source`. The copy is made aside first, so that a kill cannot leave
+    half of one."""
     if (folder / ".partial").exists():
         print(f"distilled: the interrupted run in {folder} is discarded")
     copy = folder.with_name(f".{folder.name}")

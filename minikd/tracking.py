@@ -1,4 +1,5 @@
-"""Experiment tracking: what goes to log.jsonl, sent to Weights & Biases or to TensorBoard as well (`--track`).
+"""Experiment tracking (`--track`): the lines of log.jsonl, and at the end the test figures, sent to Weights & Biases or
+TensorBoard as well.
 
 log.jsonl is always written and stays the one source. A run that is resumed or reused sends its log from the first
 line, so that a tracker holds each step once, however often the run was interrupted. A tracker that fails later on

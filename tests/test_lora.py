@@ -173,7 +173,7 @@ def test_dropout_of_adapters_acts_in_training_alone():
 
 @every_target_set
 @every_family
-def test_new_adapters_change_no_logit_and_start_as_in_the_paper(config, targets):
+def test_new_adapters_change_no_logit_and_start_as_in_peft(config, targets):
     model, batch = randomised(config, dtype=torch.float64), tokens(random_batch(config))
     logits = model(**batch).logits
     add_lora(model, 8, 16, 0.1, targets)

@@ -16,7 +16,7 @@ from minikd.report import table
 from minikd.tokenizer import load_tokenizer
 
 WORDS = "profit loss rose fell good bad film plot was the a very not quarter sales".split()
-# parameters with 2 labels, with 3 labels, and MiB of fp32 weights with 3 (E2) and 2 labels (E5)
+# parameters with 2 labels
 BERT, SMALL, DISTIL = 109_483_778, 28_764_674, 66_955_010
 FEW_STEPS = ["--epochs", 1, "--teacher-epochs", 1, "--max-length", 8, "--batch-size", 16,
              "--precision", "fp32", "--device", "cpu"]  # fmt: skip
@@ -63,8 +63,7 @@ def test_e1_trains_the_4_layer_student_twice(run):
     assert list(rows) == ["teacher", "distilled", "baseline"]
     assert [rows[name]["parameters"] for name in rows] == [BERT, SMALL, SMALL]
     assert (results["arguments"]["alpha"], results["arguments"]["T"]) == ([0.5], [2.0])
-    assert "0.8784" not in table(results)  # the author's figure was measured on IMDb,
-    assert "0.8784" in table(results | {"dataset": "imdb"})  # and stands beside ours if they were too
+    assert "0.8784" not in table(results)  # the author's figure was measured on IMDb
 
 
 def test_e2_has_the_published_sizes(run):
@@ -76,11 +75,13 @@ def test_e2_has_the_published_sizes(run):
 
 
 def test_e3_fine_tunes_the_teacher_by_adapters(run):
-    _, rows, out = run("sst2-lora", "--no-baseline")
+    _, rows, out = run("sst2-lora")
     # 12 layers × query and value × rank 8 × (768 + 768), and the head: the pooler's and the classifier's weights
     assert rows["teacher"]["trained_parameters"] == 12 * 2 * 8 * 2 * 768 + (768 * 768 + 768) + (2 * 768 + 2)
-    assert [rows[name]["parameters"] for name in rows] == [BERT, DISTIL]
-    assert "887,042 of them trained" in out and Path("runs/sst2-lora/teacher/adapter/adapter_config.json").exists()
+    assert [rows[name]["parameters"] for name in rows] == [BERT, DISTIL, DISTIL]
+    assert (
+        "887,042 of them trained, 0.8%" in out and Path("runs/sst2-lora/teacher/adapter/adapter_config.json").exists()
+    )
 
 
 def test_e4_distils_from_cached_logits_and_gives_the_ratios(run):
@@ -96,22 +97,27 @@ def test_e5_asks_the_teacher_in_each_step(run):
     results, rows, _ = run("imdb-online", "--no-baseline")
     assert [round(rows[name]["size_mb"]) for name in rows] == [418, 255]  # the author cut 417.65 to 417
     assert not Path("runs/imdb-online/teacher-logits.safetensors").exists()
-    assert results["arguments"]["lr"] == results["arguments"]["teacher_lr"] == 2e-5
+    stated = {"alpha": [0.5], "T": [2.0], "teacher_lr": 2e-5, "lr": 2e-5, "teacher_logits": "online"}
+    assert stated.items() <= results["arguments"].items()
     assert all(0 <= rows[name]["ece"] <= 1 for name in rows)
 
 
 def test_a_flag_beside_a_recipe_wins(script, published, tmp_path):
     for path in published.iterdir():
         (tmp_path / path.name).symlink_to(path)
-    status, _, err = script("distill.py", "--recipe", "imdb-online", "--dataset", "missing.csv", "--student-layers", 3)
+    flags = ["--student-layers", 3, "--alpha", 0.9, "--dataset", "missing.csv"]
+    status, out, err = script("distill.py", "--recipe", "imdb-online", *flags)
     assert status == 2 and "missing.csv" in err  # and no complaint that --student and --student-layers are both set
+    for setting in ("student_layers 3", "alpha [0.9]", "T [2.0]", "batch_size 16", "teacher_epochs 1; ", "lr 2e-05"):
+        assert setting in out
+    assert "student distilbert" not in out
 
 
 def test_published_figures_stand_in_columns_of_their_own():
     for name, recipe in RECIPES.items():
         row = {"name": "teacher", "accuracy": 0.5, "parameters": 10}
         header = table(
-            {"models": [row], "arguments": {"recipe": name}, "dataset": recipe.flags["dataset"]}
+            {"models": [row], "arguments": {"recipe": name, "dataset": recipe.flags["dataset"]}}
         ).splitlines()[0]
         theirs = [cell.strip() for cell in header.split("|")[3:-1]]
         assert theirs == [f"published {model}" for model in recipe.published]

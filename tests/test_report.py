@@ -11,7 +11,8 @@ from minikd.bag_of_words import bag_of_words
 from minikd.datasets import Dataset, Split
 from minikd.evaluation import compare_with_first, merge_seeds
 from minikd.files import UserError
-from minikd.report import notes, read_results, readme_with_tables, table, without_paths
+from minikd.readme import readme_with_tables, without_paths
+from minikd.report import notes, read_results, report, table
 from minikd.significance import compare
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_readmes_tables_are_those_of_the_results_files():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme_with_tables(readme, ROOT / "data" / "results") == readme, "run: python -m minikd.report"
+    assert readme_with_tables(readme, ROOT / "data" / "results") == readme, "run: python -m minikd.readme"
 
 
 def results(*rows, **other):
@@ -46,7 +47,8 @@ def test_a_table_gives_single_figures_as_they_are_and_seeds_as_mean_and_deviatio
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0312, "0.031"), (0.5, "0.500"), (4.638, "4.64"), (47.64, "47.6"), (1240.4, "1,240")]
+    ("value", "text"),
+    [(0.00213, "0.00213"), (0.5, "0.500"), (9.999, "10.0"), (47.64, "47.6"), (1240.4, "1,240")],
 )
 def test_times_have_three_significant_digits_and_no_exponent(value, text):
     assert text in table(results({"name": "student", "latency_ms": value}))
@@ -56,18 +58,32 @@ def test_notes_say_what_the_figures_rest_on():
     pair = [True, False], [False, False]
     text = notes(
         results(
-            {"name": "student", "accuracy": 0.5, "tokens_per_example": 12.3},
+            {"name": "student", "accuracy": 0.5, "tokens_per_example": 12.3, "padded_tokens": 40},
             seeds=[1, 2],
             significance=compare(*pair),
             sweep={"cells": [{}] * 6, "chosen": {"alpha": 0.5, "T": 4.0}},
         )
     )
-    for part in ("2 seeds, mean ± std", "test split of 2,000", "fp32 on cpu", "12 tokens",
+    for part in ("2 seeds, mean ± std", "test split of 2,000", "fp32 on cpu",
+                 "12 tokens a text, in batches padded to 40",
                  "distilled − baseline: +50.00", "alpha 0.5 and T 4 chosen on validation among 6 pairs"):  # fmt: skip
         assert part in text
     assert "published" not in text
-    own = results(arguments={"recipe": "imdb-small"}, models=[{"name": "distilled"}], dataset="imdb")
-    assert "other hardware" in notes(own) and "other hardware" not in notes(own | {"dataset": "films"})
+    own = results({"name": "distilled"}, arguments={"recipe": "imdb-small", "dataset": "imdb"})
+    assert "other hardware" in notes(own) and "74 % smaller" in notes(own)
+    own["arguments"]["dataset"] = "/films/imdb.csv"  # another corpus of that name
+    assert "other hardware" not in notes(own)
+
+
+def test_a_sweep_leaves_a_table_with_its_choice():
+    pairs = [(0.1, 1.0, 0.8), (0.1, 4.0, 0.7), (0.9, 1.0, 0.85), (0.9, 4.0, 0.6)]
+    sweep = [{"alpha": a, "T": T, "validation_accuracy": v, "validation_ece": 0.05} for a, T, v in pairs]
+    text = report(
+        results({"name": "student", "accuracy": 0.5}, sweep={"cells": sweep, "chosen": {"alpha": 0.9, "T": 1.0}})
+    )
+    lines = text.splitlines()
+    assert "| alpha 0.1 | 0.8000 (0.0500) | 0.7000 (0.0500) |" in lines
+    assert "| alpha 0.9 | **0.8500 (0.0500)** | 0.6000 (0.0500) |" in lines
 
 
 def test_figures_of_several_seeds_become_lists_and_their_tables_are_added_up():

@@ -72,7 +72,7 @@ def read_rows(path: Path, labelled: bool = True) -> list[Row]:
     if suffix == ".txt":
         text = _decode(content, path).replace("\r\n", "\n")  # splitlines would end a line at U+2028 and others too
         lines = text.rstrip("\n").split("\n") if text.strip() else []
-        rows = [_row(line, text, None, path) for line, text in enumerate(lines, start=1)]
+        rows = [_row(number, line, None, path) for number, line in enumerate(lines, start=1)]
     elif suffix == ".jsonl":
         rows = list(parse_jsonl(content, path, labelled))
     else:

@@ -1,0 +1,66 @@
+"""The README's tables and pictures, from the results files in data/results.
+
+`python -m minikd.readme` writes the tables anew; `python -m minikd.readme --add NAME RESULTS.json` first puts a run's
+results there as NAME.json, without the paths of its machine, and draws their dashboard if the README shows it.
+"""
+
+import argparse
+from pathlib import Path
+
+from minikd.files import atomic_write, write_json
+from minikd.report import read_results, report
+
+ROOT = Path(__file__).parents[1]
+
+
+def without_paths(results: dict) -> dict:
+    """The results without what only their machine knows: folders of data, models and output."""
+    own = ("output_dir", "data_dir", "models", "html", "plot", "input", "output")
+    arguments = {key: value for key, value in results["arguments"].items() if key not in own}
+    for key in ("teacher", "student", "model", "dataset"):
+        if arguments.get(key) and Path(arguments[key]).is_absolute():
+            arguments[key] = Path(arguments[key]).name
+    rows = [{key: value for key, value in row.items() if key != "path"} for row in results["models"]]
+    return {**results, "arguments": arguments, "models": rows}
+
+
+def readme_with_tables(readme: str, results_dir: Path) -> str:
+    """The README's text with each table between `<!-- results NAME -->` and `<!-- end -->` made anew from NAME.json.
+
+    Words after the name pick the table's lines: `<!-- results NAME accuracy retention -->`.
+    """
+    parts = readme.split("<!-- results ")
+    for i, part in enumerate(parts[1:], 1):
+        marker, rest = part.split(" -->", 1)
+        _, after = rest.split("<!-- end -->", 1)
+        name, *keys = marker.split()
+        results = read_results(results_dir / f"{name}.json")
+        text, lines = report(results, tuple(keys)).rsplit("\n\n", 1)
+        lines = lines.replace("\n", "  \n")  # Markdown's line breaks
+        parts[i] = f"{marker} -->\n{text}\n\n{lines}\n<!-- end -->{after}"
+    return "<!-- results ".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m minikd.readme", description=__doc__.split("\n\n")[1])
+    parser.add_argument("--add", metavar="NAME", help="write data/results/NAME.json from the file given")
+    parser.add_argument("file", nargs="?", type=Path, metavar="RESULTS.json")
+    args = parser.parse_args()
+    if bool(args.add) != bool(args.file):
+        parser.error("--add NAME and RESULTS.json go together")
+    results_dir, readme = ROOT / "data" / "results", ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    if args.add:
+        results = without_paths(read_results(args.file))
+        write_json(results_dir / f"{args.add}.json", results)
+        if f"data/results/{args.add}.png" in text:
+            from minikd.plots import dashboard
+
+            dashboard(results, results_dir / f"{args.add}.png")
+    atomic_write(readme, readme_with_tables(text, results_dir))
+
+
+if __name__ == "__main__":
+    from minikd.cli import run
+
+    run(main)
