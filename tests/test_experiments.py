@@ -10,6 +10,7 @@ import torch
 from conftest import QUICK
 from safetensors.torch import save_file
 
+from minikd.calibration import expected_calibration_error
 from minikd.checkpoint import from_pretrained
 from minikd.inference import model_fingerprint
 
@@ -107,12 +108,18 @@ def test_a_student_of_adapters_stands_beside_a_whole_teacher(script, corpus, fin
 
 
 def test_calibration_leaves_predictions_and_reports_before_and_after(script, corpus, fine_tuned):
-    status, out, err = script(
-        "evaluate.py", fine_tuned, "--dataset", corpus, "--split", "train", "--calibrate", "--output-dir", "out"
-    )
+    command = ["evaluate.py", fine_tuned, "--dataset", corpus, "--split", "train"]
+    assert script(*command, "--output-dir", "before")[0] == 0
+    status, out, err = script(*command, "--calibrate", "--output-dir", "after")
     assert (status, err) == (0, "") and "ECE, calibrated" in out
-    (row,) = read_json("out/results.json")["models"]
-    assert 0.05 <= row["temperature"] <= 20 and row["nll_calibrated"] != row["nll"]
+    name = f"predictions-{fine_tuned.name}.csv"
+    assert Path("after", name).read_bytes() == Path("before", name).read_bytes()
+    (before,), (after,) = (read_json(f"{folder}/results.json")["models"] for folder in ("before", "after"))
+    assert after["ece"] == before["ece"] and after["accuracy"] == before["accuracy"]
+    probs = torch.tensor([[float(row["prob_bad"]), float(row["prob_good"])] for row in predictions(f"after/{name}")])
+    labels = torch.tensor([row["label"] == "good" for row in predictions(f"after/{name}")]).long()
+    calibrated = (probs.double().log() / after["temperature"]).softmax(dim=-1)
+    assert after["ece_calibrated"] == pytest.approx(expected_calibration_error(calibrated, labels), abs=1e-3)
 
 
 def test_the_page_and_the_dashboard_come_from_evaluate(script, corpus, fine_tuned, bare):
