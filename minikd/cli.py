@@ -26,8 +26,8 @@ def fill_defaults(args: argparse.Namespace) -> None:
         for name in ("lora_alpha", "lora_dropout", "lora_targets"):
             if getattr(args, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')}: says how to make adapters; give --lora-rank too")
-    for rank, rate in (("lora_rank", "teacher_lr" if "teacher_lr" in args else "lr"), ("student_lora_rank", "lr")):
-        if getattr(args, rank, None) and getattr(args, rate) is None:
+    for rank, rate in (("lora_rank", "teacher_lr"), ("student_lora_rank", "lr")):  # train.py has one rate, its own
+        if getattr(args, rank, None) and getattr(args, rate, 0.0) is None:
             setattr(args, rate, LORA_LR)
     for column in DEFAULT_COLUMNS:
         if column != "max_length" and column in vars(args) and getattr(args, column) is None:

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from minikd import panels
+from minikd.drawing import INK, bins_of, curve_of, label_names, look, model_name, short, upright, values_of
 from minikd.files import UserError, atomic_file
-from minikd.panels import bins_of, curve_of, short, values_of
 
 # All lengths of the page are in inches.
 WIDTH, DPI = 12.0, 150
@@ -24,15 +24,15 @@ STYLE = {
     "axes.titlesize": 14,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelcolor": panels.INK,
+    "axes.labelcolor": INK,
     "axes.edgecolor": "#999999",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "grid.color": "#E3E3E3",
     "lines.linewidth": 1.8,
-    "xtick.color": panels.INK,
-    "ytick.color": panels.INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "xtick.labelsize": 11,
     "ytick.labelsize": 11,
 }
@@ -67,7 +67,7 @@ def draw(results: dict):
         figure = Figure(figsize=(WIDTH, page))
         heading, settings = _title(results)
         figure.text(0.02, 1 - 0.38 / page, heading, fontsize=18, weight="bold", va="center")
-        figure.text(0.02, 1 - 0.72 / page, settings, color=panels.INK, va="center")
+        figure.text(0.02, 1 - 0.72 / page, settings, color=INK, va="center")
         y = page - TITLE
         for above, height, below, columns, drawers in bands:
             y -= above + height
@@ -96,8 +96,8 @@ def _left(results: dict) -> float:
     """The left edge of the first column: behind the longest name of a model or label."""
     rows = results.get("models") or []
     size = max((len(row.get("confusion") or "") for row in rows), default=0)
-    names = [panels.model_name(row) for row in rows]
-    labels = panels.label_names(results.get("labels"), size)
+    names = [model_name(row) for row in rows]
+    labels = label_names(results.get("labels"), size)
     return max([1, *(0.25 + 0.09 * len(name) for name in names), *(0.6 + 0.085 * len(label) for label in labels)])
 
 
@@ -149,8 +149,8 @@ def _squares(results: dict, left: float) -> list[tuple]:
         bands.append((0, 0.3 * math.ceil(len(rows) / 3), 0, 3, keys))
     if upper:
         bands.append((HEADING, 2.9, AXIS, len(upper), upper))
-    names = panels.label_names(results.get("labels"), size)
-    below = AXIS + 0.07 * max(map(len, names), default=0) * panels.upright(names, _width(left, columns))
+    names = label_names(results.get("labels"), size)
+    below = AXIS + 0.07 * max(map(len, names), default=0) * upright(names, _width(left, columns))
     height = 4.8 if size > MANY_LABELS else 2.9
     bands += [(HEADING, height, below, columns, lower[i : i + columns]) for i in range(0, count, columns)]
     return bands
@@ -159,7 +159,7 @@ def _squares(results: dict, left: float) -> list[tuple]:
 def _key(ax, rows: list[dict], column: int, width: float) -> None:
     """The colour, marker, name and ECE of every third model, from `column` on."""
     for i, row in list(enumerate(rows))[column::3]:
-        ax.plot([0, 0.15, 0.3], [i // 3] * 3, markevery=[1], markersize=7, label=row.get("name"), **panels.look(i))
+        ax.plot([0, 0.15, 0.3], [i // 3] * 3, markevery=[1], markersize=7, label=row.get("name"), **look(i))
         text, ece = short(row.get("name"), int(width / 0.085) - 14), values_of(row, "ece")
         ax.text(0.4, i // 3, f"{text}   ECE {statistics.fmean(ece):.3f}" if ece else text, va="center")
     ax.set(xlim=(0, width), ylim=((len(rows) - 1) // 3 + 0.5, -0.5))

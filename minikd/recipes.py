@@ -57,7 +57,6 @@ PUBLISHED = {
     },
 }  # fmt: skip
 
-
 # What they printed besides.
 ALSO = {
     "imdb-small": "the student is 74 % smaller than the teacher of 109,483,778 parameters; GPU",

@@ -9,8 +9,8 @@ import torch
 from minikd.bag_of_words import bag_of_words
 from minikd.datasets import Dataset, data_fingerprint
 from minikd.datasets.sample import bayes_accuracy
+from minikd.drawing import three_digits
 from minikd.files import UserError, atomic_write, write_json
-from minikd.panels import three_digits
 from minikd.recipes import RECIPES
 from minikd.runs import environment
 from minikd.significance import sentence

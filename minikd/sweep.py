@@ -32,7 +32,7 @@ def run_sweep(
     for alpha, T in product(dict.fromkeys(alphas), dict.fromkeys(temperatures)):  # a value given twice counts once
         name = f"alpha {alpha:g}, T {T:g}"
         student = distil(alpha, T, output / "sweep" / f"alpha-{alpha}-T-{T}", name)
-        logits = predict(student, validation, device, precision)
+        logits = predict(student.to(device), validation, device, precision)
         figures = calibration_metrics(logits, labels)
         cells.append({
             "alpha": alpha,
