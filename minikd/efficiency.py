@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from minikd.batching import Batch, TokenizedSplit, make_batches
 from minikd.config import EncoderConfig
-from minikd.inference import autocast
+from minikd.inference import forward_only
 from minikd.model import Classifier, count_parameters
 
 SINGLES = 16  # examples that are timed one at a time
@@ -50,8 +50,7 @@ def measure_speed(
     many turns as fit into `seconds`, but 3 to 30, and the median over the turns counts. The device is synchronised
     before each reading of the clock.
 
-    The pass is that of `predict`: under autocast it converts the weights from fp32 every time, which is much of the
-    time of a single example. Models are left on `device`, in the mode that they had.
+    The pass is that of `predict`. Models are left on `device`, in the mode that they had.
     """
     if len(splits[0]) < LARGEST:
         print(f"speed: the split has {len(splits[0])} examples; the batches of 100 and {LARGEST} repeat them")
@@ -109,7 +108,10 @@ def _pass_seconds(model: Classifier, batches: list[Batch], device: torch.device,
     """Seconds that the forward pass of each batch takes."""
     was_training, times = model.training, []
     model.eval()
-    with torch.inference_mode(), autocast(device, precision):
+    with forward_only(device, precision):
+        model(
+            batches[-1].input_ids, batches[-1].attention_mask
+        )  # converts the weights, as a pass over a split does once
         for batch in batches:
             synchronize(device)
             started = time.perf_counter()
@@ -173,7 +175,7 @@ def _peak_of_one_pass(request: dict) -> float:
     model = Classifier(EncoderConfig.from_dict(request["config"])).eval()
     lengths = torch.tensor(request["lengths"])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, N)
-    with torch.inference_mode(), autocast(torch.device("cpu"), request["precision"]):
+    with forward_only(torch.device("cpu"), request["precision"]):
         model(torch.zeros(mask.shape, dtype=torch.int64), None if mask.all() else mask)
     return _peak_resident_mb()
 

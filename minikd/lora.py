@@ -8,6 +8,7 @@ every logit and gradient; tests/test_lora.py checks it. Its files are read and w
 import torch
 from torch import Tensor, nn
 
+from minikd.dropout import Dropout
 from minikd.files import UserError
 from minikd.model import Classifier, SelfAttention
 
@@ -28,7 +29,7 @@ class Adapter(nn.Module):
     def __init__(self, inputs: int, outputs: int, rank: int, alpha: float, dropout: float):
         super().__init__()
         self.rank, self.alpha = rank, alpha
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.lora_A = nn.Linear(inputs, rank, bias=False)  # nn.Linear's own start is PEFT's: Kaiming uniform, a = √5
         self.lora_B = nn.Linear(rank, outputs, bias=False)
         nn.init.zeros_(self.lora_B.weight)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minikd.config import EncoderConfig
+from minikd.dropout import Dropout, random_keep
 
 
 class EncoderOutput(NamedTuple):
@@ -37,7 +38,7 @@ class Embeddings(nn.Module):
             nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size else None
         )
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         if input_ids.shape[1] > self.position_embeddings.num_embeddings:
@@ -72,11 +73,16 @@ class SelfAttention(nn.Module):
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, A, N, D)
 
         dropout_prob = self.dropout_prob if self.training else 0.0
-        # SDPA's fused CPU kernel knows no dropout, and in bf16 its fallback is slower than the formula written out.
+        # SDPA's fused CPU kernel knows no dropout, and its fallback is slower than the formula written out.
         if with_scores or (dropout_prob and x.device.type == "cpu"):
-            scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, A, N, N)
-            masked = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
-            context = F.dropout(masked.softmax(dim=-1), dropout_prob) @ v  # (B, A, N, D)
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, A, N, N)
+            masked = scores if mask is None else scores + torch.where(mask, 0.0, -torch.inf).to(scores.dtype)
+            probs = masked.softmax(dim=-1).type_as(v)
+            if dropout_prob and x.device.type == "cpu":
+                context = (probs * random_keep(probs, dropout_prob)) @ v  # (B, A, N, D)
+                context = context / (1 - dropout_prob)  # rather than the N x N probs: fewer values to divide
+            else:
+                context = F.dropout(probs, dropout_prob) @ v  # (B, A, N, D)
         else:
             scores = None
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_prob)
@@ -102,7 +108,9 @@ class FeedForward(nn.Module):
         self.output = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.output(F.gelu(self.intermediate(x)))
+        hidden = self.intermediate(x)
+        in_place = None if torch.is_grad_enabled() else hidden  # no gradient, no need to keep GELU's input
+        return self.output(F.gelu(hidden, out=in_place))
 
 
 class EncoderLayer(nn.Module):
@@ -111,10 +119,10 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.attention = SelfAttention(config)
-        self.attention_dropout = nn.Dropout(config.attention_output_dropout)
+        self.attention_dropout = Dropout(config.attention_output_dropout)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
-        self.feed_forward_dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.feed_forward_dropout = Dropout(config.hidden_dropout_prob)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(
@@ -186,7 +194,7 @@ class Classifier(nn.Module):
         self.encoder = Encoder(config)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)  # DistilBERT calls it pre_classifier
         self.activation = {"tanh": torch.tanh, "relu": torch.relu}[config.head_activation]
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(config.labels))
         self.apply(self._init_weights)
 

@@ -13,12 +13,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from minikd.batching import tokenize_split
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
 from minikd.files import UserError
-from minikd.inference import choose_device, choose_precision, model_fingerprint, predict, teacher_logits
+from minikd.inference import (
+    autocast,
+    choose_device,
+    choose_precision,
+    forward_only,
+    in_precision,
+    model_fingerprint,
+    predict,
+    teacher_logits,
+)
 from minikd.losses import hard_loss, kd_loss
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
@@ -289,6 +299,30 @@ def test_predictions_are_in_the_order_of_the_split(data):
     for i in range(0, 100, 9):
         tokens = torch.from_numpy(data[0].ids[data[0].offsets[i] : data[0].offsets[i + 1]]).long()[None]
         assert torch.allclose(model(tokens).logits[0], logits[i], atol=1e-5)
+
+
+def test_weights_converted_once_give_the_logits_of_autocast_to_the_bit(data):
+    model = make_model().eval()
+    ids, weights = torch.randint(5, 200, (3, 9)), {n: t.clone() for n, t in model.state_dict().items()}
+    with torch.no_grad(), autocast(CPU, "bf16"):
+        short = in_precision(model, "bf16")
+        assert torch.equal(short(ids).logits, model(ids).logits)
+    assert short.classifier.weight.dtype == torch.bfloat16
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_passes_without_gradients_convert_each_weight_once(data):
+    model, ids = make_model().eval(), torch.randint(5, 200, (3, 9))
+
+    def conversions(passes):
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as prof, forward_only(CPU, "bf16"):
+            for _ in range(passes):
+                model(ids)
+        shape = list(model.encoder.layers[0].feed_forward.output.weight.shape)
+        copies = [event for event in prof.events() if event.name == "aten::_to_copy" and shape in event.input_shapes]
+        return len(copies)
+
+    assert conversions(1) == conversions(5) == 2  # layers
 
 
 def test_precision_and_device_that_are_not_there_are_refused():

@@ -1,0 +1,66 @@
+"""Our dropout on the CPU against its definition: the share, independence, reproducibility, expectation and gradient."""
+
+import pytest
+import torch
+
+from minikd.dropout import Dropout, random_keep
+
+N = 1_000_000
+
+
+@pytest.mark.parametrize("prob", [0.1, 0.25, 0.5, 0.9])
+def test_the_share_that_is_dropped(prob):
+    torch.manual_seed(0)
+    keep = random_keep(torch.empty(N), prob)
+    assert set(keep.unique().tolist()) == {0.0, 1.0}
+    assert (1 - keep.double()).mean().item() == pytest.approx(prob, abs=5 * (prob * (1 - prob) / N) ** 0.5)
+
+
+def test_neighbours_are_independent_within_a_draw_of_64_bits_and_across_draws():
+    torch.manual_seed(0)
+    dropped = 1 - random_keep(
+        torch.empty(N),
+        0.1,
+    )
+    for lag in (1, 2, 3, 4, 5):
+        both = (dropped[lag:] * dropped[:-lag]).double().mean().item()
+        assert both == pytest.approx(0.01, abs=5 * (0.01 * 0.99 / N) ** 0.5), lag
+    by_place = dropped.view(-1, 4).double().mean(dim=0)  # the four words of a draw
+    assert by_place.sub(0.1).abs().max() < 5 * (0.09 / (N / 4)) ** 0.5
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (5, 7), (2, 3, 5), (0,), (4, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_any_size_and_format(shape, dtype):
+    keep = random_keep(torch.empty(shape, dtype=dtype), 0.5)
+    assert keep.shape == shape and keep.dtype == dtype
+
+
+@pytest.mark.parametrize("prob", [1e-9, 0.999999])
+def test_extreme_probabilities(prob):
+    torch.manual_seed(0)
+    assert random_keep(torch.empty(10_000), prob).mean().item() == pytest.approx(1 - prob, abs=1e-3)
+
+
+def test_the_seed_decides():
+    layer, x = Dropout(0.5), torch.ones(100)
+    torch.manual_seed(1)
+    one = layer(x)
+    torch.manual_seed(1)
+    assert torch.equal(layer(x), one) and not torch.equal(layer(x), one)
+
+
+def test_values_are_scaled_and_the_gradient_passes_where_the_value_did():
+    torch.manual_seed(0)
+    x = torch.randn(1000, requires_grad=True)
+    y = Dropout(0.2)(x)
+    y.sum().backward()
+    kept = y != 0
+    assert 0 < kept.sum() < 1000
+    torch.testing.assert_close(y[kept], x[kept] / 0.8)
+    torch.testing.assert_close(x.grad, kept / 0.8)
+
+
+def test_eval_mode_and_probability_0_change_nothing():
+    x = torch.randn(10)
+    assert Dropout(0.5).eval()(x) is x and torch.equal(Dropout(0.0)(x), x)
