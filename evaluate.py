@@ -15,16 +15,17 @@ from minikd import cli, flags
 from minikd.adapter_files import base_model, load_adapted
 from minikd.batching import TokenizedSplit, tokenize_split
 from minikd.calibration import calibration_metrics, fit_temperature
-from minikd.checkpoint import from_pretrained
+from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
 from minikd.dark_knowledge import write_page
 from minikd.datasets.own import read_texts
 from minikd.defaults import DEFAULTS
 from minikd.evaluation import distilled_against_baseline, evaluate_models, write_labels, write_predictions
-from minikd.files import UserError
+from minikd.files import UserError, write_json
 from minikd.flag_types import folder, non_empty
 from minikd.hub import is_fine_tuned, model_folder
 from minikd.inference import predict, predict_once
+from minikd.quantize import quantize
 from minikd.report import read_results, results_of, write_results
 from minikd.runs import check_tokenizer, read_run
 from minikd.tokenizer import load_tokenizer
@@ -41,6 +42,14 @@ def parse_args():
     )
     group = parser.add_argument_group("comparison")
     group.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
+    group.add_argument(
+        "--quantize",
+        nargs="+",
+        choices=("int8", "int4"),
+        metavar="FORMAT",
+        help="also compare each model with itself in int8 (8-bit weights and products: faster on a CPU) or int4 (4-bit "
+        "weights: smaller); with --output-dir, the quantised models are saved there",
+    )
     group.add_argument(
         "--calibrate",
         action="store_true",
@@ -86,7 +95,7 @@ def parse_args():
 def check_flags(parser, args):
     """Ends with status 2 where flags of different uses are mixed."""
     comparing = {"--dataset": args.dataset, "--output-dir": args.output_dir, "--html": args.html,
-                 "--calibrate": args.calibrate}  # fmt: skip
+                 "--calibrate": args.calibrate, "--quantize": args.quantize}  # fmt: skip
     labelling = {"--text": args.text, "--input": args.input}
     used = [flag for flag, value in (comparing | labelling).items() if value]
     if args.plot and (used or args.models):
@@ -169,7 +178,7 @@ def compare(args, device):
         if place:
             cli.check_writable(place, flag)
     data = cli.load_data(args)
-    split, models, tokenizers, tokens = getattr(data, args.split), {}, {}, {}
+    split, models, tokenizers, tokens, unquantized = getattr(data, args.split), {}, {}, {}, {}
     for source in args.models:
         model, tokenizer = load(source, args.max_length, labels=data.labels)
         name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
@@ -177,7 +186,15 @@ def compare(args, device):
             name = next(f"{name}-{n}" for n in range(2, len(args.models) + 2) if f"{name}-{n}" not in models)
         models[name], tokenizers[name] = [(Path(source), model)], tokenizer
         tokens[name] = tokenize_split(split, tokenizer, args.max_length)
+        for format in dict.fromkeys(args.quantize or ()):
+            short = f"{name}-{format}"
+            models[short] = [(quantized_folder(args, source, short), quantize(model, format))]
+            tokenizers[short], tokens[short], unquantized[short] = tokenizer, tokens[name], name
     rows, logits = evaluate_models(models, tokens, split, device, args.precision)
+    for row in rows:
+        if row["name"] in unquantized:
+            own, full = (logits[name][0].argmax(dim=-1) for name in (row["name"], unquantized[row["name"]]))
+            row["agreement"] = (own == full).float().mean().item()
     results = results_of(rows, data, args.split, cli.printable(args), device)
     results |= distilled_against_baseline(logits, split)
     logits, labels = {name: of_seeds[0] for name, of_seeds in logits.items()}, torch.tensor(split.labels)
@@ -191,6 +208,8 @@ def compare(args, device):
             after = calibration_metrics(logits[name] / row["temperature"], labels)
             row |= {"ece_calibrated": after["ece"], "nll_calibrated": after["nll"]}
     if args.output_dir:
+        for name, source in unquantized.items():
+            save_quantized(models[name][0], tokenizers[name], models[source][0][0])
         for name, one in logits.items():
             write_predictions(args.output_dir / f"predictions-{name}.csv", labels, one, data.labels)
     write_results(results, args.output_dir)
@@ -200,6 +219,21 @@ def compare(args, device):
             args.html, data.name, args.split, data.labels, split.texts, split.labels, logits, true_probabilities=truth
         )
         print(f"page: {args.html}")
+
+
+def quantized_folder(args, source, name):
+    """Where the quantised model `name` goes; where it does not, the folder of the model that it was made of."""
+    return args.output_dir / name if args.output_dir else Path(source)
+
+
+def save_quantized(folder_and_model, tokenizer, source):
+    """Leaves a quantised model as a folder that evaluate.py takes like any other."""
+    folder, model = folder_and_model
+    save_pretrained(model, folder)
+    tokenizer.save(folder, model.config.model_type, model.config.max_position_embeddings)
+    run = read_run(source) if source.is_dir() else {}
+    write_json(folder / "run.json", {"quantized_from": str(source), "arguments": run.get("arguments", {})})
+    print(f"{model.config.quantization}: {folder}")
 
 
 def print_labels(args, device):
@@ -234,7 +268,7 @@ def probabilities(source, texts, args, device):
 def load(source, max_length, labels=None):
     """The model and its tokenizer. Raises UserError where they do not fit each other, the labels or `max_length`."""
     base = base_model(source)  # of a folder of LoRA adapters
-    model = load_adapted(source, labels) if base else from_pretrained(source, labels=labels)
+    model = load_adapted(source, labels) if base else from_pretrained(source, labels, may_be_quantized=True)
     tokenizer = load_tokenizer(model_folder(base or source))
     check_tokenizer(tokenizer, model.config, source, max_length)
     return model, tokenizer

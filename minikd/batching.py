@@ -79,17 +79,13 @@ def cache_folder() -> Path:
 
 
 def plan_batches(
-    lengths: np.ndarray, batch_size: int, seed: int | None = None, epoch: int = 0, by_length: bool = True
+    lengths: np.ndarray, batch_size: int, seed: int, epoch: int = 0, by_length: bool = True
 ) -> list[np.ndarray]:
-    """Which examples go together: a list of index arrays that holds every example once.
+    """Which examples are trained on together: a list of index arrays that holds every example once.
 
-    With a seed, a new order for each epoch, the same on every machine; without one, all examples sorted by length, the
-    longest first (so that the largest batch comes, and fails, first), for passes whose order does not matter.
-    `by_length=False` gives plain random batches, to compare.
+    The order is new in each epoch, and the same on every machine. `by_length=False` gives plain random batches, to
+    compare.
     """
-    if seed is None:
-        order = np.argsort(-lengths, kind="stable")
-        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
     chunk = batch_size * CHUNK
@@ -98,6 +94,17 @@ def plan_batches(
         order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in chunks])
     plan = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     return [plan[i] for i in random.permutation(len(plan))]
+
+
+def plan_by_tokens(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Batches for a pass whose order does not matter: all examples sorted by length, the longest first (so that the
+    largest batch comes, and fails, first), and in each batch as many as fit into so many tokens, but at least one."""
+    order, plan, start = np.argsort(-lengths, kind="stable"), [], 0
+    while start < len(order):
+        size = max(1, tokens // int(lengths[order[start]]))
+        plan.append(order[start : start + size])
+        start += size
+    return plan
 
 
 def padded_length(longest: int, device: torch.device) -> int:

@@ -15,6 +15,7 @@ from minikd.config import EncoderConfig
 from minikd.files import UserError, atomic_write, write_json
 from minikd.hub import model_folder, read_tensors
 from minikd.model import Classifier
+from minikd.quantize import QUANTIZED, empty_model
 
 # One line a module: our name, Hugging Face's name. "*" is the layer's number. qkv[0], [1] and [2] are the thirds of our
 # fused query-key-value matrix.
@@ -70,7 +71,10 @@ def name_map(config: EncoderConfig) -> list[tuple[str, int | None, str]]:
         third = int(ours[-2]) if ours.endswith("]") else None
         ours = ours.removesuffix(f"[{third}]")
         for layer in range(config.num_hidden_layers) if "*" in ours else [0]:
-            for kind in ("weight",) if ours.endswith("_embeddings") else ("weight", "bias"):
+            kinds = ("weight",) if ours.endswith("_embeddings") else ("weight", "bias")
+            if config.quantization and QUANTIZED.search(ours):
+                kinds += ("scale",)  # transformers has no such tensor: these files are for minikd alone
+            for kind in kinds:
                 rows.append(
                     (f"{ours}.{kind}".replace("*", str(layer)), third, f"{theirs}.{kind}".replace("*", str(layer)))
                 )
@@ -133,6 +137,11 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
                 f"tensor {rename[theirs]} has shape {list(tensors[rename[theirs]].shape)}, "
                 f"but config.json asks for {list(target.shape)}"
             )
+        if tensors[rename[theirs]].is_floating_point() != target.is_floating_point():
+            raise UserError(
+                f"tensor {rename[theirs]} holds {tensors[rename[theirs]].dtype}, "
+                f"but config.json asks for {target.dtype}"
+            )
     with torch.no_grad():
         for ours, third, theirs in wanted:
             if ours not in new:
@@ -142,20 +151,25 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
     return new, ignored
 
 
-def from_pretrained(name_or_dir, labels=None) -> Classifier:
+def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) -> Classifier:
     """A classifier from a folder in Hugging Face's layout, or from a name on its hub.
 
     `labels`: the data's label names. A head in the file is matched to them by name (its rows are put in the data's
     order); a missing head is made new for them. Without `labels`, the file's own are kept. Prints one line that says
-    what was loaded. Raises UserError that names the file and the field or tensor for everything that does not fit.
+    what was loaded. Raises UserError that names the file and the field or tensor for everything that does not fit, and
+    for a quantised model, which can be neither trained nor taken layers from, unless it `may_be_quantized`.
     """
     folder = model_folder(name_or_dir)
     path, tensors = read_tensors(folder)
     config = EncoderConfig.from_file(folder / "config.json")
+    if config.quantization and not may_be_quantized:
+        raise UserError(
+            f"{folder}: is quantised ({config.quantization}), for evaluate.py only; give the model it is of"
+        )
     has_head = "classifier.weight" in tensors
     if labels is not None and not has_head:
         config = config.with_labels(labels)
-    model = Classifier(config)
+    model = empty_model(config)
     try:
         new, ignored = load_tensors(model, tensors)
         if labels is not None and has_head:

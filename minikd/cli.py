@@ -11,6 +11,7 @@ import torch
 
 from minikd.datasets import Dataset, load_dataset
 from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, LORA_LR, corpus_name, default
+from minikd.efficiency import keep_freed_memory
 from minikd.files import UserError
 from minikd.inference import choose_device, choose_precision
 from minikd.lora import TARGETS
@@ -62,6 +63,7 @@ def check_writable(output: Path, flag: str = "--output-dir") -> None:
 def start(args: argparse.Namespace) -> torch.device:
     """Settles device and precision, and prints the flags (a length not given follows once the model is known)."""
     device = choose_device(args.device)
+    keep_freed_memory()
     args.precision, reason = choose_precision(args.precision, device)
     print("; ".join(f"{name} {value}" for name, value in printable(args).items() if value is not None))
     print(f"device {device}; precision {args.precision}: {reason}")

@@ -58,6 +58,7 @@ class EncoderConfig:
     initializer_range: float = 0.02
     pad_token_id: int = 0
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # id2label in the file
+    quantization: str | None = None  # "int8" or "int4" (quantize.py); quantization_config in the file
 
     def __post_init__(self):
         for name, value in asdict(self).items():
@@ -119,12 +120,12 @@ class EncoderConfig:
             if value not in fine:
                 raise UserError(f"{names.get(name, name)} {value!r} is not implemented: minikd has {fine[0]!r} only")
 
-        ours = {"model_type": model_type, "labels": _labels(fields)}
+        ours = {"model_type": model_type, "labels": _labels(fields), "quantization": _quantization(fields)}
         if model_type == "distilbert":
             ours |= {"num_hidden_layers": 6, "classifier_dropout": 0.2} | DISTILBERT_CONSTANTS
             fields = {name: value for name, value in fields.items() if name not in DISTILBERT_CONSTANTS}
         for name in cls.__dataclass_fields__:
-            if name not in ("model_type", "labels") and fields.get(names.get(name, name)) is not None:
+            if name not in ("model_type", "labels", "quantization") and fields.get(names.get(name, name)) is not None:
                 ours[name] = fields[names.get(name, name)]
         return cls(**ours)
 
@@ -133,7 +134,10 @@ class EncoderConfig:
         names = DISTILBERT_NAMES if self.model_type == "distilbert" else {}
         architecture = {"bert": "BertForSequenceClassification", "distilbert": "DistilBertForSequenceClassification"}
         fields = {"architectures": [architecture[self.model_type]], names.get("hidden_act", "hidden_act"): "gelu"}
-        fields |= {names.get(name, name): value for name, value in asdict(self).items() if name != "labels"}
+        fields |= {names.get(name, name): value for name, value in asdict(self).items()}
+        del fields["labels"], fields["quantization"]
+        if self.quantization:
+            fields["quantization_config"] = {"quant_method": "minikd", "format": self.quantization}
         if self.model_type == "distilbert":
             fields = {name: value for name, value in fields.items() if name not in DISTILBERT_CONSTANTS}
             fields["seq_classif_dropout"] = self.head_dropout
@@ -171,6 +175,20 @@ def _labels(fields: dict) -> tuple[str, ...]:
     if id2label:
         return tuple(str(id2label[i]) for i in sorted(id2label, key=int))
     return tuple(f"LABEL_{i}" for i in range(fields.get("num_labels") or fields.get("_num_labels") or 2))
+
+
+def _quantization(fields: dict) -> str | None:
+    """int8 or int4 where the file is of a model that minikd has quantised. Raises UserError for others' formats."""
+    wanted = fields.get("quantization_config")
+    if wanted is None:
+        return None
+    if (
+        not isinstance(wanted, dict)
+        or wanted.get("quant_method") != "minikd"
+        or wanted.get("format") not in ("int8", "int4")
+    ):
+        raise UserError(f"quantization_config {wanted} is not implemented: minikd reads only what it has quantised")
+    return wanted["format"]
 
 
 # Named shapes; the comment gives the parameters of the classifier with two labels.

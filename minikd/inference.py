@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import minikd
-from minikd.batching import TokenizedSplit, cache_folder, make_batches, plan_batches
+from minikd.batching import TokenizedSplit, cache_folder, make_batches, plan_by_tokens
 from minikd.files import UserError, atomic_write, fingerprint
 from minikd.model import Classifier
 
+# Tokens in a batch without gradients: a CPU's caches hold the activations of few, a GPU wants much work at once.
+CPU_TOKENS, GPU_TOKENS = 2048, 32768
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -82,7 +84,6 @@ def predict(
     split: TokenizedSplit,
     device: torch.device,
     precision: str,
-    batch_size: int | None = None,
     desc: str = "",
 ) -> Tensor:
     """Logits of every example in the split's own order, fp32 (N, C) on the CPU; `desc` shows a progress bar.
@@ -92,8 +93,7 @@ def predict(
     """
     was_training = model.training
     model.eval()
-    # A CPU's caches hold a small batch's activations; a GPU wants more work at a time.
-    plan = plan_batches(split.lengths, batch_size or (32 if device.type == "cpu" else 128))
+    plan = plan_by_tokens(split.lengths, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS)
     rows = []
     bar = tqdm(total=len(split), desc=desc, unit="ex", disable=not desc, leave=False)
     with bar, forward_only(device, precision):
@@ -135,7 +135,7 @@ def predict_once(
 
 
 def teacher_logits(
-    teacher: Classifier, split: TokenizedSplit, path: Path, device: torch.device, precision: str, batch_size: int
+    teacher: Classifier, split: TokenizedSplit, path: Path, device: torch.device, precision: str
 ) -> Tensor:
     """The teacher's logits (N, C) on the training split, from the cache at `path` if it fits, else computed and cached.
 
@@ -155,7 +155,7 @@ def teacher_logits(
         pass  # none yet
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         print(f"teacher logits: {path} is damaged or not a cache; computing them anew")
-    logits = predict(teacher.to(device), split, device, precision, batch_size, desc="teacher logits")
+    logits = predict(teacher.to(device), split, device, precision, desc="teacher logits")
     atomic_write(path, safetensors_torch.save({"logits": logits}, metadata={"fingerprint": key}))
     return logits
 

@@ -24,6 +24,7 @@ LINES = (
     ("trained_parameters", "trained parameters", "{:,.0f}"),
     ("size_mb", "weights, MiB", "{:.2f}"),
     ("accuracy", "accuracy", "{:.4f}"),
+    ("agreement", "same label as unquantised", "{:.2%}"),
     ("f1", "F1", "{:.4f}"),
     ("precision", "precision", "{:.4f}"),
     ("recall", "recall", "{:.4f}"),

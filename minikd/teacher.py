@@ -72,7 +72,7 @@ def source_of_logits(teacher, train, data, args, device):
         teacher.to(device).eval().requires_grad_(False)
         if args.teacher_logits == "cache":
             path = args.output_dir / "teacher-logits.safetensors"
-            logits = teacher_logits(teacher, train, path, device, args.precision, args.batch_size)
+            logits = teacher_logits(teacher, train, path, device, args.precision)
     if logits is not None:
         logits = logits.to(device)
         return lambda batch: logits[batch.index], key  # by example, never by position in the batch

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from minikd.batching import collate, make_batches, padded_length, padding_share, plan_batches, tokenize_split
+from minikd.batching import (
+    collate,
+    make_batches,
+    padded_length,
+    padding_share,
+    plan_batches,
+    plan_by_tokens,
+    tokenize_split,
+)
 from minikd.datasets import Split
 from minikd.tokenizer import train_wordpiece
 
@@ -22,7 +30,7 @@ def lengths_like_sst2(count=5000):
 
 
 @pytest.mark.parametrize("count,batch_size", [(1, 1), (7, 3), (100, 32), (5000, 32), (33, 64)])
-@pytest.mark.parametrize("seed", [None, 1])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_every_example_is_in_exactly_one_batch(count, batch_size, seed):
     plan = plan_batches(lengths_like_sst2(count), batch_size, seed)
     assert sorted(np.concatenate(plan).tolist()) == list(range(count))
@@ -58,6 +66,18 @@ def test_rows_are_the_tokens_of_the_examples_they_name(tokenizer):
             assert batch.labels[row] == split.labels[index]
             seen.append(index)
     assert sorted(seen) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 64, 10_000])
+def test_batches_by_tokens_hold_every_example_once_the_longest_first_and_no_more_tokens_than_fit(tokens):
+    lengths = lengths_like_sst2(500)
+    plan = plan_by_tokens(lengths, tokens)
+    assert sorted(np.concatenate(plan)) == list(range(500))
+    assert (np.diff(lengths[np.concatenate(plan)]) <= 0).all()
+    for batch in plan[:-1]:
+        longest = lengths[batch].max()
+        assert len(batch) == 1 or len(batch) * longest <= tokens
+        assert (len(batch) + 1) * longest > tokens  # the next one would not have fitted
 
 
 def test_there_is_no_mask_where_nothing_is_padded(tokenizer):

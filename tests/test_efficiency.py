@@ -13,7 +13,7 @@ import torch
 from minikd.batching import TokenizedSplit
 from minikd.config import EncoderConfig
 from minikd.efficiency import inference_memory_mb, measure_speed, model_size, peak_memory_mb, reset_peak_memory
-from minikd.model import Classifier
+from minikd.model import Classifier, count_parameters
 
 CPU = torch.device("cpu")
 CONFIG = EncoderConfig(
@@ -141,7 +141,8 @@ def test_bf16_is_measured_in_bf16():
 
 
 def test_size_is_that_of_the_parameters():
-    assert model_size(torch.nn.Linear(1024, 1024, bias=False)) == {"parameters": 2**20, "size_mb": 4.0}
+    parameters = count_parameters(Classifier(CONFIG))
+    assert model_size(Classifier(CONFIG)) == {"parameters": parameters, "size_mb": 4 * parameters / 2**20}
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux resets the resident set's peak")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+import minikd
 from minikd.batching import tokenize_split
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
@@ -191,7 +192,7 @@ def test_a_damaged_state_is_refused_by_name(data, tmp_path):
 
 def test_cached_and_online_teacher_give_the_same_losses(data, tmp_path):
     teacher = make_model(seed=9)
-    logits = teacher_logits(teacher, data[0], tmp_path / "logits.safetensors", CPU, "fp32", 16)
+    logits = teacher_logits(teacher, data[0], tmp_path / "logits.safetensors", CPU, "fp32")
 
     def online(batch):
         with torch.no_grad():
@@ -240,18 +241,18 @@ def test_the_teacher_is_not_changed_and_the_student_stays_in_train_mode(data, tm
 
 def test_teacher_logits_are_stored_by_example_and_reused_only_for_the_same_teacher_and_data(data, tmp_path, capsys):
     path, teacher = tmp_path / "logits.safetensors", make_model(seed=9)
-    logits = teacher_logits(teacher, data[0], path, CPU, "fp32", 16)
+    logits = teacher_logits(teacher, data[0], path, CPU, "fp32")
     teacher.eval()
     for i in (0, 7, 99):
         tokens = torch.from_numpy(data[0].ids[data[0].offsets[i] : data[0].offsets[i + 1]]).long()[None]
         assert torch.allclose(teacher(tokens).logits[0], logits[i], atol=1e-5)
     written = path.stat().st_mtime_ns
-    assert torch.equal(teacher_logits(teacher, data[0], path, CPU, "fp32", 16), logits)
+    assert torch.equal(teacher_logits(teacher, data[0], path, CPU, "fp32"), logits)
     assert path.stat().st_mtime_ns == written and "read from" in capsys.readouterr().out
-    other = teacher_logits(make_model(seed=10), data[0], path, CPU, "fp32", 16)
+    other = teacher_logits(make_model(seed=10), data[0], path, CPU, "fp32")
     assert not torch.equal(other, logits) and "another teacher" in capsys.readouterr().out
     path.write_bytes(path.read_bytes()[:100])
-    assert torch.equal(teacher_logits(teacher, data[0], path, CPU, "fp32", 16), logits)
+    assert torch.equal(teacher_logits(teacher, data[0], path, CPU, "fp32"), logits)
 
 
 def test_patience_stops_after_epochs_that_are_no_better(data, tmp_path):
@@ -293,9 +294,10 @@ def test_compiled_training_gives_the_losses_of_eager_training(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_predictions_are_in_the_order_of_the_split(data):
+def test_predictions_are_in_the_order_of_the_split(data, monkeypatch):
+    monkeypatch.setattr(minikd.inference, "CPU_TOKENS", 50)  # several batches
     model = make_model().eval()
-    logits = predict(model, data[0], CPU, "fp32", batch_size=7)
+    logits = predict(model, data[0], CPU, "fp32")
     for i in range(0, 100, 9):
         tokens = torch.from_numpy(data[0].ids[data[0].offsets[i] : data[0].offsets[i + 1]]).long()[None]
         assert torch.allclose(model(tokens).logits[0], logits[i], atol=1e-5)

@@ -1,0 +1,156 @@
+"""Quantisation of a finished model: 8- or 4-bit weights in place of 32-bit ones, without any training or data.
+
+A weight is stored as a whole number q, and rows or groups of weights share a scale: w ≈ scale · q. The rounding error
+is at most half a scale, so what matters is how few weights share one, and how far the largest of them lies out.
+
+int8 (for speed on a CPU): one scale per row of a matrix, and in each pass one per token of its input, whose values are
+rounded to 8 bits as well ("dynamic", W8A8). The product of whole numbers is exact, in 32 bits; the two scales are
+multiplied in afterwards, because they do not depend on the index that is summed over:
+    y[t, o] = Σ_i x[t, i] · w[o, i]  ≈  scale_x[t] · scale_w[o] · Σ_i q_x[t, i] · q_w[o, i]
+
+int4 (for size): groups of up to 128 weights of a row share a scale, because 15 steps are too coarse for a whole row;
+two weights lie in a byte. In a pass they are turned back into floating point first.
+
+The word embeddings, half of a small model, are quantised like matrices. LayerNorms, biases, the few position and
+segment embeddings and the classifier stay in fp32.
+"""
+
+import re
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minikd.config import EncoderConfig
+from minikd.files import UserError
+from minikd.model import Classifier, SelfAttention
+
+GROUP = 128  # most weights that share a scale in int4
+QUANTIZED = re.compile(r"word_embeddings|attention\.(qkv|output)|feed_forward\.(intermediate|output)|pooler")
+
+
+def quantize(model: Classifier, format: str) -> Classifier:
+    """A copy of `model` for inference, on the CPU, with its matrices and word embeddings in "int8" or "int4".
+
+    Raises UserError for a model that is quantised already, or (int4) has matrices of odd width.
+    """
+    if model.config.quantization:
+        raise UserError(f"the model is quantised already ({model.config.quantization})")
+    quantized = empty_model(replace(model.config, quantization=format))
+    state = {name: tensor.detach().cpu().float() for name, tensor in model.state_dict().items()}
+    for name, module in quantized.named_modules():
+        if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
+            to_whole = to_int8 if format == "int8" else to_int4
+            state[f"{name}.weight"], state[f"{name}.scale"] = to_whole(state[f"{name}.weight"])
+    quantized.load_state_dict(state)
+    return quantized.eval()
+
+
+def empty_model(config: EncoderConfig) -> Classifier:
+    """A classifier of this shape whose weights are to be filled in, quantised if the config says so."""
+    model = Classifier(config)
+    if config.quantization is None:
+        return model
+    for name, module in list(model.named_modules()):
+        if QUANTIZED.search(name) and isinstance(module, (nn.Linear, nn.Embedding)):
+            kind = QuantizedLinear if isinstance(module, nn.Linear) else QuantizedEmbedding
+            model.set_submodule(name, kind(*module.weight.shape, config.quantization))
+    for layer in model.encoder.layers:
+        layer.attention.__class__ = QuantizedSelfAttention
+    return model.requires_grad_(False)
+
+
+def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N, I) -> int8 (N, I) and their scales (N, 1): the largest of each row becomes ±127."""
+    # One pass each for the largest and the smallest value: several times as fast as abs(), which makes a copy.
+    largest = torch.maximum(weight.amax(dim=-1, keepdim=True), -weight.amin(dim=-1, keepdim=True))
+    scale = largest.float().clamp_min(1e-12) / 127
+    return (weight * (1 / scale)).round_().to(torch.int8), scale
+
+
+def to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N, I) -> uint8 (N, I/2), two weights a byte, and fp16 scales (N, groups).
+
+    The scale of a group is the one of eleven candidates with the smallest squared error: clipping its few largest
+    weights often pays, because all others are then rounded more finely. Raises UserError for an odd width I.
+    """
+    if weight.shape[1] % 2:
+        raise UserError(
+            f"int4: a matrix is {weight.shape[1]} wide; two weights share a byte, so the width must be even"
+        )
+    groups = weight.unflatten(1, (-1, group_size(weight.shape[1])))  # (N, groups, size)
+    largest = groups.abs().amax(dim=-1, keepdim=True).clamp_min(1e-6)
+    best = torch.full_like(largest, torch.inf)
+    q, scale = torch.empty_like(groups), torch.empty_like(largest)
+    for clip in torch.linspace(1, 0.5, 11):
+        candidate = (largest * clip / 7).half().float()
+        rounded = (groups / candidate).round_().clamp_(-8, 7)
+        error = (rounded * candidate - groups).square().sum(dim=-1, keepdim=True)
+        better = error < best
+        best = torch.where(better, error, best)
+        q, scale = torch.where(better, rounded, q), torch.where(better, candidate, scale)
+    nibbles = (q.flatten(1) + 8).to(torch.uint8)  # 0 to 15
+    return nibbles[:, ::2] | nibbles[:, 1::2] << 4, scale.squeeze(-1).half()
+
+
+def group_size(width: int) -> int:
+    """The weights of a row that share a scale in int4: the largest divisor of its width up to 128."""
+    return next(size for size in range(min(GROUP, width), 0, -1) if width % size == 0)
+
+
+def dequantize(weight: Tensor, scale: Tensor) -> Tensor:
+    """What `to_int8` (int8) or `to_int4` (uint8) made, as fp32 again: (…, I)."""
+    if weight.dtype == torch.uint8:
+        weight = torch.stack((weight & 15, weight >> 4), dim=-1).flatten(-2).to(torch.int8) - 8
+    return (weight.unflatten(-1, (scale.shape[-1], -1)) * scale.float()[..., None]).flatten(-2)
+
+
+def _parameters(rows: int, width: int, format: str) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight and scale of the right shapes and types, to be filled in."""
+    if format == "int8":
+        weight, scale = torch.zeros(rows, width, dtype=torch.int8), torch.ones(rows, 1)
+    else:
+        weight = torch.zeros(rows, width // 2, dtype=torch.uint8)
+        scale = torch.ones(rows, width // group_size(width), dtype=torch.float16)
+    return nn.Parameter(weight, requires_grad=False), nn.Parameter(scale, requires_grad=False)
+
+
+class QuantizedEmbedding(nn.Module):
+    """Token ids (B, N) -> fp32 vectors (B, N, I): only the rows that are looked up are turned back."""
+
+    def __init__(self, rows: int, width: int, format: str):
+        super().__init__()
+        self.weight, self.scale = _parameters(rows, width, format)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return dequantize(self.weight[ids], self.scale[ids])
+
+
+class QuantizedLinear(nn.Module):
+    """x (…, I) -> x · Wᵀ + bias (…, O) in fp32, or only the outputs of some `rows` of W."""
+
+    def __init__(self, rows: int, width: int, format: str):
+        super().__init__()
+        self.weight, self.scale = _parameters(rows, width, format)
+        self.bias = nn.Parameter(torch.zeros(rows), requires_grad=False)
+
+    def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        weight, scale, bias = self.weight[rows], self.scale[rows], self.bias[rows]
+        if weight.dtype != torch.int8 or x.device.type != "cpu":  # torch's product of int8 asks GPUs for large batches
+            return F.linear(x, dequantize(weight, scale), bias)
+        q, x_scale = to_int8(x.flatten(0, -2))  # (T, I), (T, 1)
+        y = torch._int_mm(q, weight.t()).float()  # (T, O), exact before it is scaled
+        y = torch.addcmul(bias, y.mul_(x_scale), scale.t(), out=y)
+        return y.unflatten(0, x.shape[:-1])
+
+
+class QuantizedSelfAttention(SelfAttention):
+    """Self-attention whose query-key-value matrix is a QuantizedLinear."""
+
+    def project(self, x: Tensor, cls_only: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if not cls_only:
+            return self.qkv(x).chunk(3, dim=-1)
+        hidden_size = x.shape[-1]
+        k, v = self.qkv(x, slice(hidden_size, None)).chunk(2, dim=-1)
+        return self.qkv(x[:, :1], slice(hidden_size)), k, v

@@ -1,0 +1,170 @@
+"""8- and 4-bit models: rounding errors, exact integer products, files, refusals, and evaluate.py --quantize."""
+
+import json
+
+import pytest
+import torch
+from equality import CONFIGS, load_quietly, random_batch, randomised, real_batch
+
+from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.config import EncoderConfig
+from minikd.efficiency import model_size
+from minikd.files import UserError
+from minikd.quantize import QuantizedLinear, dequantize, group_size, quantize, to_int4, to_int8
+
+every_format = pytest.mark.parametrize("format", ["int8", "int4"])
+EVEN = {name: config for name, config in CONFIGS.items() if config.hidden_size % 2 == config.intermediate_size % 2 == 0}
+BERT = EVEN["bert"]
+QUICK = ["--max-length", "16", "--precision", "fp32", "--device", "cpu"]
+
+
+def tokens(config):
+    return {name: value for name, value in random_batch(config).items() if name != "labels"}
+
+
+def test_int8_rounds_to_the_nearest_multiple_of_a_scale_per_row():
+    torch.manual_seed(0)
+    weight = torch.randn(50, 30) * torch.logspace(-4, 3, 50)[:, None]
+    q, scale = to_int8(weight)
+    assert q.dtype == torch.int8 and scale.shape == (50, 1)
+    assert (q.abs().amax(dim=1) == 127).all()
+    assert ((dequantize(q, scale) - weight).abs() <= 0.5001 * scale).all()
+
+
+def test_a_row_of_zeros_stays_zero():
+    for to_whole in (to_int8, to_int4):
+        assert torch.equal(dequantize(*to_whole(torch.zeros(3, 8))), torch.zeros(3, 8))
+
+
+@pytest.mark.parametrize("width", [2, 24, 312, 384])
+def test_int4_holds_two_weights_a_byte_and_finds_better_scales_than_the_largest_weight_gives(width):
+    torch.manual_seed(0)
+    weight = torch.randn(20, width)
+    packed, scale = to_int4(weight)
+    assert packed.shape == (20, width // 2) and packed.dtype == torch.uint8
+    assert scale.shape == (20, width // group_size(width)) and group_size(width) <= 128
+    groups = weight.unflatten(1, (scale.shape[1], -1))
+    plain = groups.abs().amax(dim=-1, keepdim=True) / 7
+    naive = ((groups / plain).round() * plain - groups).square().sum()
+    found = (dequantize(packed, scale) - weight).square().sum()
+    assert found < (naive if width > 2 else naive * 1.01)
+
+
+def test_int4_gives_back_every_value_it_can_hold():
+    weight = torch.arange(-8.0, 8).repeat(2).view(1, 32) * 0.25
+    packed, scale = to_int4(weight)
+    values = dequantize(packed, scale) / scale.float()
+    assert set(values.round().int().flatten().tolist()) >= set(range(-7, 8))
+    assert torch.allclose(values, values.round(), atol=1e-4)
+
+
+def test_the_int8_product_is_exact_for_the_rounded_numbers():
+    torch.manual_seed(0)
+    layer = QuantizedLinear(33, 70, "int8")
+    weight, scale = to_int8(torch.randn(33, 70))
+    layer.load_state_dict({"weight": weight, "scale": scale, "bias": torch.randn(33)})
+    for shape in ((1, 1, 70), (3, 5, 70), (7, 70)):
+        x = torch.randn(shape)
+        rounded = dequantize(*to_int8(x)).double()
+        expected = rounded @ dequantize(weight, scale).double().T + layer.bias.double()
+        torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(layer(x, slice(5, 20)), layer(x)[..., 5:20])
+
+
+@every_format
+@pytest.mark.parametrize("name", EVEN)
+def test_logits_stay_near_and_the_cls_only_layer_agrees_with_all_rows(name, format):
+    config = EVEN[name]
+    model = randomised(config)
+    quantized, batch = quantize(model, format), tokens(config)
+    full, logits = model(**batch).logits, quantized(**batch).logits
+    assert (logits - full).abs().max() < {"int8": 0.1, "int4": 0.8}[format] * full.abs().max()
+    quantized.cls_only_last_layer = False
+    torch.testing.assert_close(quantized(**batch).logits, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_an_example_has_the_same_logits_in_any_company():
+    batch = tokens(BERT)
+    model = quantize(randomised(BERT), "int8")
+    together = model(**batch).logits
+    for i in range(4):
+        alone = model(**{name: value[i : i + 1] for name, value in batch.items()}).logits[0]
+        torch.testing.assert_close(alone, together[i], rtol=1e-5, atol=1e-5)
+
+
+@every_format
+@pytest.mark.parametrize("name", EVEN)
+def test_saved_and_loaded_to_the_bit(name, format, tmp_path, capsys):
+    model, batch = quantize(randomised(EVEN[name]), format), tokens(EVEN[name])
+    save_pretrained(model, tmp_path)
+    again = from_pretrained(tmp_path, may_be_quantized=True).eval()
+    assert again.config == model.config and again.config.quantization == format
+    assert torch.equal(again(**batch).logits, model(**batch).logits)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert fields["quantization_config"] == {"quant_method": "minikd", "format": format}
+
+
+@every_format
+def test_real_weights_shrink_as_promised_and_the_representation_stays(minilm, format):
+    model, batch = load_quietly(minilm), real_batch(minilm)
+    quantized = quantize(model, format)
+    linear = [module for module in quantized.modules() if isinstance(module, QuantizedLinear)]
+    used = sum(t.numel() * t.element_size() for module in linear for t in (module.weight, module.scale))
+    full = sum(4 * p.numel() for n, p in model.named_parameters() if p.ndim == 2 and ("layers" in n or "pooler" in n))
+    assert used / full == pytest.approx({"int8": 1 / 4, "int4": 1 / 8}[format], rel=0.04)
+    assert model_size(quantized)["parameters"] == model_size(model)["parameters"]
+    assert model_size(quantized)["size_mb"] < model_size(model)["size_mb"] * {"int8": 0.27, "int4": 0.15}[format]
+    vectors = [m.encoder(batch["input_ids"], batch["attention_mask"])[0][:, 0] for m in (model, quantized)]
+    assert torch.cosine_similarity(*vectors).min() > {"int8": 0.99, "int4": 0.9}[format]
+
+
+@every_format
+def test_only_evaluate_takes_a_quantised_model(format, tmp_path):
+    save_pretrained(quantize(randomised(BERT), format), tmp_path)
+    with pytest.raises(UserError, match=rf"is quantised \({format}\)"):
+        from_pretrained(tmp_path)
+
+
+def test_what_cannot_be_quantised_or_read_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match="quantised already"):
+        quantize(quantize(randomised(BERT), "int8"), "int4")
+    with pytest.raises(UserError, match="width must be even"):
+        quantize(randomised(CONFIGS["bert-4-layers-5-heads"]), "int4")
+    with pytest.raises(UserError, match="bitsandbytes"):
+        EncoderConfig.from_dict(BERT.to_dict() | {"quantization_config": {"quant_method": "bitsandbytes"}})
+    with pytest.raises(UserError, match="quantization_config"):
+        EncoderConfig.from_dict(BERT.to_dict() | {"quantization_config": "int8"})
+
+
+def test_weights_of_another_type_than_the_config_says_are_refused(tmp_path):
+    model = randomised(BERT)
+    save_pretrained(quantize(model, "int8"), tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    save_pretrained(model, tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match="scale"):
+        from_pretrained(tmp_path, may_be_quantized=True)
+
+
+def test_evaluate_adds_saves_and_reads_quantised_models(script, corpus, fine_tuned, tmp_path):
+    status, out, err = script(
+        "evaluate.py", fine_tuned, "--dataset", corpus, "--quantize", "int8", "int4", "--output-dir", "compared", *QUICK
+    )
+    assert status == 0, err
+    results = json.loads(open("compared/results.json").read())
+    rows = {row["name"].rpartition("-")[2] if "int" in row["name"] else "fp32": row for row in results["models"]}
+    assert list(rows) == ["fp32", "int8", "int4"]
+    assert rows["int4"]["size_mb"] < rows["int8"]["size_mb"] < rows["fp32"]["size_mb"]
+    assert rows["int8"]["agreement"] >= 0.9 and "agreement" not in rows["fp32"]
+    folder = rows["int8"]["path"]
+    status, out, err = script("evaluate.py", folder, "--dataset", corpus, "--output-dir", "again", *QUICK)
+    assert status == 0, err
+    again = json.loads(open("again/results.json").read())["models"][0]
+    assert again["accuracy"] == rows["int8"]["accuracy"] and again["nll"] == pytest.approx(rows["int8"]["nll"])
+    for refused in (("train.py", "--model", folder), ("distill.py", "--teacher", folder)):
+        status, out, err = script(*refused, "--dataset", corpus, "--output-dir", "refused", *QUICK)
+        assert status == 2 and "is quantised (int8)" in err
+    status, out, err = script("evaluate.py", folder, "--dataset", corpus, "--quantize", "int4", *QUICK)
+    assert status == 2 and "quantised already" in err
+    status, out, err = script("evaluate.py", folder, "--text", "fine", *QUICK)
+    assert status == 0 and folder in out
