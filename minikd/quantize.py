@@ -27,6 +27,7 @@ from minikd.files import UserError
 from minikd.model import Classifier, SelfAttention
 
 GROUP = 128  # most weights that share a scale in int4
+TOKENS = 1024  # at a time in int8, so that what lies between the roundings takes little memory
 QUANTIZED = re.compile(r"word_embeddings|attention\.(qkv|output)|feed_forward\.(intermediate|output)|pooler")
 
 
@@ -139,10 +140,13 @@ class QuantizedLinear(nn.Module):
         weight, scale, bias = self.weight[rows], self.scale[rows], self.bias[rows]
         if weight.dtype != torch.int8 or x.device.type != "cpu":  # torch's product of int8 asks GPUs for large batches
             return F.linear(x, dequantize(weight, scale), bias)
-        q, x_scale = to_int8(x.flatten(0, -2))  # (T, I), (T, 1)
-        y = torch._int_mm(q, weight.t()).float()  # (T, O), exact before it is scaled
-        y = torch.addcmul(bias, y.mul_(x_scale), scale.t(), out=y)
-        return y.unflatten(0, x.shape[:-1])
+        x, leading = x.flatten(0, -2), x.shape[:-1]  # (T, I)
+        y = x.new_empty(len(x), len(weight), dtype=torch.float32)  # (T, O)
+        for some_x, some_y in zip(x.split(TOKENS), y.split(TOKENS)):
+            q, x_scale = to_int8(some_x)
+            product = torch._int_mm(q, weight.t()).float()  # exact before it is scaled
+            torch.addcmul(bias, product.mul_(x_scale), scale.t(), out=some_y)
+        return y.unflatten(0, leading)
 
 
 class QuantizedSelfAttention(SelfAttention):

@@ -2,9 +2,12 @@
 
 import itertools
 import os
+import platform
+import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from minikd.efficiency import inference_memory_mb, measure_speed, model_size, pe
 from minikd.model import Classifier, count_parameters
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
 CONFIG = EncoderConfig(
     vocab_size=5000, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
     max_position_embeddings=12,
@@ -185,3 +189,16 @@ def test_a_measuring_process_that_fails_gives_none_and_one_line(monkeypatch, cap
     assert inference_memory_mb(Classifier(CONFIG), make_split(150), CPU, "fp32") is None
     out, _ = capfd.readouterr()
     assert "not measured" in out and "/nowhere/python" in out and out.count("\n") == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of Linux's glibc")
+@pytest.mark.parametrize("kept", [False, True])
+def test_freed_memory_is_kept_on_request(kept):
+    program = (
+        "import re, torch; from minikd.efficiency import keep_freed_memory\n"
+        "resident = lambda: int(re.search(r'VmRSS:\\s*(\\d+)', open('/proc/self/status').read())[1]) / 1024\n"
+        f"{'keep_freed_memory()' if kept else ''}\n"
+        "before = resident(); tensor = torch.ones(2**26); del tensor; print(resident() - before)"
+    )  # 256 MiB
+    child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (float(child.stdout) > 200) == kept
