@@ -1,6 +1,7 @@
 """Compare finished models on a split of a corpus, look into their predictions, or label new texts.
 
 python evaluate.py runs/sst2/teacher runs/sst2/distilled --split test --calibrate --html sst2.html
+python evaluate.py runs/sst2/distilled --quantize int8 int4 --output-dir runs/sst2-small
 python evaluate.py runs/sst2/distilled --text "a gripping, funny film" --text "two hours of nothing"
 python evaluate.py runs/sst2/distilled --input reviews.txt --output labels.csv
 python evaluate.py --plot runs/sst2
@@ -16,7 +17,7 @@ from minikd.adapter_files import base_model, load_adapted
 from minikd.batching import TokenizedSplit, tokenize_split
 from minikd.calibration import calibration_metrics, fit_temperature
 from minikd.checkpoint import from_pretrained, save_pretrained
-from minikd.config import EncoderConfig
+from minikd.config import FORMATS, EncoderConfig
 from minikd.dark_knowledge import write_page
 from minikd.datasets.own import read_texts
 from minikd.defaults import DEFAULTS
@@ -45,10 +46,10 @@ def parse_args():
     group.add_argument(
         "--quantize",
         nargs="+",
-        choices=("int8", "int4"),
+        choices=FORMATS,
         metavar="FORMAT",
         help="also compare each model with itself in int8 (8-bit weights and products: faster on a CPU) or int4 (4-bit "
-        "weights: smaller); with --output-dir, the quantised models are saved there",
+        "weights: smaller); with --output-dir, both are saved there, as MODEL-int8 and MODEL-int4",
     )
     group.add_argument(
         "--calibrate",
@@ -65,7 +66,7 @@ def parse_args():
         "--output-dir",
         type=folder,
         metavar="DIR",
-        help="also write results.json, results.md, dashboard.png and predictions-<model>.csv there",
+        help="also write results.json, results.md, dashboard.png, predictions-<model>.csv and quantised models there",
     )
     group.add_argument(
         "--plot",
@@ -188,7 +189,12 @@ def compare(args, device):
         tokens[name] = tokenize_split(split, tokenizer, args.max_length)
         for format in dict.fromkeys(args.quantize or ()):
             short = f"{name}-{format}"
-            models[short] = [(quantized_folder(args, source, short), quantize(model, format))]
+            if short in models:
+                raise UserError(f"--quantize {format}: {short} is the name of another model here; leave that one out")
+            try:
+                models[short] = [((args.output_dir or Path()) / short, quantize(model, format))]
+            except UserError as error:
+                raise UserError(f"{source}: {error}") from None
             tokenizers[short], tokens[short], unquantized[short] = tokenizer, tokens[name], name
     rows, logits = evaluate_models(models, tokens, split, device, args.precision)
     for row in rows:
@@ -208,8 +214,9 @@ def compare(args, device):
             after = calibration_metrics(logits[name] / row["temperature"], labels)
             row |= {"ece_calibrated": after["ece"], "nll_calibrated": after["nll"]}
     if args.output_dir:
-        for name, source in unquantized.items():
-            save_quantized(models[name][0], tokenizers[name], models[source][0][0])
+        for name, original in unquantized.items():
+            (folder, model), (original_folder, _) = models[name][0], models[original][0]
+            save_quantized(folder, model, tokenizers[name], original_folder)
         for name, one in logits.items():
             write_predictions(args.output_dir / f"predictions-{name}.csv", labels, one, data.labels)
     write_results(results, args.output_dir)
@@ -221,14 +228,8 @@ def compare(args, device):
         print(f"page: {args.html}")
 
 
-def quantized_folder(args, source, name):
-    """Where the quantised model `name` goes; where it does not, the folder of the model that it was made of."""
-    return args.output_dir / name if args.output_dir else Path(source)
-
-
-def save_quantized(folder_and_model, tokenizer, source):
+def save_quantized(folder, model, tokenizer, source):
     """Leaves a quantised model as a folder that evaluate.py takes like any other."""
-    folder, model = folder_and_model
     save_pretrained(model, folder)
     tokenizer.save(folder, model.config.model_type, model.config.max_position_embeddings)
     run = read_run(source) if source.is_dir() else {}

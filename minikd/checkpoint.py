@@ -15,7 +15,7 @@ from minikd.config import EncoderConfig
 from minikd.files import UserError, atomic_write, write_json
 from minikd.hub import model_folder, read_tensors
 from minikd.model import Classifier
-from minikd.quantize import QUANTIZED, empty_model
+from minikd.quantize import QUANTIZED, new_model
 
 # One line a module: our name, Hugging Face's name. "*" is the layer's number. qkv[0], [1] and [2] are the thirds of our
 # fused query-key-value matrix.
@@ -164,12 +164,12 @@ def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) ->
     config = EncoderConfig.from_file(folder / "config.json")
     if config.quantization and not may_be_quantized:
         raise UserError(
-            f"{folder}: is quantised ({config.quantization}), for evaluate.py only; give the model it is of"
+            f"{folder}: is quantised ({config.quantization}), for evaluate.py alone; give the model that it was made of"
         )
     has_head = "classifier.weight" in tensors
     if labels is not None and not has_head:
         config = config.with_labels(labels)
-    model = empty_model(config)
+    model = new_model(config)
     try:
         new, ignored = load_tensors(model, tensors)
         if labels is not None and has_head:

@@ -28,6 +28,8 @@ DISTILBERT_CONSTANTS = {
     "layer_norm_eps": 1e-12,
 }  # fields of BERT that its config.json does not have
 
+FORMATS = ("int8", "int4")  # of quantisation
+
 # What would change the computation in a way that model.py does not implement: field -> the values that are fine.
 IMPLEMENTED = {
     "hidden_act": ("gelu",),  # the exact, erf-based GELU; "gelu_new" and others are different functions
@@ -77,6 +79,8 @@ class EncoderConfig:
                      "max_position_embeddings"):  # fmt: skip
             if getattr(self, name) == 0:
                 raise UserError(f"config: {name} must be at least 1")
+        if self.quantization not in (None, *FORMATS):
+            raise UserError(f"config: quantization must be one of {', '.join(FORMATS)}, not {self.quantization!r}")
         if self.pad_token_id >= self.vocab_size:
             raise UserError(f"config: pad_token_id {self.pad_token_id} is not below vocab_size {self.vocab_size}")
         if self.model_type == "distilbert" and any(getattr(self, n) != v for n, v in DISTILBERT_CONSTANTS.items()):
@@ -182,11 +186,7 @@ def _quantization(fields: dict) -> str | None:
     wanted = fields.get("quantization_config")
     if wanted is None:
         return None
-    if (
-        not isinstance(wanted, dict)
-        or wanted.get("quant_method") != "minikd"
-        or wanted.get("format") not in ("int8", "int4")
-    ):
+    if not isinstance(wanted, dict) or wanted.get("quant_method") != "minikd" or wanted.get("format") not in FORMATS:
         raise UserError(f"quantization_config {wanted} is not implemented: minikd reads only what it has quantised")
     return wanted["format"]
 

@@ -19,7 +19,7 @@ from minikd.batching import Batch, TokenizedSplit, make_batches
 from minikd.config import EncoderConfig
 from minikd.inference import forward_only
 from minikd.model import Classifier, count_parameters
-from minikd.quantize import empty_model
+from minikd.quantize import new_model
 
 SINGLES = 16  # examples that are timed one at a time
 LARGEST = 128  # examples in the largest batch that is timed, and in the pass whose memory is measured
@@ -181,7 +181,7 @@ def inference_memory_mb(model: Classifier, split: TokenizedSplit, device: torch.
 def _peak_of_one_pass(request: dict) -> float:
     """What the process of `inference_memory_mb` does; `request` is made there. Returns its peak resident set in MiB."""
     torch.set_num_threads(request["threads"])
-    model = empty_model(EncoderConfig.from_dict(request["config"])).eval()
+    model = new_model(EncoderConfig.from_dict(request["config"])).eval()
     lengths = torch.tensor(request["lengths"])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, N)
     with forward_only(torch.device("cpu"), request["precision"]):
@@ -229,6 +229,8 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif device.type == "cpu":
+        with suppress(OSError, AttributeError):  # no glibc
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what `keep_freed_memory` has kept is not in use
         try:
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes the present resident set
         except OSError:

@@ -62,16 +62,18 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def forward_only(device: torch.device, precision: str):
     """The context for passes without gradients over many batches, in `precision`.
 
-    In it autocast converts a weight once; in torch.inference_mode it would convert all of them in every pass, which is
-    half the time of a single short text.
+    In it autocast converts a weight once, if it requires a gradient (and but for the last layer's slices); in
+    torch.inference_mode it would convert all of them in every pass, which is half the time of a single short text.
     """
     with torch.no_grad(), autocast(device, precision):
         yield
 
 
 def in_precision(model: Classifier, precision: str) -> Classifier:
-    """A copy of `model` whose linear layers are in `precision` already: the same logits, to the bit, as under autocast,
-    which would convert them again in each of many separate passes."""
+    """A copy of `model` whose linear layers are in `precision` already (in fp32: the model itself), for passes that
+    each have an autocast of their own, which would convert them every time. The same logits, to the bit."""
+    if precision == "fp32":
+        return model
     model = copy.deepcopy(model)
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -93,7 +95,7 @@ def predict(
     """
     was_training = model.training
     model.eval()
-    plan = plan_by_tokens(split.lengths, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS)
+    plan = plan_by_tokens(split.lengths, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS, device)
     rows = []
     bar = tqdm(total=len(split), desc=desc, unit="ex", disable=not desc, leave=False)
     with bar, forward_only(device, precision):

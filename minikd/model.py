@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minikd.config import EncoderConfig
-from minikd.dropout import Dropout, random_keep
+from minikd.dropout import Dropout, is_faster, random_keep
 
 
 class EncoderOutput(NamedTuple):
@@ -78,7 +78,7 @@ class SelfAttention(nn.Module):
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, A, N, N)
             masked = scores if mask is None else scores + torch.where(mask, 0.0, -torch.inf).to(scores.dtype)
             probs = masked.softmax(dim=-1).type_as(v)
-            if dropout_prob and x.device.type == "cpu":
+            if dropout_prob and is_faster(x):
                 context = (probs * random_keep(probs, dropout_prob)) @ v  # (B, A, N, D)
                 context = context / (1 - dropout_prob)  # rather than the N x N probs: fewer values to divide
             else:

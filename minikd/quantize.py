@@ -34,32 +34,39 @@ QUANTIZED = re.compile(r"word_embeddings|attention\.(qkv|output)|feed_forward\.(
 def quantize(model: Classifier, format: str) -> Classifier:
     """A copy of `model` for inference, on the CPU, with its matrices and word embeddings in "int8" or "int4".
 
-    Raises UserError for a model that is quantised already, or (int4) has matrices of odd width.
+    Raises UserError for a model that is quantised already, has weights that are not finite, or (int4) a matrix of odd
+    width.
     """
     if model.config.quantization:
         raise UserError(f"the model is quantised already ({model.config.quantization})")
-    quantized = empty_model(replace(model.config, quantization=format))
+    quantized = new_model(replace(model.config, quantization=format))
     state = {name: tensor.detach().cpu().float() for name, tensor in model.state_dict().items()}
     for name, module in quantized.named_modules():
         if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
+            if not state[f"{name}.weight"].isfinite().all():
+                raise UserError(f"{name}.weight: holds values that are not finite; they cannot be quantised")
             to_whole = to_int8 if format == "int8" else to_int4
             state[f"{name}.weight"], state[f"{name}.scale"] = to_whole(state[f"{name}.weight"])
     quantized.load_state_dict(state)
     return quantized.eval()
 
 
-def empty_model(config: EncoderConfig) -> Classifier:
-    """A classifier of this shape whose weights are to be filled in, quantised if the config says so."""
-    model = Classifier(config)
+def new_model(config: EncoderConfig) -> Classifier:
+    """A classifier of this shape: with random weights, or where the config says that it is quantised, with zeros."""
     if config.quantization is None:
-        return model
+        return Classifier(config)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        model = Classifier(config)
     for name, module in list(model.named_modules()):
         if QUANTIZED.search(name) and isinstance(module, (nn.Linear, nn.Embedding)):
             kind = QuantizedLinear if isinstance(module, nn.Linear) else QuantizedEmbedding
             model.set_submodule(name, kind(*module.weight.shape, config.quantization))
     for layer in model.encoder.layers:
         layer.attention.__class__ = QuantizedSelfAttention
-    return model.requires_grad_(False)
+    model.to_empty(device="cpu").requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.zero_()
+    return model
 
 
 def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +90,7 @@ def to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     groups = weight.unflatten(1, (-1, group_size(weight.shape[1])))  # (N, groups, size)
     largest = groups.abs().amax(dim=-1, keepdim=True).clamp_min(1e-6)
     best = torch.full_like(largest, torch.inf)
-    q, scale = torch.empty_like(groups), torch.empty_like(largest)
+    q, scale = torch.zeros_like(groups), torch.zeros_like(largest)
     for clip in torch.linspace(1, 0.5, 11):
         candidate = (largest * clip / 7).half().float()
         rounded = (groups / candidate).round_().clamp_(-8, 7)
@@ -129,7 +136,11 @@ class QuantizedEmbedding(nn.Module):
 
 
 class QuantizedLinear(nn.Module):
-    """x (…, I) -> x · Wᵀ + bias (…, O) in fp32, or only the outputs of some `rows` of W."""
+    """x (…, I) -> x · Wᵀ + bias (…, O), or only the outputs of some `rows` of W.
+
+    int8 on a CPU gives fp32, from whole numbers; otherwise the weights are turned back, and autocast decides. torch's
+    product of int8 is fast on processors with instructions for it (VNNI and the like), and slow on others.
+    """
 
     def __init__(self, rows: int, width: int, format: str):
         super().__init__()

@@ -69,7 +69,7 @@ def source_of_logits(teacher, train, data, args, device):
         logits = torch.from_numpy(data.train.probabilities).clamp_min(1e-6).log()
     else:
         key = model_fingerprint(teacher)
-        teacher.to(device).eval().requires_grad_(False)
+        teacher.to(device).eval()
         if args.teacher_logits == "cache":
             path = args.output_dir / "teacher-logits.safetensors"
             logits = teacher_logits(teacher, train, path, device, args.precision)

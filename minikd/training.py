@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minikd.batching import Batch, TokenizedSplit, make_batches, plan_batches
+from minikd.batching import CHUNK, Batch, TokenizedSplit, make_batches, plan_batches
 from minikd.efficiency import peak_memory_mb, reset_peak_memory
 from minikd.files import UserError
 from minikd.inference import autocast, predict
@@ -77,7 +77,8 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     steps_per_epoch = math.ceil(math.ceil(len(data) / settings.batch_size) / settings.grad_accum)
     total_steps = settings.epochs * steps_per_epoch
-    made_from = {**(made_from or {}), "settings": asdict(settings)}
+    # CHUNK too: a state from the middle of an epoch continues that epoch's plan
+    made_from = {**(made_from or {}), "settings": asdict(settings), "chunk": CHUNK}
     step, history, best = 0, [], None
     if resume and (folder / "state.pt").exists():
         step, history, best = load_state(folder / "state.pt", made_from, model, optimizer, scaler)

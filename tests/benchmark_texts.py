@@ -47,7 +47,7 @@ from minikd.tokenizer import load_tokenizer
 # needs `reference` or `equality` imports it where it is used.
 
 MAX_LENGTH = {"sst2": 128, "fpb": 128, "imdb": 512}
-EPOCH_BATCHES = {"sst2": 100, "fpb": 60, "imdb": 20}  # of 32 examples: on two cores Trainer takes about a minute each
+EPOCH_BATCHES = {"sst2": 100, "fpb": 60, "imdb": 10}  # of 32 examples: on two cores Trainer takes about a minute each
 
 
 def epochs_part(args, figures: dict, save) -> None:
@@ -153,7 +153,9 @@ def distillation_part(args, figures: dict, save) -> None:
     save()
 
     batches = list(
-        make_batches(data, plan_by_tokens(data.lengths, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS), device)
+        make_batches(
+            data, plan_by_tokens(data.lengths, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS, device), device
+        )
     )
     bare = inference_passes(teacher, batches, device, args.precision)
     sides = {"predict": lambda _: predict(teacher, data, device, args.precision), "bare": bare}
@@ -304,7 +306,7 @@ def epoch_sample(args, name: str, batches: int | None = None) -> tuple | None:
     data = corpus(name, args.data_dir, args.quick)
     if data is None:
         return None
-    batches = args.epoch_batches or batches or EPOCH_BATCHES[name]
+    batches = batches or args.epoch_batches or EPOCH_BATCHES[name]
     max_length = 32 if args.quick else MAX_LENGTH[name]
     splits = drawn(data.train, batches * BATCH), drawn(data.validation, BATCH)
     return tuple(tokenize_split(split, load_tokenizer(minilm_folder()), max_length) for split in splits)

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from minikd.config import EncoderConfig
 from minikd.dropout import Dropout, random_keep
+from minikd.model import Classifier
 
 N = 1_000_000
 
@@ -64,3 +66,13 @@ def test_values_are_scaled_and_the_gradient_passes_where_the_value_did():
 def test_eval_mode_and_probability_0_change_nothing():
     x = torch.randn(10)
     assert Dropout(0.5).eval()(x) is x and torch.equal(Dropout(0.0)(x), x)
+
+
+def test_a_compiled_model_in_training_mode_is_one_graph():
+    config = EncoderConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    explained = torch._dynamo.explain(Classifier(config).train())(torch.ones(2, 4, dtype=torch.int64))
+    assert explained.graph_break_count == 0
+    torch._dynamo.reset()

@@ -309,6 +309,7 @@ def test_weights_converted_once_give_the_logits_of_autocast_to_the_bit(data):
     with torch.no_grad(), autocast(CPU, "bf16"):
         short = in_precision(model, "bf16")
         assert torch.equal(short(ids).logits, model(ids).logits)
+        assert in_precision(model, "fp32") is model
     assert short.classifier.weight.dtype == torch.bfloat16
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
