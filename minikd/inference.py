@@ -1,13 +1,12 @@
 """Forward passes: device and precision, the logits of a whole split, and the cache of a teacher's logits."""
 
-import copy
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 import minikd
@@ -67,18 +66,6 @@ def forward_only(device: torch.device, precision: str):
     """
     with torch.no_grad(), autocast(device, precision):
         yield
-
-
-def in_precision(model: Classifier, precision: str) -> Classifier:
-    """A copy of `model` whose linear layers are in `precision` already (in fp32: the model itself), for passes that
-    each have an autocast of their own, which would convert them every time. The same logits, to the bit."""
-    if precision == "fp32":
-        return model
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.to(DTYPES[precision])
-    return model
 
 
 def predict(

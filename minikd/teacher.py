@@ -11,7 +11,7 @@ from minikd.config import EncoderConfig
 from minikd.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY
 from minikd.files import UserError, write_json
 from minikd.hub import model_folder
-from minikd.inference import autocast, in_precision, model_fingerprint, teacher_logits
+from minikd.inference import autocast, model_fingerprint, teacher_logits
 from minikd.model import Classifier
 from minikd.runs import check_tokenizer, environment
 from minikd.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
@@ -77,10 +77,8 @@ def source_of_logits(teacher, train, data, args, device):
         logits = logits.to(device)
         return lambda batch: logits[batch.index], key  # by example, never by position in the batch
 
-    frozen = in_precision(teacher, args.precision)
-
     def online(batch):
         with torch.no_grad(), autocast(device, args.precision):
-            return frozen(batch.input_ids, batch.attention_mask).logits
+            return teacher(batch.input_ids, batch.attention_mask).logits
 
     return online, key

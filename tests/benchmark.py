@@ -283,7 +283,11 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epoch-batches", type=int, help=f"batches of 32 in an epoch (default: {EPOCH_BATCHES})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="of accuracy")
     parser.add_argument("--quick", action="store_true", help="tiny models and few rounds: tries the program, no more")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures; parts that it has already are kept")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="JSON file for the figures; parts that it has and that are not asked for now are kept",
+    )
     parser.add_argument("--show", type=Path, metavar="FILE", help="print the tables of a JSON file, and nothing else")
     parser.add_argument("--readme", action="store_true", help="with --show: write the README's table from that file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -304,15 +308,16 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def start_results(args) -> dict:
-    """The results so far: those in --output if they come from the same machine, versions and settings, else none."""
+    """The results so far: those in --output if they come from the same machine, versions and precision, else none."""
     import transformers
 
     made_by = environment(args.device)
     made_by["versions"]["transformers"] = transformers.__version__
     results = {"environment": made_by, "precision": args.precision, "quick": args.quick}
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         earlier = json.loads(args.output.read_text(encoding="utf-8")) if args.output else {}
-        if all(earlier.get(key) == value for key, value in results.items()):
+        threads = {"threads": earlier["environment"]["threads"]}  # each part says how many it had
+        if all(earlier[key] == value for key, value in (results | {"environment": made_by | threads}).items()):
             return earlier
     return results
 
@@ -347,7 +352,7 @@ def main(arguments: list[str] | None = None) -> dict:
 
             with own_cache():
                 PARTS[name](args, figures, save)
-            figures["took_seconds"] = time.perf_counter() - started
+            figures |= {"took_seconds": time.perf_counter() - started, "threads": torch.get_num_threads()}
             save()
     print(f"\n{targets(results)}\n\n{tables(results)}")
     return results

@@ -102,10 +102,15 @@ def conditions(results: dict) -> str:
 
 
 def readme_with_targets(readme: str, results: dict) -> str:
-    """The README's text with the table of targets between `<!-- benchmark -->` and `<!-- end -->` made anew."""
+    """The README's text with the tables of targets and accuracy between `<!-- benchmark -->` and `<!-- end -->` made
+    anew."""
+    parts = [targets(results), conditions(results)]
+    if results.get("accuracy"):
+        parts.append(accuracy_table(results["accuracy"], results["precision"]))
+    text = "\n\n".join(parts)
     before, rest = readme.split("<!-- benchmark -->\n", 1)
     _, after = rest.split("<!-- end -->", 1)
-    return f"{before}<!-- benchmark -->\n{targets(results)}\n\n{conditions(results)}\n<!-- end -->{after}"
+    return f"{before}<!-- benchmark -->\n{text}\n<!-- end -->{after}"
 
 
 def rate_table(figures: dict, precision: str) -> str:
@@ -246,8 +251,16 @@ def accuracy_table(figures: dict, precision: str) -> str:
         columns = list(zip(*(row["ours"][:1] + row["theirs"][:1] + row["ours"][1:] + row["theirs"][1:]
                              for row in figures["seeds"])))  # fmt: skip
         seconds = [statistics.mean(row[f"{s}_seconds"] for row in figures["seeds"]) for s in ("ours", "theirs")]
-        rows.append(["mean"] + [f"{statistics.mean(c):.2%}" for c in columns] + [f"{s:.0f}" for s in seconds])
-    header = ["SST-2, one epoch", "minikd, validation", "Trainer, validation", "minikd, dev", "Trainer, dev"]
+        means = [f"{statistics.mean(c):.2%} ± {100 * statistics.stdev(c):.2f}" for c in columns]
+        rows.append(["mean ± std", *means, *(f"{s:.0f}" for s in seconds)])
+    threads = figures.get("threads")
+    header = [
+        f"SST-2, one epoch of 3 layers of MiniLM, {threads} thread(s)",
+        "minikd, validation",
+        "Trainer, validation",
+        "minikd, dev",
+        "Trainer, dev",
+    ]
     return markdown(header + ["minikd, s", "Trainer, s"], rows)
 
 

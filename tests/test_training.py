@@ -21,11 +21,9 @@ from minikd.config import EncoderConfig
 from minikd.datasets import Split
 from minikd.files import UserError
 from minikd.inference import (
-    autocast,
     choose_device,
     choose_precision,
     forward_only,
-    in_precision,
     model_fingerprint,
     predict,
     teacher_logits,
@@ -301,17 +299,6 @@ def test_predictions_are_in_the_order_of_the_split(data, monkeypatch):
     for i in range(0, 100, 9):
         tokens = torch.from_numpy(data[0].ids[data[0].offsets[i] : data[0].offsets[i + 1]]).long()[None]
         assert torch.allclose(model(tokens).logits[0], logits[i], atol=1e-5)
-
-
-def test_weights_converted_once_give_the_logits_of_autocast_to_the_bit(data):
-    model = make_model().eval()
-    ids, weights = torch.randint(5, 200, (3, 9)), {n: t.clone() for n, t in model.state_dict().items()}
-    with torch.no_grad(), autocast(CPU, "bf16"):
-        short = in_precision(model, "bf16")
-        assert torch.equal(short(ids).logits, model(ids).logits)
-        assert in_precision(model, "fp32") is model
-    assert short.classifier.weight.dtype == torch.bfloat16
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
 def test_passes_without_gradients_convert_each_weight_once(data):
