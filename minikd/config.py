@@ -116,6 +116,8 @@ class EncoderConfig:
         """
         # Files from before 2020 may lack model_type; the field names tell the family.
         model_type = fields.get("model_type") or ("distilbert" if "dim" in fields else "bert")
+        if isinstance(model_type, str) and fields.get("quantization_config"):
+            model_type = model_type.removeprefix("minikd_")
         if model_type not in ("bert", "distilbert"):
             raise UserError(f"model_type {model_type!r} is not implemented: minikd reads bert and distilbert")
         names = DISTILBERT_NAMES if model_type == "distilbert" else {}
@@ -142,6 +144,8 @@ class EncoderConfig:
         del fields["labels"], fields["quantization"]
         if self.quantization:
             fields["quantization_config"] = {"quant_method": "minikd", "format": self.quantization}
+            # transformers passes over a method that it does not know, and would take whole numbers for weights
+            fields["model_type"] = f"minikd_{self.model_type}"
         if self.model_type == "distilbert":
             fields = {name: value for name, value in fields.items() if name not in DISTILBERT_CONSTANTS}
             fields["seq_classif_dropout"] = self.head_dropout

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from equality import CONFIGS, load_quietly, random_batch, randomised, real_batch
 
 from minikd.checkpoint import from_pretrained, save_pretrained
@@ -106,6 +107,8 @@ def test_saved_and_loaded_to_the_bit(name, format, tmp_path, capsys):
     assert torch.equal(again(**batch).logits, model(**batch).logits)
     fields = json.loads((tmp_path / "config.json").read_text())
     assert fields["quantization_config"] == {"quant_method": "minikd", "format": format}
+    with pytest.raises(ValueError, match="minikd_"):  # rather than to read whole numbers as weights
+        transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
 
 
 @every_format
@@ -144,6 +147,8 @@ def test_what_cannot_be_quantised_or_read_is_refused_by_name(tmp_path):
         EncoderConfig.from_dict(BERT.to_dict() | {"quantization_config": {"quant_method": "bitsandbytes"}})
     with pytest.raises(UserError, match="quantization_config"):
         EncoderConfig.from_dict(BERT.to_dict() | {"quantization_config": "int8"})
+    with pytest.raises(UserError, match="minikd_bert"):
+        EncoderConfig.from_dict(BERT.to_dict() | {"model_type": "minikd_bert"})
 
 
 def test_weights_of_another_type_than_the_config_says_are_refused(tmp_path):
