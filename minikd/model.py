@@ -72,11 +72,20 @@ class SelfAttention(nn.Module):
         q, k, v = self.project(x, cls_only)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, A, N, D)
 
-        dropout_prob = self.dropout_prob if self.training else 0.0
-        # SDPA's fused CPU kernel knows no dropout, and its fallback is slower than the formula written out.
-        if with_scores or (dropout_prob and x.device.type == "cpu"):
-            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, A, N, N)
-            masked = scores if mask is None else scores + torch.where(mask, 0.0, -torch.inf).to(scores.dtype)
+        dropout_prob, scores = self.dropout_prob if self.training else 0.0, None
+        # On the CPU, SDPA's fused kernel knows no dropout, and in bf16 it is slower than the formula written out for
+        # all but long texts.
+        short = q.dtype == torch.bfloat16 and k.shape[2] <= 256
+        if with_scores or (x.device.type == "cpu" and (dropout_prob or short)):
+            scale = q.shape[-1] ** -0.5
+            bias = None if mask is None else torch.where(mask, 0.0, -torch.inf).to(q.dtype)  # (B, 1, 1, N)
+            if with_scores:
+                scores = q @ k.transpose(-2, -1) * scale  # (B, A, N, N)
+                masked = scores if mask is None else scores + bias
+            else:  # product, scale and mask in one operation
+                bias = q.new_zeros(()) if mask is None else bias.expand(-1, self.num_heads, -1, -1).flatten(0, 1)
+                masked = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).transpose(-2, -1), alpha=scale)
+                masked = masked.unflatten(0, q.shape[:2])
             probs = masked.softmax(dim=-1).type_as(v)
             if dropout_prob and is_faster(x):
                 context = (probs * random_keep(probs, dropout_prob)) @ v  # (B, A, N, D)
@@ -84,9 +93,7 @@ class SelfAttention(nn.Module):
             else:
                 context = F.dropout(probs, dropout_prob) @ v  # (B, A, N, D)
         else:
-            scores = None
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_prob)
-        scores = scores if with_scores else None
         return self.output(context.transpose(1, 2).flatten(2)), scores  # heads side by side again: (B, N, H)
 
     def project(self, x: Tensor, cls_only: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -352,7 +352,7 @@ def main(arguments: list[str] | None = None) -> dict:
 
             with own_cache():
                 PARTS[name](args, figures, save)
-            figures |= {"took_seconds": time.perf_counter() - started, "threads": torch.get_num_threads()}
+            figures |= {"took_seconds": time.perf_counter() - started, "thread_count": torch.get_num_threads()}
             save()
     print(f"\n{targets(results)}\n\n{tables(results)}")
     return results

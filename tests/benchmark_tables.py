@@ -253,7 +253,7 @@ def accuracy_table(figures: dict, precision: str) -> str:
         seconds = [statistics.mean(row[f"{s}_seconds"] for row in figures["seeds"]) for s in ("ours", "theirs")]
         means = [f"{statistics.mean(c):.2%} ± {100 * statistics.stdev(c):.2f}" for c in columns]
         rows.append(["mean ± std", *means, *(f"{s:.0f}" for s in seconds)])
-    threads = figures.get("threads")
+    threads = figures.get("thread_count")
     header = [
         f"SST-2, one epoch of 3 layers of MiniLM, {threads} thread(s)",
         "minikd, validation",

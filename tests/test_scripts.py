@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import QUICK, WORDS, save_model
 
+from minikd.batching import CHUNK
 from minikd.checkpoint import from_pretrained
 from minikd.model import Classifier
 
@@ -155,7 +156,7 @@ def test_an_interrupted_student_is_not_resumed_with_another_teacher_or_shape(scr
     output = Path("runs/films")
     run = json.loads((output / "distilled/run.json").read_text())
     (output / "distilled/.partial").mkdir()
-    state = {"made_from": run["made_from"], "model": {}}
+    state = {"made_from": run["made_from"] | {"chunk": CHUNK}, "model": {}}
     torch.save(state, output / "distilled/.partial/state.pt")
     (output / "distilled/run.json").unlink()
     status, _, err = script(*base, "--student-layers", 3, "--resume")
