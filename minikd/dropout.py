@@ -1,6 +1,6 @@
 """Dropout (Srivastava et al. 2014): in training a value is zeroed with probability p, and divided by 1 - p otherwise.
 
-The same distribution as torch's, whose own is used on GPUs; on the CPU in a fraction of its time.
+The same distribution as torch's, to within 2^-16 of p; on the CPU in a fraction of its time. Elsewhere torch's is used.
 """
 
 import torch

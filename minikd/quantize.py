@@ -1,7 +1,8 @@
 """Quantisation of a finished model: 8- or 4-bit weights in place of 32-bit ones, without any training or data.
 
-A weight is stored as a whole number q, and rows or groups of weights share a scale: w ≈ scale · q. The rounding error
-is at most half a scale, so what matters is how few weights share one, and how far the largest of them lies out.
+A weight is stored as a whole number q, and rows or groups of weights share a scale: w ≈ scale · q (Jacob et al. 2018;
+scales per token and per group of weights: Yao et al. 2022). Rounding changes a weight by at most half a scale, so what
+matters is how few weights share one, and how far the largest of them lies out.
 
 int8 (for speed on a CPU): one scale per row of a matrix, and in each pass one per token of its input, whose values are
 rounded to 8 bits as well ("dynamic", W8A8). The product of whole numbers is exact, in 32 bits; the two scales are
@@ -71,7 +72,7 @@ def new_model(config: EncoderConfig) -> Classifier:
 
 def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (N, I) -> int8 (N, I) and their scales (N, 1): the largest of each row becomes ±127."""
-    # One pass each for the largest and the smallest value: several times as fast as abs(), which makes a copy.
+    # One pass each for the largest and the smallest value: in fp32 faster than abs(), which makes a copy.
     largest = torch.maximum(weight.amax(dim=-1, keepdim=True), -weight.amin(dim=-1, keepdim=True))
     scale = largest.float().clamp_min(1e-12) / 127
     return (weight * (1 / scale)).round_().to(torch.int8), scale
