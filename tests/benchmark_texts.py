@@ -66,7 +66,7 @@ def epochs_part(args, figures: dict, save) -> None:
             "theirs": partial(examples_per_second, args, "theirs", config, lengths),
             "padded": partial(examples_per_second, args, "theirs", config, few, width),
         }
-        speeds = alternate(sides, 1 if args.quick else 2)
+        speeds = alternate(sides, args.rounds)
         figures[name] = {
             **{side: statistics.median(values) for side, values in speeds.items()},
             **ratio_of(speeds["ours"], speeds["theirs"]),

@@ -31,7 +31,7 @@ from minikd.inference import (
 from minikd.losses import hard_loss, kd_loss
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
-from minikd.training import TrainingSettings, linear_schedule, make_optimizer, train
+from minikd.training import TrainingSettings, clip_gradients, linear_schedule, make_optimizer, train
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -79,6 +79,32 @@ def test_biases_and_layer_norms_are_not_decayed():
         n for n in names.values() if n.endswith("bias") or "orm.weight" in n
     }
     assert len(decayed["params"]) + len(free["params"]) == len(names)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_gradients_are_clipped_to_the_norm_over_all_parameters(fused, scaled):
+    """Five steps, with gradients below and above the norm, move the weights as clip_grad_norm_ and AdamW do."""
+    models, optimizers = [make_model(), make_model()], []
+    for model, group in zip(models, (fused, True)):
+        optimizers.append(torch.optim.AdamW(model.parameters(), lr=1e-2, fused=group))
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=8.0)
+    for step, size in enumerate((0.3, 100.0, 1e-3, 4.0, 0.1)):
+        for model in models:
+            torch.manual_seed(step)
+            for parameter in model.parameters():
+                parameter.grad = size * torch.randn_like(parameter) / sum(p.numel() for p in model.parameters()) ** 0.5
+        torch.nn.utils.clip_grad_norm_(models[1].parameters(), 1.0)
+        optimizers[1].step()
+        scaler.scale(torch.ones(()))  # GradScaler makes its scale when it is first used
+        for parameter in models[0].parameters():
+            parameter.grad *= scaler.get_scale()
+        scaler.unscale_(optimizers[0])
+        clip_gradients(optimizers[0], 1.0)
+        scaler.step(optimizers[0])
+        scaler.update()
+    for one, other in zip(models[0].parameters(), models[1].parameters()):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 def test_training_learns(data, tmp_path):
