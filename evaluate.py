@@ -9,27 +9,25 @@ python evaluate.py --plot runs/sst2
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from minikd import cli, flags
-from minikd.adapter_files import base_model, load_adapted
-from minikd.batching import TokenizedSplit, tokenize_split
+from minikd.adapter_files import base_model
+from minikd.batching import tokenize_split
 from minikd.calibration import calibration_metrics, fit_temperature
-from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.checkpoint import save_pretrained
 from minikd.config import FORMATS, EncoderConfig
 from minikd.dark_knowledge import write_page
-from minikd.datasets.own import read_texts
 from minikd.defaults import DEFAULTS
-from minikd.evaluation import distilled_against_baseline, evaluate_models, write_labels, write_predictions
+from minikd.evaluation import distilled_against_baseline, evaluate_models, load_finished, write_predictions
 from minikd.files import UserError, write_json
 from minikd.flag_types import folder, non_empty
 from minikd.hub import is_fine_tuned, model_folder
-from minikd.inference import predict, predict_once
+from minikd.inference import predict_once
+from minikd.labelling import label_file, print_labels
 from minikd.quantize import quantize
 from minikd.report import read_results, results_of, write_results
-from minikd.runs import check_tokenizer, read_run
-from minikd.tokenizer import load_tokenizer
+from minikd.runs import read_run
 
 
 def parse_args():
@@ -131,11 +129,10 @@ def main():
     use_recorded_flags(args)
     device = cli.start(args)
     if args.text:
-        if any("\ud800" <= letter <= "\udfff" for text in args.text for letter in text):
-            raise UserError("--text: is not valid text in this terminal's encoding")
-        print_labels(args, device)
+        print_labels(args.models, args.text, args.max_length, device, args.precision)
     elif args.input:
-        label_file(args, device)
+        cli.check_writable(args.output.parent, "--output")
+        label_file(args.models[0], args.input, args.output, args.max_length, device, args.precision)
     else:
         compare(args, device)
 
@@ -179,23 +176,12 @@ def compare(args, device):
         if place:
             cli.check_writable(place, flag)
     data = cli.load_data(args)
-    split, models, tokenizers, tokens, unquantized = getattr(data, args.split), {}, {}, {}, {}
-    for source in args.models:
-        model, tokenizer = load(source, args.max_length, labels=data.labels)
-        name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
-        if name in models:  # several folders of one name
-            name = next(f"{name}-{n}" for n in range(2, len(args.models) + 2) if f"{name}-{n}" not in models)
-        models[name], tokenizers[name] = [(Path(source), model)], tokenizer
-        tokens[name] = tokenize_split(split, tokenizer, args.max_length)
-        for format in dict.fromkeys(args.quantize or ()):
-            short = f"{name}-{format}"
-            if short in models:
-                raise UserError(f"--quantize {format}: {short} is the name of another model here; leave that one out")
-            try:
-                models[short] = [((args.output_dir or Path()) / short, quantize(model, format))]
-            except UserError as error:
-                raise UserError(f"{source}: {error}") from None
-            tokenizers[short], tokens[short], unquantized[short] = tokenizer, tokens[name], name
+    split = getattr(data, args.split)
+    models, tokenizers, unquantized = load_models(args, data.labels)
+    tokens = {}
+    for name in models:
+        original = unquantized.get(name)
+        tokens[name] = tokens[original] if original else tokenize_split(split, tokenizers[name], args.max_length)
     rows, logits = evaluate_models(models, tokens, split, device, args.precision)
     for row in rows:
         if row["name"] in unquantized:
@@ -228,6 +214,30 @@ def compare(args, device):
         print(f"page: {args.html}")
 
 
+def load_models(args, labels):
+    """By name: [(folder, model)] and tokenizers, of all models and their quantised copies; and of a copy its original.
+
+    Returns (models, tokenizers, unquantized); an original stands before its copies.
+    """
+    models, tokenizers, unquantized = {}, {}, {}
+    for source in args.models:
+        model, tokenizer = load_finished(source, args.max_length, labels)
+        name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
+        if name in models:  # several folders of one name
+            name = next(f"{name}-{n}" for n in range(2, len(args.models) + 2) if f"{name}-{n}" not in models)
+        models[name], tokenizers[name] = [(Path(source), model)], tokenizer
+        for format in dict.fromkeys(args.quantize or ()):
+            short = f"{name}-{format}"
+            if short in models:
+                raise UserError(f"--quantize {format}: {short} is the name of another model here; leave that one out")
+            try:
+                models[short] = [((args.output_dir or Path()) / short, quantize(model, format))]
+            except UserError as error:
+                raise UserError(f"{source}: {error}") from None
+            tokenizers[short], unquantized[short] = tokenizer, name
+    return models, tokenizers, unquantized
+
+
 def save_quantized(folder, model, tokenizer, source):
     """Leaves a quantised model as a folder that evaluate.py takes like any other."""
     save_pretrained(model, folder)
@@ -235,44 +245,6 @@ def save_quantized(folder, model, tokenizer, source):
     run = read_run(source) if source.is_dir() else {}
     write_json(folder / "run.json", {"quantized_from": str(source), "arguments": run.get("arguments", {})})
     print(f"{model.config.quantization}: {folder}")
-
-
-def print_labels(args, device):
-    """Prints each model's label for each text, with the probability of every label."""
-    for source in args.models:
-        model, probs = probabilities(source, args.text, args, device)
-        for text, row in zip(args.text, probs):
-            others = ", ".join(f"{label} {prob:.3f}" for label, prob in zip(model.config.labels, row.tolist()))
-            print(f"{source}: {model.config.labels[int(row.argmax())]} ({others}): {text}")
-
-
-def label_file(args, device):
-    """Labels every text of --input into --output, in the same order."""
-    texts = read_texts(args.input)
-    cli.check_writable(args.output.parent, "--output")
-    model, probs = probabilities(args.models[0], texts, args, device)
-    write_labels(args.output, texts, probs, model.config.labels)
-    counts = torch.bincount(probs.argmax(dim=-1), minlength=len(model.config.labels)).tolist()
-    shares = ", ".join(f"{label} {count:,}" for label, count in zip(model.config.labels, counts))
-    print(f"{len(texts):,} texts labelled ({shares}): {args.output}")
-
-
-def probabilities(source, texts, args, device):
-    """The model at `source`, and its probabilities (N, C) for the texts."""
-    model, tokenizer = load(source, args.max_length)
-    ids, offsets = tokenizer.encode(texts, args.max_length)
-    tokens = TokenizedSplit(ids, offsets, np.zeros(len(texts), dtype=np.int64), tokenizer.pad_token_id, "")
-    desc = "label" if len(texts) > 100 else ""
-    return model, predict(model.to(device), tokens, device, args.precision, desc=desc).softmax(dim=-1)
-
-
-def load(source, max_length, labels=None):
-    """The model and its tokenizer. Raises UserError where they do not fit each other, the labels or `max_length`."""
-    base = base_model(source)  # of a folder of LoRA adapters
-    model = load_adapted(source, labels) if base else from_pretrained(source, labels, may_be_quantized=True)
-    tokenizer = load_tokenizer(model_folder(base or source))
-    check_tokenizer(tokenizer, model.config, source, max_length)
-    return model, tokenizer
 
 
 if __name__ == "__main__":

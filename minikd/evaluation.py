@@ -2,22 +2,37 @@
 
 import csv
 import io
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from minikd.adapter_files import base_model, load_adapted
 from minikd.batching import TokenizedSplit
 from minikd.calibration import calibration_metrics
+from minikd.checkpoint import from_pretrained
 from minikd.datasets import Split
 from minikd.efficiency import inference_memory_mb, measure_speed, model_size
 from minikd.files import atomic_write
+from minikd.hub import model_folder
 from minikd.inference import predict_once
 from minikd.metrics import classification_metrics, confusion_matrix, kl_to_truth
 from minikd.model import Classifier
-from minikd.runs import read_run
+from minikd.runs import check_tokenizer, read_run
 from minikd.significance import compare
+from minikd.tokenizer import Tokenizer, load_tokenizer
+
+
+def load_finished(source: str, max_length: int, labels: tuple[str, ...] | None = None) -> tuple[Classifier, Tokenizer]:
+    """The classifier and the tokenizer of a folder of a model or of LoRA adapters, or of a name on the hub.
+
+    Raises UserError where they do not fit each other, `labels` or `max_length`.
+    """
+    base = base_model(source)  # of a folder of LoRA adapters
+    model = load_adapted(source, labels) if base else from_pretrained(source, labels, may_be_quantized=True)
+    tokenizer = load_tokenizer(model_folder(base or source))
+    check_tokenizer(tokenizer, model.config, source, max_length)
+    return model, tokenizer
 
 
 def evaluate_models(
@@ -136,22 +151,4 @@ def write_predictions(path: Path, labels: Tensor, logits: Tensor, names: tuple[s
     for index, (label, probs) in enumerate(zip(labels.tolist(), logits.softmax(dim=-1).tolist())):
         predicted = max(range(len(names)), key=probs.__getitem__)
         writer.writerow([index, names[label], names[predicted], *(f"{prob:.6f}" for prob in probs)])
-    atomic_write(path, text.getvalue())
-
-
-def write_labels(path: Path, texts: list[str], probs: Tensor, names: tuple[str, ...]) -> None:
-    """New texts with their labels, to a .csv (text, predicted, prob_<label> …) or .jsonl file, one row a text."""
-    rows = [
-        {"text": text, "predicted": names[max(range(len(names)), key=row.__getitem__)]}
-        | {f"prob_{name}": round(prob, 6) for name, prob in zip(names, row)}
-        for text, row in zip(texts, probs.tolist())
-    ]
-    if path.suffix.lower() == ".jsonl":
-        atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        return
-    text = io.StringIO()
-    # Quoted, all of them: a lone carriage return in a text would else end the row.
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writeheader()
-    writer.writerows(rows)
     atomic_write(path, text.getvalue())

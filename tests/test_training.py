@@ -350,12 +350,3 @@ def test_precision_and_device_that_are_not_there_are_refused():
         with pytest.raises(UserError, match="--device cuda"):
             choose_device("cuda")
         assert choose_device("auto").type in ("cpu", "mps")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_training_learns_on_cuda_in_every_precision(data, tmp_path, precision):
-    history = train(
-        make_model(), *data, replace(SETTINGS, precision=precision, epochs=12, lr=1e-2), tmp_path, torch.device("cuda")
-    )
-    assert max(line["validation_accuracy"] for line in history) > 0.8

@@ -1,0 +1,75 @@
+"""Labels for new texts, on the screen or in a file."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minikd.batching import TokenizedSplit
+from minikd.datasets.own import read_texts
+from minikd.evaluation import load_finished
+from minikd.files import UserError, atomic_write
+from minikd.inference import predict
+from minikd.model import Classifier
+
+
+def print_labels(sources: list[str], texts: list[str], max_length: int, device: torch.device, precision: str) -> None:
+    """Prints each model's label for each text, with the probability of every label.
+
+    Raises UserError for a text that is not valid Unicode, which a terminal's encoding can produce.
+    """
+    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+        raise UserError("--text: is not valid text in this terminal's encoding")
+    for source in sources:
+        model, probs = probabilities(source, texts, max_length, device, precision)
+        for text, row in zip(texts, probs):
+            others = ", ".join(f"{label} {prob:.3f}" for label, prob in zip(model.config.labels, row.tolist()))
+            print(f"{source}: {model.config.labels[int(row.argmax())]} ({others}): {text}")
+
+
+def label_file(
+    source: str, texts_file: Path, output: Path, max_length: int, device: torch.device, precision: str
+) -> None:
+    """Labels every text of `texts_file` (`read_texts`) into `output`, in the same order, and prints a summary.
+
+    Raises UserError for a file that cannot be read.
+    """
+    texts = read_texts(texts_file)
+    model, probs = probabilities(source, texts, max_length, device, precision)
+    write_labels(output, texts, probs, model.config.labels)
+    counts = torch.bincount(probs.argmax(dim=-1), minlength=len(model.config.labels)).tolist()
+    shares = ", ".join(f"{label} {count:,}" for label, count in zip(model.config.labels, counts))
+    print(f"{len(texts):,} texts labelled ({shares}): {output}")
+
+
+def probabilities(
+    source: str, texts: list[str], max_length: int, device: torch.device, precision: str
+) -> tuple[Classifier, Tensor]:
+    """The model at `source`, and its probabilities (N, C) for the texts, which are cut to `max_length` tokens."""
+    model, tokenizer = load_finished(source, max_length)
+    ids, offsets = tokenizer.encode(texts, max_length)
+    tokens = TokenizedSplit(ids, offsets, np.zeros(len(texts), dtype=np.int64), tokenizer.pad_token_id, "")
+    desc = "label" if len(texts) > 100 else ""
+    return model, predict(model.to(device), tokens, device, precision, desc=desc).softmax(dim=-1)
+
+
+def write_labels(path: Path, texts: list[str], probs: Tensor, names: tuple[str, ...]) -> None:
+    """New texts with their labels, to a .csv (text, predicted, prob_<label> …) or .jsonl file, one row a text."""
+    rows = [
+        {"text": text, "predicted": names[max(range(len(names)), key=row.__getitem__)]}
+        | {f"prob_{name}": round(prob, 6) for name, prob in zip(names, row)}
+        for text, row in zip(texts, probs.tolist())
+    ]
+    if path.suffix.lower() == ".jsonl":
+        atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        return
+    text = io.StringIO()
+    # Quoted, all of them: a lone carriage return in a text would else end the row.
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write(path, text.getvalue())

@@ -1,0 +1,93 @@
+"""The cut table of word embeddings: the same training as with the whole table, and the same vectors."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_training import CPU, SETTINGS, make_model, make_split
+
+import minikd.training
+from minikd.batching import tokenize_split
+from minikd.inference import predict
+from minikd.tokenizer import train_wordpiece
+from minikd.training import train
+from minikd.used_rows import UsedRows
+
+IDS = np.array([7, 3, 3, 19])
+
+
+@pytest.fixture(scope="module")
+def data():
+    splits = make_split(100, 0), make_split(30, 1)
+    tokenizer = train_wordpiece(splits[0].texts, 200)
+    return [tokenize_split(split, tokenizer, 16) for split in splits]
+
+
+@pytest.fixture
+def table():
+    torch.manual_seed(0)
+    return torch.nn.Embedding(20, 4, padding_idx=5)
+
+
+def test_training_moves_the_weights_as_with_the_whole_table(data, tmp_path, monkeypatch):
+    settings = replace(SETTINGS, weight_decay=0.3, lr=5e-3)  # so strong that rows without a gradient shrink visibly
+    cut, whole = make_model(), make_model()
+    first = whole.encoder.embeddings.word_embeddings.weight.detach().clone()
+    in_use = np.unique(data[0].ids)
+    assert len(in_use) < 100  # of 200 rows
+    train(cut, *data, settings, tmp_path / "cut", CPU)
+    monkeypatch.setattr(minikd.training, "UsedRows", lambda table, ids: UsedRows(table, np.arange(200)))
+    train(whole, *data, settings, tmp_path / "whole", CPU)
+    assert cut.state_dict().keys() == whole.state_dict().keys()
+    for (name, one), other in zip(cut.state_dict().items(), whole.state_dict().values()):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
+    others = np.setdiff1d(np.arange(1, 200), in_use)
+    moved = cut.encoder.embeddings.word_embeddings.weight[others] / first[others]
+    assert 0.9 < moved.min() and moved.max() < 0.99
+
+
+def test_a_text_with_tokens_that_training_did_not_see_has_the_same_logits(data):
+    model = make_model()
+    other_words = tokenize_split(make_split(40, 2), train_wordpiece(["wholly different letters: xyz jkq"], 200), 16)
+    before = predict(model, other_words, CPU, "fp32")
+    embeddings = model.encoder.embeddings
+    embeddings.word_embeddings = UsedRows(embeddings.word_embeddings, data[0].ids)
+    assert np.setdiff1d(other_words.ids, data[0].ids).size
+    torch.testing.assert_close(predict(model, other_words, CPU, "fp32"), before, rtol=0, atol=0)
+
+
+def test_vectors_and_gradients_are_those_of_the_table(table):
+    rows = UsedRows(table, IDS)
+    assert rows.weight.shape == (4, 4) and rows.rest.shape == (16, 4)  # 3, 7, 19, and 5 for padding
+    ids = torch.tensor([[3, 7, 5], [19, 5, 5]])
+    weight = torch.randn(2, 3, 4)
+    for one in (table, rows):
+        (one(ids) * weight).sum().backward()
+    torch.testing.assert_close(rows.weight.grad, table.weight.grad[[3, 5, 7, 19]])
+    assert not rows.weight.grad[1].any()  # padding is not trained
+    everything = torch.arange(20)[None]
+    assert torch.equal(rows.eval()(everything), table(everything))
+
+
+def test_the_table_comes_back_whole_with_what_changed(table):
+    rows = UsedRows(table, IDS)
+    with torch.no_grad():
+        rows.weight += 1
+    rows.shrink_rest(0.5)
+    back, expected = rows.whole(), table.weight.detach() * 0.5
+    expected[[3, 5, 7, 19]] = table.weight.detach()[[3, 5, 7, 19]] + 1
+    assert torch.equal(back.weight, expected) and back.weight.requires_grad and back.padding_idx == 5
+
+
+def test_a_frozen_table_stays_as_it_is(table):
+    table.weight.requires_grad_(False)
+    rows = UsedRows(table, IDS)
+    rows.shrink_rest(0.5)
+    assert torch.equal(rows.whole().weight, table.weight) and not rows.whole().weight.requires_grad
+
+
+def test_texts_that_use_every_token_leave_no_rest(table):
+    rows = UsedRows(table, np.arange(20)).eval()
+    assert not len(rows.rest)
+    assert torch.equal(rows(torch.arange(20)[None]), table(torch.arange(20)[None]))
