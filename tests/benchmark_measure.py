@@ -202,10 +202,14 @@ def fresh(config: EncoderConfig, device: torch.device | str = "cpu") -> Classifi
     return Classifier(config).to(device)
 
 
-def random_split(config: EncoderConfig, lengths: list[int]) -> TokenizedSplit:
-    """Examples of random tokens with the given lengths."""
+def random_split(config: EncoderConfig, lengths: list[int], tokens: int | None = None) -> TokenizedSplit:
+    """Examples with the given lengths, of random tokens among the first `tokens` of the vocabulary (default: all).
+
+    All of them occur, and equally often, if there is room: what a step costs depends on how many rows of the
+    word-embedding table the texts use (`minikd.used_rows`).
+    """
     random, offsets = np.random.default_rng(0), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    ids = random.integers(1, config.vocab_size, offsets[-1], dtype=np.int32)
+    ids = random.permutation(np.resize(np.arange(1, tokens or config.vocab_size, dtype=np.int32), offsets[-1]))
     labels = random.integers(len(config.labels), size=len(lengths))
     return TokenizedSplit(ids, offsets, labels, config.pad_token_id, "random")
 

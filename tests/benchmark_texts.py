@@ -58,13 +58,13 @@ def epochs_part(args, figures: dict, save) -> None:
         sample = epoch_sample(args, name)
         if sample is None:
             continue
-        lengths = sample[0].lengths
+        lengths, tokens = sample[0].lengths, tokens_in_use(args, name)
         width = 32 if args.quick else MAX_LENGTH[name]
         few = lengths[: max(len(lengths) // 10, BATCH)]  # enough where every batch is alike
         sides = {
-            "ours": partial(examples_per_second, args, "ours", config, lengths),
-            "theirs": partial(examples_per_second, args, "theirs", config, lengths),
-            "padded": partial(examples_per_second, args, "theirs", config, few, width),
+            "ours": partial(examples_per_second, args, "ours", config, lengths, tokens),
+            "theirs": partial(examples_per_second, args, "theirs", config, lengths, tokens),
+            "padded": partial(examples_per_second, args, "theirs", config, few, tokens, width),
         }
         speeds = alternate(sides, args.rounds)
         figures[name] = {
@@ -72,6 +72,7 @@ def epochs_part(args, figures: dict, save) -> None:
             **ratio_of(speeds["ours"], speeds["theirs"]),
             "over_padded": ratio_of(speeds["ours"], speeds["padded"])["ratio"],
             "examples": len(lengths),
+            "tokens_in_use": tokens,
             "max_length": width,
             "padding": shares_of_padding(lengths, settings_of(args.precision), args.device),
         }
@@ -80,18 +81,23 @@ def epochs_part(args, figures: dict, save) -> None:
         save()
 
 
-def examples_per_second(args, side: str, config: EncoderConfig, lengths, pad_to: int | None = None) -> float:
+def examples_per_second(
+    args, side: str, config: EncoderConfig, lengths, tokens: int, pad_to: int | None = None
+) -> float:
     """Training throughput of an epoch in a fresh process."""
-    return len(lengths) / epoch_in_child(args, side, config, lengths, pad_to)["seconds"]
+    return len(lengths) / epoch_in_child(args, side, config, lengths, tokens, pad_to)["seconds"]
 
 
-def epoch_in_child(args, side: str, config: EncoderConfig, lengths, pad_to: int | None = None) -> dict:
-    """An epoch over texts of these lengths by "ours" or "theirs" (Trainer) in a fresh process: seconds, and peak_mb,
-    the peak memory in MiB of the whole process (CPU) or of torch's allocator (CUDA)."""
+def epoch_in_child(
+    args, side: str, config: EncoderConfig, lengths, tokens: int | None = None, pad_to: int | None = None
+) -> dict:
+    """An epoch by "ours" or "theirs" (Trainer) in a fresh process, over texts of these lengths and of so many different
+    tokens: seconds, and peak_mb, the peak memory in MiB of the whole process (CPU) or of torch's allocator (CUDA)."""
     request = {
         "side": side,
         "config": config.to_dict(),
         "lengths": [int(length) for length in lengths],
+        "tokens": tokens,
         "pad_to": pad_to,
         "precision": args.precision,
         "threads": torch.get_num_threads(),
@@ -121,7 +127,7 @@ def epoch_child(request: dict) -> dict:
             return trainer_seconds(sdpa_twin(fresh(config)), examples, settings, tokenizer, request["pad_to"])
 
     epoch(random_split(config, lengths[: 2 * BATCH]))
-    return {"seconds": epoch(random_split(config, lengths)), "peak_mb": peak_memory_mb(device)}
+    return {"seconds": epoch(random_split(config, lengths, request["tokens"])), "peak_mb": peak_memory_mb(device)}
 
 
 def distillation_part(args, figures: dict, save) -> None:
@@ -171,11 +177,14 @@ def memory_part(args, figures: dict, save) -> None:
     Each in a fresh process, since that of a CPU's process includes what it held before.
     """
     config = config_of(args, "student")
-    runs = {f"32 x {n}": [n] * 3 * BATCH for n in ((16,) if args.quick else (128, 512))}
-    if not args.quick and (sample := epoch_sample(args, "sst2", 20)):
-        runs["SST-2"] = sample[0].lengths
-    for name, lengths in runs.items():
-        peaks = {side: epoch_in_child(args, side, config, lengths)["peak_mb"] for side in ("ours", "theirs")}
+    runs = {}  # name: (lengths, different tokens)
+    for n in (16,) if args.quick else (128, 512):
+        batches = max(3, -(-config.vocab_size // (n * BATCH)))  # so that every row of the word embeddings is in use
+        runs[f"32 x {n}"] = [n] * batches * BATCH, None
+    if not args.quick and (sample := epoch_sample(args, "sst2", 50)):
+        runs["SST-2"] = sample[0].lengths, tokens_in_use(args, "sst2")
+    for name, (lengths, tokens) in runs.items():
+        peaks = {side: epoch_in_child(args, side, config, lengths, tokens)["peak_mb"] for side in ("ours", "theirs")}
         figures[name] = peaks | {"ratio": peaks["ours"] / peaks["theirs"]}
         say(f"peak memory of training, {name}: {peaks['ours']:.0f} MiB, Trainer {peaks['theirs']:.0f} MiB")
         save()
@@ -310,6 +319,15 @@ def epoch_sample(args, name: str, batches: int | None = None) -> tuple | None:
     max_length = 32 if args.quick else MAX_LENGTH[name]
     splits = drawn(data.train, batches * BATCH), drawn(data.validation, BATCH)
     return tuple(tokenize_split(split, load_tokenizer(minilm_folder()), max_length) for split in splits)
+
+
+def tokens_in_use(args, name: str) -> int:
+    """How many different tokens the corpus's training texts hold."""
+    from equality import minilm_folder
+
+    data = corpus(name, args.data_dir, args.quick)
+    split = drawn(data.train, 64) if args.quick else data.train
+    return len(np.unique(tokenize_split(split, load_tokenizer(minilm_folder()), MAX_LENGTH[name]).ids))
 
 
 def shares_of_padding(lengths, settings, device) -> dict:
