@@ -25,7 +25,7 @@ from minikd.losses import hard_loss, kd_loss
 from minikd.metrics import confusion_matrix
 from minikd.model import Classifier
 from minikd.state import StopSignal, load_state, open_log, save_state
-from minikd.used_rows import UsedRows
+from minikd.used_rows import UsedRows, whole_again
 
 LOG_EVERY = 10  # optimizer steps
 
@@ -74,7 +74,7 @@ def train(
     torch.manual_seed(settings.seed)  # dropout depends on the seed alone, not on what ran before
     model.to(device)
     embeddings = model.encoder.embeddings
-    embeddings.word_embeddings = words = UsedRows(embeddings.word_embeddings, data.ids)  # until the end
+    embeddings.word_embeddings = words = UsedRows(embeddings.word_embeddings, data.ids)
     forward = torch.compile(model, dynamic=True) if compile else model
     optimizer = make_optimizer(model, settings, device)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
@@ -100,7 +100,7 @@ def train(
         for line in read_log(folder):
             track(line)
 
-    with log, bar, StopSignal() as stop:
+    with log, bar, StopSignal() as stop, whole_again(embeddings):
         for epoch in range(step // steps_per_epoch, settings.epochs):
             if settings.patience and best and epoch - best["epoch"] >= settings.patience:
                 bar.write(f"{desc}: no better epoch in the last {settings.patience}; stopping early")
@@ -173,8 +173,7 @@ def train(
             if stop.requested:
                 raise KeyboardInterrupt(f"{desc}: stopped at step {step} of {total_steps}; --resume continues")
 
-    model.load_state_dict(best["weights"])
-    embeddings.word_embeddings = words.whole()
+        model.load_state_dict(best["weights"])
     return history
 
 
@@ -192,7 +191,7 @@ def clip_gradients(optimizer: torch.optim.AdamW, max_norm: float) -> None:
     """Makes the next step use gradients whose norm, over all parameters, is at most `max_norm` (Pascanu et al. 2013).
 
     The fused AdamW divides the gradients by `grad_scale` as it reads them. Clipping them before would read and write
-    all of them once more: 4 % of a step on short texts, where the embedding table is half of a small model.
+    all of them once more, which on short texts is a few percent of a step.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters], foreach=True)

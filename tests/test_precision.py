@@ -8,11 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 from equality import CONFIGS, assert_equal, compare, moved, random_batch, randomised, run, transformers_twin
-from test_training import SETTINGS, log_lines, make_model, make_split
+from test_training import SETTINGS, log_lines, make_model, tiny_data
 
-from minikd.batching import tokenize_split
 from minikd.inference import autocast, predict
-from minikd.tokenizer import train_wordpiece
 from minikd.training import train
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -21,11 +19,7 @@ FORMATS = [("cpu", "bf16"), *(pytest.param("cuda", short, marks=needs_cuda) for 
 EPSILON = {"bf16": 2**-8, "fp16": 2**-11}  # largest relative error of rounding to the format
 
 
-@pytest.fixture(scope="module")
-def data():
-    splits = make_split(100, 0), make_split(30, 1)
-    tokenizer = train_wordpiece(splits[0].texts, 200)
-    return [tokenize_split(split, tokenizer, 16) for split in splits]
+data = pytest.fixture(scope="module")(tiny_data)
 
 
 def distance(one, other):

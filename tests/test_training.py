@@ -45,11 +45,14 @@ def make_split(count, seed):
     return Split(texts, [int("great" in text or "fine" in text) for text in texts])
 
 
-@pytest.fixture(scope="module")
-def data():
+def tiny_data():
+    """A training and a validation split of a vocabulary of 200 tokens, of which they use a few dozen."""
     splits = make_split(100, 0), make_split(30, 1)
     tokenizer = train_wordpiece(splits[0].texts, 200)
     return [tokenize_split(split, tokenizer, 16) for split in splits]
+
+
+data = pytest.fixture(scope="module")(tiny_data)
 
 
 def make_model(seed=0, dropout=0.1, layers=2):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_training import CPU, SETTINGS, make_model, make_split
+from test_training import CPU, SETTINGS, make_model, make_split, tiny_data
 
 import minikd.training
 from minikd.batching import tokenize_split
@@ -17,11 +17,7 @@ from minikd.used_rows import UsedRows
 IDS = np.array([7, 3, 3, 19])
 
 
-@pytest.fixture(scope="module")
-def data():
-    splits = make_split(100, 0), make_split(30, 1)
-    tokenizer = train_wordpiece(splits[0].texts, 200)
-    return [tokenize_split(split, tokenizer, 16) for split in splits]
+data = pytest.fixture(scope="module")(tiny_data)
 
 
 @pytest.fixture
@@ -91,3 +87,14 @@ def test_texts_that_use_every_token_leave_no_rest(table):
     rows = UsedRows(table, np.arange(20)).eval()
     assert not len(rows.rest)
     assert torch.equal(rows(torch.arange(20)[None]), table(torch.arange(20)[None]))
+
+
+def test_a_model_whose_training_fails_has_its_table_again(data, tmp_path):
+    def broken_teacher(batch):
+        raise RuntimeError("no logits")
+
+    model = make_model()
+    before = model.encoder.embeddings.word_embeddings.weight.detach().clone()
+    with pytest.raises(RuntimeError, match="no logits"):
+        train(model, *data, SETTINGS, tmp_path, CPU, teacher=broken_teacher)
+    assert torch.equal(model.encoder.embeddings.word_embeddings.weight, before)
