@@ -56,6 +56,7 @@ from benchmark_texts import (
     epoch_child,
     epoch_sample,
     epochs_part,
+    feeding_part,
     memory_part,
     own_cache,
 )
@@ -110,7 +111,7 @@ def cells_of(args, figures: dict, shape: str, precision: str, training: bool) ->
     for size, length, main_cell in todo:
         batch = random_batch(config, size, length, args.device)
         if training:
-            sides = {name: training_passes(m, batch, args.device, precision) for name, m in both(model, twin)}
+            sides = {name: training_passes(m, [batch], args.device, precision) for name, m in both(model, twin)}
         else:
             sides = {name: inference_passes(m, [batch], args.device, precision) for name, m in both(model, twin)}
         rounds = args.rounds + 2 if main_cell and not args.quick else args.rounds
@@ -128,7 +129,7 @@ def ratios_part(args, figures: dict, save) -> None:
     batch = random_batch(student, BATCH, length, args.device)
     if args.precision != "fp32":
         sides = {
-            p: training_passes(fresh(student, args.device), batch, args.device, p) for p in ("fp32", args.precision)
+            p: training_passes(fresh(student, args.device), [batch], args.device, p) for p in ("fp32", args.precision)
         }
         times = race(sides, args.device, args.rounds, args.budget)
         figures["short_over_fp32"] = ratio_of(times["fp32"], times[args.precision])
@@ -149,7 +150,7 @@ def scaling_part(args, figures: dict, save) -> None:
 
     def step(config, size, length):
         batch = random_batch(config, size, length, args.device)
-        run = training_passes(fresh(config, args.device), batch, args.device, args.precision)
+        run = training_passes(fresh(config, args.device), [batch], args.device, args.precision)
         seconds = statistics.median(race({"ours": run}, args.device, args.rounds, args.budget)["ours"])
         return {"seconds": seconds, "gflop": flops(config, size, length, True) / 1e9}
 
@@ -253,6 +254,7 @@ PARTS = {
     "steps": steps_part,
     "ratios": ratios_part,
     "epochs": epochs_part,
+    "feeding": feeding_part,
     "distillation": distillation_part,
     "memory": memory_part,
     "data": data_part,
@@ -261,7 +263,7 @@ PARTS = {
     "quantised": quantised_part,
     "accuracy": accuracy_part,
 }
-NEEDS_TOKENIZER = ("epochs", "distillation", "memory", "data", "startup", "accuracy")
+NEEDS_TOKENIZER = ("epochs", "feeding", "distillation", "memory", "data", "startup", "accuracy")
 
 
 def both(model, twin) -> tuple:

@@ -142,29 +142,34 @@ def forward_of(model, batch: Batch) -> Callable[[], torch.Tensor]:
     return lambda: model(batch.input_ids, attention_mask=mask).logits
 
 
-def training_passes(model, batch: Batch, device: torch.device, precision: str) -> Callable[[int], None]:
-    """A function that makes n training steps on the batch, of our model or of transformers'.
+def training_passes(model, batches: list[Batch], device: torch.device, precision: str) -> Callable[[int], None]:
+    """A function that makes a training step on each of the batches, n times over, of our model or of transformers'.
 
     A step is forward, loss, backward, clipping to norm 1, fused AdamW, and dropping the gradients. Each side clips as
     its training loop does: ours within AdamW, theirs before it.
     """
-    forward, optimizer = forward_of(model, batch), make_optimizer(model, settings_of(precision), device)
+    forwards = [(forward_of(model, batch), batch.labels) for batch in batches]
+    optimizer = make_optimizer(model, settings_of(precision), device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def step(forward, labels) -> None:
+        with autocast(device, precision):
+            logits = forward()
+        scaler.scale(hard_loss(logits, labels)).backward()
+        scaler.unscale_(optimizer)
+        if isinstance(model, Classifier):
+            clip_gradients(optimizer, 1.0)
+        else:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
 
     def run(count: int) -> None:
         model.train()
         for _ in range(count):
-            with autocast(device, precision):
-                logits = forward()
-            scaler.scale(hard_loss(logits, batch.labels)).backward()
-            scaler.unscale_(optimizer)
-            if isinstance(model, Classifier):
-                clip_gradients(optimizer, 1.0)
-            else:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
+            for forward, labels in forwards:
+                step(forward, labels)
 
     return run
 

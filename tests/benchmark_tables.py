@@ -64,6 +64,8 @@ def targets(results: dict) -> str:
     for corpus, limit in (("sst2", 3.5), ("fpb", 2.5), ("imdb", 2.2)):
         figure = find(results, "epochs", corpus)
         ratio(f"epoch of {corpus} at {figure['max_length']} over Trainer" if figure else corpus, figure, limit)
+    share = find(results, "feeding", "share", "ratio")
+    row("steps alone over the whole epoch, SST-2", share, 0.95, "%")
     if cell := main_cell(results, "training", "fp32"):
         share = share_of_rate(cell, results["steps"]["rates"], "fp32")
         row("share of the matrix rate, training step 32 x 128, fp32", share, 0.7, "%")
@@ -143,6 +145,12 @@ def ratios_table(figures: dict, precision: str) -> str:
     return markdown(
         ["32 x 128", "Times as fast"], [[names[key], spread(figures[key])] for key in names if key in figures]
     )
+
+
+def feeding_table(figures: dict, precision: str) -> str:
+    row = [str(figures["examples"]), f"{figures['steps']:.1f}", f"{figures['epoch']:.1f}"]
+    row.append("{ratio:.1%} ({low:.1%} to {high:.1%})".format(**figures["share"]))
+    return markdown(["SST-2, examples", "Steps alone, s", "Epoch, s", "Share of the epoch"], [row])
 
 
 def epochs_table(figures: dict, precision: str) -> str:
@@ -269,6 +277,7 @@ TABLES = {
     "steps": steps_table,
     "ratios": ratios_table,
     "epochs": epochs_table,
+    "feeding": feeding_table,
     "distillation": distillation_table,
     "memory": memory_table,
     "data": data_table,

@@ -1,4 +1,4 @@
-"""The parts of tests/benchmark.py that read texts: epochs, distillation, memory, data and accuracy."""
+"""The parts of tests/benchmark.py that read texts: epochs, feeding, distillation, memory, data and accuracy."""
 
 import contextlib
 import functools
@@ -31,6 +31,7 @@ from benchmark_measure import (
     say,
     seconds_of,
     settings_of,
+    training_passes,
 )
 
 from minikd.batching import make_batches, padding_share, plan_batches, plan_by_tokens, tokenize_split
@@ -42,6 +43,7 @@ from minikd.inference import CPU_TOKENS, GPU_TOKENS, choose_device, predict
 from minikd.student import evenly_spaced_layers, student_from_teacher
 from minikd.teacher import source_of_logits
 from minikd.tokenizer import load_tokenizer
+from minikd.used_rows import UsedRows
 
 # transformers takes seconds to import and much memory, and `memory` measures processes of ours without it: whatever
 # needs `reference` or `equality` imports it where it is used.
@@ -128,6 +130,28 @@ def epoch_child(request: dict) -> dict:
 
     epoch(random_split(config, lengths[: 2 * BATCH]))
     return {"seconds": epoch(random_split(config, lengths, request["tokens"])), "peak_mb": peak_memory_mb(device)}
+
+
+def feeding_part(args, figures: dict, save) -> None:
+    """What of an epoch of SST-2 is steps: the time of its steps alone, on batches that lie on the device already, over
+    that of the epoch with all that the loop does besides (batches, schedule, log)."""
+    sample = epoch_sample(args, "sst2")
+    if sample is None:
+        return
+    data, validation = sample
+    config, settings, device = config_of(args, "student"), settings_of(args.precision), args.device
+    plan = plan_batches(data.lengths, settings.batch_size, settings.seed)
+    model = fresh(config, device)
+    model.encoder.embeddings.word_embeddings = UsedRows(model.encoder.embeddings.word_embeddings, data.ids)
+    steps = training_passes(model, list(make_batches(data, plan, device)), device, args.precision)
+    sides = {
+        "steps": lambda: seconds_of(steps, 1, device),
+        "epoch": lambda: epoch_seconds(fresh(config), data, validation, settings, device),
+    }
+    times = {name: seconds[1:] for name, seconds in alternate(sides, args.rounds + 1).items()}  # the first warms up
+    figures |= {name: statistics.median(seconds) for name, seconds in times.items()}
+    figures |= {"examples": len(data), "share": ratio_of(times["steps"], times["epoch"])}
+    say(f"steps of an epoch over the epoch: {describe(figures['share'])}")
 
 
 def distillation_part(args, figures: dict, save) -> None:

@@ -5,7 +5,7 @@
 #
 #   suite      all tests, those of CUDA among them
 #   equality   the largest differences to transformers, fp32 and fp64, on the GPU
-#   benchmark  tests/benchmark.py: steps, epochs, distillation and memory against transformers and its Trainer
+#   benchmark  tests/benchmark.py: steps, epochs, feeding, distillation and memory against transformers and its Trainer
 #   size       BERT-base's shape, random weights, and the 4-layer student on IMDb at lengths 256 and 512, once through
 #   imdb       TEACHER fine-tuned on IMDb; students of 3 and 4 of its layers, 5 seeds each
 #   sst2       the same on SST-2
@@ -37,7 +37,7 @@ suite() { "$python" -m pytest -q -p no:cacheprovider -n 8 -rs; }
 equality() { "$python" tests/equality.py "${DEVICE:-cuda}"; }
 
 benchmark() {
-  "$python" tests/benchmark.py rate steps ratios epochs distillation memory \
+  "$python" tests/benchmark.py rate steps ratios epochs feeding distillation memory \
     --data-dir "$data" --epoch-batches 200 --output "$results/benchmark-gpu.json"
 }
 
