@@ -40,7 +40,7 @@ def parse_args():
         help="folder of a finished model or of LoRA adapters, or a name on the hub",
     )
     group = parser.add_argument_group("comparison")
-    group.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
+    group.add_argument("--split", choices=("train", "validation", "test"), help="default: test")
     group.add_argument(
         "--quantize",
         nargs="+",
@@ -94,7 +94,8 @@ def parse_args():
 def check_flags(parser, args):
     """Ends with status 2 where flags of different uses are mixed."""
     comparing = {"--dataset": args.dataset, "--output-dir": args.output_dir, "--html": args.html,
-                 "--calibrate": args.calibrate, "--quantize": args.quantize}  # fmt: skip
+                 "--calibrate": args.calibrate, "--quantize": args.quantize, "--split": args.split,
+                 "--fpb-agreement": args.fpb_agreement}  # fmt: skip
     labelling = {"--text": args.text, "--input": args.input}
     used = [flag for flag, value in (comparing | labelling).items() if value]
     if args.plot and (used or args.models):
@@ -116,6 +117,7 @@ def check_flags(parser, args):
         parser.error("--calibrate fits on the validation split: compare on another one")
     if args.input and len(args.models) > 1:
         parser.error("--input takes one model")
+    args.split = args.split or "test"
 
 
 def main():

@@ -61,8 +61,9 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def forward_only(device: torch.device, precision: str):
     """The context for passes without gradients over many batches, in `precision`.
 
-    In it autocast converts a weight once, if it requires a gradient (and but for the last layer's slices); in
-    torch.inference_mode it would convert all of them in every pass, which is half the time of a single short text.
+    In it autocast converts a weight once for all passes, if it is a parameter that could be trained (a frozen one, and
+    the slices of the last layer's query-key-value matrix, are converted in each pass); in torch.inference_mode it would
+    convert all of them in every pass, which is half the time of a single short text.
     """
     with torch.no_grad(), autocast(device, precision):
         yield

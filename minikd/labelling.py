@@ -36,7 +36,7 @@ def label_file(
 ) -> None:
     """Labels every text of `texts_file` (`read_texts`) into `output`, in the same order, and prints a summary.
 
-    Raises UserError for a file that cannot be read.
+    Raises UserError for a file that cannot be read, and for what `load_finished` and `predict` refuse.
     """
     texts = read_texts(texts_file)
     model, probs = probabilities(source, texts, max_length, device, precision)

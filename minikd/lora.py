@@ -145,6 +145,7 @@ def trainable_parameters(model: nn.Module) -> int:
 def training_state_mb(model: nn.Module) -> float:
     """MiB that weights, gradients and AdamW's two moments take in training: a frozen weight has the first alone.
 
+    An upper bound: so do word embeddings that the training texts do not use (`minikd.used_rows`).
     Activations come on top, and depend on the batch.
     """
     return sum(p.numel() * p.element_size() * (4 if p.requires_grad else 1) for p in model.parameters()) / 2**20

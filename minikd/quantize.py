@@ -2,7 +2,7 @@
 
 A weight is stored as a whole number q, and rows or groups of weights share a scale: w ≈ scale · q (Jacob et al. 2018;
 scales per token and per group of weights: Yao et al. 2022). Rounding changes a weight by at most half a scale, so what
-matters is how few weights share one, and how far the largest of them lies out.
+matters is how few weights share one, and how far the largest of them lies out (int4 clips it where that pays).
 
 int8 (for speed on a CPU): one scale per row of a matrix, and in each pass one per token of its input, whose values are
 rounded to 8 bits as well ("dynamic", W8A8). The product of whole numbers is exact, in 32 bits; the two scales are

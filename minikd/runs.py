@@ -153,7 +153,7 @@ def _announce(name: str, model: Classifier, data: TokenizedSplit, settings: Trai
     print(
         f"{name}: {total:,} parameters{share}, {len(data):,} examples, {settings.epochs} epochs, "
         f"{data.lengths.mean():.0f} tokens an example; padding {ours:.1%} (in random batches {random:.1%}); weights, "
-        f"gradients and optimizer state {training_state_mb(model):,.0f} MiB"
+        f"gradients and optimizer state at most {training_state_mb(model):,.0f} MiB"
     )
 
 

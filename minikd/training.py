@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from minikd.losses import hard_loss, kd_loss
 from minikd.metrics import confusion_matrix
 from minikd.model import Classifier
 from minikd.state import StopSignal, load_state, open_log, save_state
-from minikd.used_rows import UsedRows, whole_again
+from minikd.used_rows import only_used_rows
 
 LOG_EVERY = 10  # optimizer steps
 
@@ -68,39 +68,43 @@ def train(
     hard loss alone. `folder` receives log.jsonl and, after each epoch and on SIGINT or SIGTERM, state.pt, from which
     `resume=True` continues, provided that it records the same settings and `made_from` (data, first weights, teacher).
     `track` is given each line of that log, as a dictionary; a resumed run gives it those of its earlier part first.
+    `desc` names the run in the progress bar and in messages; `compile` trains torch.compile's version of the model.
     Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, confusion, seconds.
-    Raises UserError for a loss that is not finite or a state that cannot be resumed, KeyboardInterrupt when stopped.
+    Raises UserError for a loss or validation logits that are not finite and for a state that cannot be resumed,
+    KeyboardInterrupt when stopped.
     """
     torch.manual_seed(settings.seed)  # dropout depends on the seed alone, not on what ran before
     model.to(device)
-    embeddings = model.encoder.embeddings
-    embeddings.word_embeddings = words = UsedRows(embeddings.word_embeddings, data.ids)
-    forward = torch.compile(model, dynamic=True) if compile else model
-    optimizer = make_optimizer(model, settings, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     steps_per_epoch = math.ceil(math.ceil(len(data) / settings.batch_size) / settings.grad_accum)
     total_steps = settings.epochs * steps_per_epoch
     # CHUNK too: a state from the middle of an epoch continues that epoch's plan
     made_from = {**(made_from or {}), "settings": asdict(settings), "chunk": CHUNK}
     step, history, best = 0, [], None
-    if resume and (folder / "state.pt").exists():
-        step, history, best = load_state(folder / "state.pt", made_from, model, optimizer, scaler)
-    log = open_log(folder / "log.jsonl", step)
-    done = step // steps_per_epoch * len(data) + step % steps_per_epoch * settings.batch_size * settings.grad_accum
-    bar = tqdm(total=settings.epochs * len(data), initial=done, unit="ex", desc=desc, dynamic_ncols=True)
-    reset_peak_memory(device)
 
-    def record(line: dict) -> None:
-        log.write(json.dumps(line) + "\n")
-        log.flush()
+    with ExitStack() as until_the_end:
+        words = until_the_end.enter_context(only_used_rows(model.encoder.embeddings, data.ids))
+        forward = torch.compile(model, dynamic=True) if compile else model
+        optimizer = make_optimizer(model, settings, device)
+        scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        if resume and (folder / "state.pt").exists():
+            step, history, best = load_state(folder / "state.pt", made_from, model, optimizer, scaler)
+        log = until_the_end.enter_context(open_log(folder / "log.jsonl", step))
+        done = step // steps_per_epoch * len(data) + step % steps_per_epoch * settings.batch_size * settings.grad_accum
+        bar = tqdm(total=settings.epochs * len(data), initial=done, unit="ex", desc=desc, dynamic_ncols=True)
+        until_the_end.enter_context(bar)
+        stop = until_the_end.enter_context(StopSignal())
+        reset_peak_memory(device)
+
+        def record(line: dict) -> None:
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            if track is not None:
+                track(line)
+
         if track is not None:
-            track(line)
+            for line in read_log(folder):
+                track(line)
 
-    if track is not None:
-        for line in read_log(folder):
-            track(line)
-
-    with log, bar, StopSignal() as stop, whole_again(embeddings):
         for epoch in range(step // steps_per_epoch, settings.epochs):
             if settings.patience and best and epoch - best["epoch"] >= settings.patience:
                 bar.write(f"{desc}: no better epoch in the last {settings.patience}; stopping early")

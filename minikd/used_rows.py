@@ -21,8 +21,8 @@ from minikd.model import Embeddings
 class UsedRows(nn.Module):
     """Stands in for a table of word embeddings (V, H) in training: token ids (B, N) -> vectors (B, N, H).
 
-    `weight` (U, H), the rows of the `ids` in use and of padding, is trained; `rest` (V - U, H) serves the texts of the
-    validation split, which may hold other tokens.
+    `weight` (U, H), the rows of the `ids` in use and that of padding, is trained, but for padding, which gets no
+    gradient; `rest` (V - U, H) serves the texts of the validation split, which may hold other tokens.
     """
 
     def __init__(self, table: nn.Embedding, ids: np.ndarray):
@@ -56,9 +56,11 @@ class UsedRows(nn.Module):
 
 
 @contextmanager
-def whole_again(embeddings: Embeddings):
-    """Gives `embeddings` a whole table in place of its `UsedRows` at the end, also where an exception is that end."""
+def only_used_rows(embeddings: Embeddings, ids: np.ndarray):
+    """Within it, `embeddings` has `UsedRows` in place of its table, which is the context's value; then, also where an
+    exception ends it, a whole table again."""
+    embeddings.word_embeddings = words = UsedRows(embeddings.word_embeddings, ids)
     try:
-        yield
+        yield words
     finally:
-        embeddings.word_embeddings = embeddings.word_embeddings.whole()
+        embeddings.word_embeddings = words.whole()

@@ -1,6 +1,6 @@
 """minikd's speed and memory against transformers' model with SDPA and against its Trainer, on this machine.
 
-    python tests/benchmark.py                                 all parts but `accuracy`, about 25 minutes on two cores
+    python tests/benchmark.py                                 all parts but `accuracy`, about 45 minutes on two cores
     python tests/benchmark.py steps epochs --data-dir data --output benchmark.json
     python tests/benchmark.py --show benchmark.json           the tables of an earlier run
 
@@ -61,10 +61,12 @@ from benchmark_texts import (
     own_cache,
 )
 
+from minikd import cli
 from minikd.checkpoint import save_pretrained
 from minikd.config import BERT_BASE
 from minikd.efficiency import keep_freed_memory
-from minikd.files import atomic_write, write_json
+from minikd.files import UserError, atomic_write, write_json
+from minikd.flag_types import integer, real
 from minikd.inference import choose_device, choose_precision
 from minikd.runs import environment
 from minikd.tokenizer import load_tokenizer
@@ -263,7 +265,7 @@ PARTS = {
     "quantised": quantised_part,
     "accuracy": accuracy_part,
 }
-NEEDS_TOKENIZER = ("epochs", "feeding", "distillation", "memory", "data", "startup", "accuracy")
+NEEDS_TOKENIZER = ("epochs", "feeding", "distillation", "memory", "data", "scaling", "startup", "accuracy")
 
 
 def both(model, twin) -> tuple:
@@ -277,12 +279,16 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all but accuracy")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder with the corpora (default: data)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="default: auto; steps: fp32 too")
-    parser.add_argument("--threads", type=int, help="default: torch's")
-    parser.add_argument("--rounds", type=int, help="rounds at least (default: 3; the main cell of steps has 2 more)")
+    parser.add_argument("--threads", type=integer(1), help="default: torch's")
     parser.add_argument(
-        "--longest", type=float, default=0.6, help="steps: seconds of a CPU's longest cell (default: 0.6)"
+        "--rounds", type=integer(1), help="rounds at least (default: 3; the main cell of steps has 2 more)"
     )
-    parser.add_argument("--epoch-batches", type=int, help=f"batches of 32 in an epoch (default: {EPOCH_BATCHES})")
+    parser.add_argument(
+        "--longest", type=real(0), default=0.6, help="steps: seconds of a CPU's longest cell (default: 0.6)"
+    )
+    parser.add_argument(
+        "--epoch-batches", type=integer(1), help=f"batches of 32 in an epoch (default: {EPOCH_BATCHES})"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="of accuracy")
     parser.add_argument("--quick", action="store_true", help="tiny models and few rounds: tries the program, no more")
     parser.add_argument(
@@ -299,9 +305,11 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     args.cores = torch.get_num_threads()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.readme and not args.show:
+        parser.error("--readme: give the file with the figures by --show FILE")
     args.device = choose_device()
     asked, args.precision = args.precision, choose_precision(args.precision or "auto", args.device)[0]
-    args.precisions = [args.precision] if asked else list(dict.fromkeys(["fp32", args.precision]))
+    args.precisions = [args.precision] if asked not in (None, "auto") else list(dict.fromkeys(["fp32", args.precision]))
     args.parts = args.parts or [name for name in PARTS if name != "accuracy"]
     args.rounds = args.rounds or (1 if args.quick else 3)
     args.budget = 0 if args.quick else 3  # seconds that a cell may take if its rounds are fewer
@@ -310,18 +318,36 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def start_results(args) -> dict:
-    """The results so far: those in --output if they come from the same machine, versions and precision, else none."""
+    """The results so far: those in --output, or none where there is no such file yet.
+
+    Raises UserError where they do not come from the same machine, versions and precision.
+    """
     import transformers
 
     made_by = environment(args.device)
     made_by["versions"]["transformers"] = transformers.__version__
     results = {"environment": made_by, "precision": args.precision, "quick": args.quick}
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        earlier = json.loads(args.output.read_text(encoding="utf-8")) if args.output else {}
-        threads = {"threads": earlier["environment"]["threads"]}  # each part says how many it had
-        if all(earlier[key] == value for key, value in (results | {"environment": made_by | threads}).items()):
-            return earlier
-    return results
+    if not args.output or not args.output.exists():
+        return results
+    earlier = read_figures(args.output)
+    threads = {"threads": earlier["environment"]["threads"]}  # each part says how many it had
+    for key, value in (results | {"environment": made_by | threads}).items():
+        if earlier[key] != value:
+            raise UserError(
+                f"{args.output}: its figures have {key} {earlier[key]}, these would have {value}; give another file"
+            )
+    return earlier
+
+
+def read_figures(file: Path) -> dict:
+    """What an earlier run wrote. Raises UserError for a file that is not there or holds something else."""
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        if {"environment", "precision", "quick"} <= results.keys() and "threads" in results["environment"]:
+            return results
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{file}: cannot be read as figures of this program ({error})") from None
+    raise UserError(f"{file}: holds no figures of this program")
 
 
 def main(arguments: list[str] | None = None) -> dict:
@@ -331,7 +357,7 @@ def main(arguments: list[str] | None = None) -> dict:
         print(json.dumps(epoch_child(json.loads(args.child))))
         return {}
     if args.show:
-        results = json.loads(args.show.read_text(encoding="utf-8"))
+        results = read_figures(args.show)
         if args.readme:
             readme = Path(__file__).resolve().parents[1] / "README.md"
             atomic_write(readme, readme_with_targets(readme.read_text(encoding="utf-8"), results))
@@ -361,4 +387,4 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -29,8 +29,8 @@ MINILM = replace(BERT_BASE, num_hidden_layers=6, hidden_size=384, intermediate_s
 SHAPES = {"student": BERT_SMALL, "MiniLM": MINILM, "DistilBERT": DISTILBERT, "BERT-base": BERT_BASE}
 TINY = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 BATCH = 32
-# Seconds that one measurement lasts at least: shorter passes are repeated. What a context does once, such as to convert
-# the weights, is then a small part of it.
+# Seconds that one measurement lasts at least, where there is a budget: shorter passes are repeated. What a context does
+# once, such as to convert the weights, is then a small part of it.
 LEAST = 0.4
 MOST_ROUNDS = 15
 

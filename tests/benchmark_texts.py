@@ -38,7 +38,7 @@ from minikd.batching import make_batches, padding_share, plan_batches, plan_by_t
 from minikd.checkpoint import from_pretrained, load_tensors
 from minikd.config import EncoderConfig
 from minikd.datasets import Dataset, Split, load_dataset
-from minikd.efficiency import keep_freed_memory, peak_memory_mb
+from minikd.efficiency import keep_freed_memory, peak_memory_mb, reset_peak_memory
 from minikd.inference import CPU_TOKENS, GPU_TOKENS, choose_device, predict
 from minikd.student import evenly_spaced_layers, student_from_teacher
 from minikd.teacher import source_of_logits
@@ -94,7 +94,8 @@ def epoch_in_child(
     args, side: str, config: EncoderConfig, lengths, tokens: int | None = None, pad_to: int | None = None
 ) -> dict:
     """An epoch by "ours" or "theirs" (Trainer) in a fresh process, over texts of these lengths and of so many different
-    tokens: seconds, and peak_mb, the peak memory in MiB of the whole process (CPU) or of torch's allocator (CUDA)."""
+    tokens: seconds, and peak_mb, the peak memory in MiB of the process from the end of the warm-up on (CPU) or of
+    torch's allocator (CUDA)."""
     request = {
         "side": side,
         "config": config.to_dict(),
@@ -129,12 +130,13 @@ def epoch_child(request: dict) -> dict:
             return trainer_seconds(sdpa_twin(fresh(config)), examples, settings, tokenizer, request["pad_to"])
 
     epoch(random_split(config, lengths[: 2 * BATCH]))
+    reset_peak_memory(device)  # from here on, whatever was needed to get ready
     return {"seconds": epoch(random_split(config, lengths, request["tokens"])), "peak_mb": peak_memory_mb(device)}
 
 
 def feeding_part(args, figures: dict, save) -> None:
     """What of an epoch of SST-2 is steps: the time of its steps alone, on batches that lie on the device already, over
-    that of the epoch with all that the loop does besides (batches, schedule, log)."""
+    that of the epoch with all that the loop does besides (batches, schedule, log, and 32 texts of validation)."""
     sample = epoch_sample(args, "sst2")
     if sample is None:
         return

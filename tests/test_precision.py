@@ -38,17 +38,16 @@ def logits_and_gradient(model, batch, device, precision):
 
 @pytest.mark.parametrize("device, precision", FORMATS)
 @pytest.mark.parametrize("name", ["bert", "distilbert", "bert-4-layers-5-heads"])
-def test_errors_are_of_the_size_of_the_format_and_no_larger_than_those_of_transformers(device, precision, name):
+def test_errors_are_of_the_size_of_the_format_and_logits_as_good_as_those_of_transformers(device, precision, name):
     """Against float64. Each of a few dozen roundings in a row adds about one epsilon, not all of one sign."""
     config = CONFIGS[name]
     batch = random_batch(config, segments=False)
     exact = logits_and_gradient(randomised(config, dtype=torch.float64), batch, "cpu", "fp32")
     ours = logits_and_gradient(randomised(config), batch, device, precision)
-    theirs = logits_and_gradient(transformers_twin(randomised(config)), batch, device, precision)
-    their_logits, _ = theirs
+    their_logits, _ = logits_and_gradient(transformers_twin(randomised(config)), batch, device, precision)
     for mine, reference in zip(ours, exact):
         assert EPSILON[precision] / 30 < distance(mine, reference) < 8 * EPSILON[precision]
-    assert distance(ours[0], exact[0]) < 2 * distance(their_logits, exact[0]) + EPSILON[precision]
+    assert distance(ours[0], exact[0]) < 1.5 * distance(their_logits, exact[0]) + EPSILON[precision] / 2
 
 
 @needs_cuda

@@ -9,10 +9,11 @@ from test_training import CPU, SETTINGS, make_model, make_split, tiny_data
 
 import minikd.training
 from minikd.batching import tokenize_split
+from minikd.files import UserError
 from minikd.inference import predict
 from minikd.tokenizer import train_wordpiece
 from minikd.training import train
-from minikd.used_rows import UsedRows
+from minikd.used_rows import UsedRows, only_used_rows
 
 IDS = np.array([7, 3, 3, 19])
 
@@ -33,7 +34,8 @@ def test_training_moves_the_weights_as_with_the_whole_table(data, tmp_path, monk
     in_use = np.unique(data[0].ids)
     assert len(in_use) < 100  # of 200 rows
     train(cut, *data, settings, tmp_path / "cut", CPU)
-    monkeypatch.setattr(minikd.training, "UsedRows", lambda table, ids: UsedRows(table, np.arange(200)))
+    all_rows = lambda embeddings, ids: only_used_rows(embeddings, np.arange(200))  # noqa: E731
+    monkeypatch.setattr(minikd.training, "only_used_rows", all_rows)
     train(whole, *data, settings, tmp_path / "whole", CPU)
     assert cut.state_dict().keys() == whole.state_dict().keys()
     for (name, one), other in zip(cut.state_dict().items(), whole.state_dict().values()):
@@ -97,4 +99,8 @@ def test_a_model_whose_training_fails_has_its_table_again(data, tmp_path):
     before = model.encoder.embeddings.word_embeddings.weight.detach().clone()
     with pytest.raises(RuntimeError, match="no logits"):
         train(model, *data, SETTINGS, tmp_path, CPU, teacher=broken_teacher)
+    assert torch.equal(model.encoder.embeddings.word_embeddings.weight, before)
+    (tmp_path / "state.pt").write_text("not a state")
+    with pytest.raises(UserError, match="state.pt"):
+        train(model, *data, SETTINGS, tmp_path, CPU, resume=True)
     assert torch.equal(model.encoder.embeddings.word_embeddings.weight, before)
