@@ -111,6 +111,10 @@ def check_flags(parser, args):
         parser.error("--input FILE and --output FILE go together")
     if args.output and args.output.suffix.lower() not in (".csv", ".jsonl"):
         parser.error(f"--output {args.output}: must end in .csv or .jsonl")
+    if args.output and args.output.is_dir():
+        parser.error(f"--output {args.output}: is a folder; name a file")
+    if args.html and args.html.suffix.lower() not in (".html", ".htm"):
+        parser.error(f"--html {args.html}: must end in .html")
     if args.input and args.output.exists() and args.input.exists() and args.output.samefile(args.input):
         parser.error(f"--output {args.output}: is the file of --input; give another")
     if args.calibrate and args.split == "validation":
@@ -177,6 +181,7 @@ def compare(args, device):
     for flag, place in (("--output-dir", args.output_dir), ("--html", args.html and args.html.parent)):
         if place:
             cli.check_writable(place, flag)
+    check_not_overwritten(args)
     data = cli.load_data(args)
     split = getattr(data, args.split)
     models, tokenizers, unquantized = load_models(args, data.labels)
@@ -216,6 +221,16 @@ def compare(args, device):
         print(f"page: {args.html}")
 
 
+def check_not_overwritten(args):
+    """Raises UserError where --output-dir or --html would replace what this script did not leave there."""
+    if args.html and args.html.is_dir():
+        raise UserError(f"--html {args.html}: is a folder; name a file")
+    if args.output_dir and (args.output_dir / "results.json").exists():
+        made_with = read_results(args.output_dir / "results.json")["arguments"]
+        if isinstance(made_with, dict) and "epochs" in made_with:
+            raise UserError(f"--output-dir {args.output_dir}: holds the results of training; give another folder")
+
+
 def load_models(args, labels):
     """By name: [(folder, model)] and tokenizers, of all models and their quantised copies; and of a copy its original.
 
@@ -232,8 +247,11 @@ def load_models(args, labels):
             short = f"{name}-{format}"
             if short in models:
                 raise UserError(f"--quantize {format}: {short} is the name of another model here; leave that one out")
+            copy = (args.output_dir or Path()) / short
+            if args.output_dir and copy.exists() and "quantized_from" not in read_run(copy):
+                raise UserError(f"--output-dir {args.output_dir}: {short} in it is no quantised copy; give another one")
             try:
-                models[short] = [((args.output_dir or Path()) / short, quantize(model, format))]
+                models[short] = [(copy, quantize(model, format))]
             except UserError as error:
                 raise UserError(f"{source}: {error}") from None
             tokenizers[short], unquantized[short] = tokenizer, name
@@ -244,7 +262,7 @@ def save_quantized(folder, model, tokenizer, source):
     """Leaves a quantised model as a folder that evaluate.py takes like any other."""
     save_pretrained(model, folder)
     tokenizer.save(folder, model.config.model_type, model.config.max_position_embeddings)
-    run = read_run(source) if source.is_dir() else {}
+    run, source = (read_run(source), source.resolve()) if source.is_dir() else ({}, source)
     write_json(folder / "run.json", {"quantized_from": str(source), "arguments": run.get("arguments", {})})
     print(f"{model.config.quantization}: {folder}")
 

@@ -113,7 +113,7 @@ def base_model(name_or_dir) -> str | None:
         return None
     _read_settings(path)
     base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
+    if not isinstance(base, str) or not base:
         raise UserError(f"{path}: does not name its base model; add base_model_name_or_path, a folder or a name")
     return base
 

@@ -137,7 +137,8 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
                 f"tensor {rename[theirs]} has shape {list(tensors[rename[theirs]].shape)}, "
                 f"but config.json asks for {list(target.shape)}"
             )
-        if tensors[rename[theirs]].is_floating_point() != target.is_floating_point():
+        found, wanted_type = tensors[rename[theirs]].dtype, target.dtype
+        if found != wanted_type and not (found.is_floating_point and wanted_type.is_floating_point):
             raise UserError(
                 f"tensor {rename[theirs]} holds {tensors[rename[theirs]].dtype}, "
                 f"but config.json asks for {target.dtype}"

@@ -99,6 +99,8 @@ def to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
         better = error < best
         best = torch.where(better, error, best)
         q, scale = torch.where(better, rounded, q), torch.where(better, candidate, scale)
+    if not best.isfinite().all():
+        raise UserError("int4: a weight is too large for the scales, which are in fp16")
     nibbles = (q.flatten(1) + 8).to(torch.uint8)  # 0 to 15
     return nibbles[:, ::2] | nibbles[:, 1::2] << 4, scale.squeeze(-1).half()
 

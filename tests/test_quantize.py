@@ -1,6 +1,7 @@
 """8- and 4-bit models: rounding errors, exact integer products, files, refusals, and evaluate.py --quantize."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -183,3 +184,32 @@ def test_evaluate_adds_saves_and_reads_quantised_models(script, corpus, fine_tun
     assert status == 2 and "quantised already" in err
     status, out, err = script("evaluate.py", folder, "--text", "fine", *QUICK)
     assert status == 0 and folder in out
+
+    again = ("evaluate.py", fine_tuned, "--dataset", corpus, "--quantize", "int8", "--output-dir", "compared", *QUICK)
+    (Path(folder) / "run.json").write_text("{}")  # no longer a copy that this script left
+    status, out, err = script(*again)
+    assert status == 2 and "is no quantised copy" in err
+    results["arguments"]["epochs"] = 3
+    Path("compared/results.json").write_text(json.dumps(results))
+    status, out, err = script(*again)
+    assert status == 2 and "holds the results of training" in err
+
+
+def test_weights_of_another_type_are_refused_rather_than_wrapped(tmp_path, minilm):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "int8"
+    save_pretrained(quantize(load_quietly(minilm), "int8"), folder)
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.dtype == torch.int8)
+    for other in (tensors[name].int() * 1000, tensors[name].view(torch.uint8)):
+        save_file(tensors | {name: other}, folder / "model.safetensors")
+        with pytest.raises(UserError, match=f"{name} holds"):
+            from_pretrained(folder, may_be_quantized=True)
+
+
+def test_weights_beyond_the_scales_of_int4_are_refused():
+    weight = torch.zeros(2, 8)
+    weight[1, 3] = 1e6
+    with pytest.raises(UserError, match="int4: a weight is too large"):
+        to_int4(weight)
