@@ -51,7 +51,10 @@ class UsedRows(nn.Module):
 
     def whole(self) -> nn.Embedding:
         """The table (V, H) with the weights of now."""
-        table = torch.cat((self.weight.detach(), self.rest))[self.rows]
+        places = self.rows.argsort()  # the inverse: places in `weight`, then in `rest` -> token ids
+        table = self.weight.new_empty(len(places), self.weight.shape[1], requires_grad=False)
+        table[places[: len(self.weight)]] = self.weight.detach()
+        table[places[len(self.weight) :]] = self.rest
         return nn.Embedding.from_pretrained(table, freeze=not self.weight.requires_grad, padding_idx=self.padding_idx)
 
 
