@@ -137,12 +137,9 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
                 f"tensor {rename[theirs]} has shape {list(tensors[rename[theirs]].shape)}, "
                 f"but config.json asks for {list(target.shape)}"
             )
-        found, wanted_type = tensors[rename[theirs]].dtype, target.dtype
-        if found != wanted_type and not (found.is_floating_point and wanted_type.is_floating_point):
-            raise UserError(
-                f"tensor {rename[theirs]} holds {tensors[rename[theirs]].dtype}, "
-                f"but config.json asks for {target.dtype}"
-            )
+        found = tensors[rename[theirs]].dtype
+        if found != target.dtype and not (found.is_floating_point and target.is_floating_point()):
+            raise UserError(f"tensor {rename[theirs]} holds {found}, but config.json asks for {target.dtype}")
     with torch.no_grad():
         for ours, third, theirs in wanted:
             if ours not in new:

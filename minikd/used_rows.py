@@ -4,8 +4,8 @@ A token that occurs in no training text gets no gradient. The moments that AdamW
 a step does to the row is to shrink it by weight decay: w ← (1 − lr · decay) · w. So such rows can be left out of
 gradient, norm, moments and step, and be shrunk once an epoch, by the product of those factors. The result is the same
 but for rounding (and for steps that loss scaling skips in fp16, in which AdamW would not shrink them). In a small model
-the table is half of all weights, and the texts of SST-2 use 11,541 of BERT's 30,522 tokens: without the others a step
-takes up to a tenth less time.
+the table is half of all weights, and the texts of SST-2 use 11,541 of BERT's 30,522 tokens: there an epoch of the
+4-layer student takes about a twentieth less time on a CPU.
 """
 
 from contextlib import contextmanager
