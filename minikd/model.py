@@ -233,8 +233,10 @@ class Classifier(nn.Module):
             output_hidden_states=output_hidden_states,
             output_attention_scores=output_attention_scores,
         )
-        pooled = self.activation(self.pooler(encoded.last_hidden_state[:, 0]))  # (B, H)
-        logits = self.classifier(self.dropout(pooled))  # (B, C)
+        pooled = self.dropout(self.activation(self.pooler(encoded.last_hidden_state[:, 0])))  # (B, H)
+        # In fp32 also under autocast: the 8 bits of a bf16 logit give many texts the same value for two labels.
+        with torch.autocast(pooled.device.type, enabled=False):
+            logits = self.classifier(pooled.to(self.classifier.weight.dtype))  # (B, C)
         return ClassifierOutput(logits, encoded.hidden_states, encoded.attention_scores)
 
 

@@ -198,7 +198,7 @@ def clip_gradients(optimizer: torch.optim.AdamW, max_norm: float) -> None:
     all of them once more, which on short texts is a few percent of a step.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters], foreach=True)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters])  # foreach where the device has it: mps does not
     if optimizer.defaults["fused"]:
         optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1)
     else:

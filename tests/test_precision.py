@@ -11,6 +11,7 @@ from equality import CONFIGS, assert_equal, compare, moved, random_batch, random
 from test_training import SETTINGS, log_lines, make_model, tiny_data
 
 from minikd.inference import autocast, predict
+from minikd.model import Classifier
 from minikd.training import train
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -48,6 +49,19 @@ def test_errors_are_of_the_size_of_the_format_and_logits_as_good_as_those_of_tra
     for mine, reference in zip(ours, exact):
         assert EPSILON[precision] / 30 < distance(mine, reference) < 8 * EPSILON[precision]
     assert distance(ours[0], exact[0]) < 1.5 * distance(their_logits, exact[0]) + EPSILON[precision] / 2
+
+
+@pytest.mark.parametrize("device, precision", FORMATS)
+def test_labels_do_not_tie_in_a_short_format(device, precision):
+    """A weak model's logits lie close together. In bf16 a fifth of them would be equal, and their text get label 0."""
+    config, device = replace(CONFIGS["bert"], num_hidden_layers=1, labels=("a", "b")), torch.device(device)
+    torch.manual_seed(0)
+    model = Classifier(config).to(device).eval()
+    with torch.no_grad():
+        model.classifier.weight[1] = model.classifier.weight[0] + 1e-4 * torch.randn(config.hidden_size, device=device)
+        with autocast(device, precision):
+            logits = model(torch.randint(5, config.vocab_size, (500, 8), device=device)).logits
+    assert (logits[:, 0] == logits[:, 1]).float().mean() < 0.01
 
 
 @needs_cuda

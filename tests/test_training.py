@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,20 @@ def test_gradients_are_clipped_to_the_norm_over_all_parameters(fused, scaled):
         scaler.update()
     for one, other in zip(models[0].parameters(), models[1].parameters()):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_the_loop_runs_on_a_device_without_foreach_kernels(data, tmp_path, monkeypatch):
+    """As on Apple's GPUs: neither fused nor foreach kernels, and clipping on. The weights are those of this device."""
+    expected, model = make_model(), make_model()
+    train(expected, *data, SETTINGS, tmp_path / "with", CPU)
+    clip_grad = sys.modules["torch.nn.utils.clip_grad"]
+    monkeypatch.setattr(clip_grad, "_has_foreach_support", lambda *_: False)
+    monkeypatch.setattr(clip_grad, "_device_has_foreach_support", lambda *_: False)
+    plain = partial(torch.optim.AdamW, foreach=False)
+    monkeypatch.setattr("torch.optim.AdamW", lambda groups, lr, fused: plain(groups, lr=lr, fused=False))
+    train(model, *data, SETTINGS, tmp_path / "without", CPU)
+    for one, other in zip(model.parameters(), expected.parameters()):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
 def test_training_learns(data, tmp_path):
