@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import tarfile
 import threading
 import zipfile
@@ -15,7 +16,7 @@ import pytest
 
 from minikd.datasets import Dataset, Split, data_fingerprint, load_dataset
 from minikd.datasets.archive import Source, download, locate
-from minikd.datasets.splits import assemble, divide
+from minikd.datasets.splits import assemble, containment_groups, divide
 from minikd.files import UserError
 
 REAL = os.environ.get("MINIKD_DATA")
@@ -73,6 +74,48 @@ def test_repeated_texts_stay_on_one_side_whatever_their_label_case_or_spacing():
     sides = [plain(part.texts) for part in parts]
     assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
     assert all(part.texts for part in parts)
+
+
+def appears_in(part: str, text: str) -> bool:
+    """Whether the words of `part` appear side by side in `text`: by definition, without an index."""
+    part, text = (re.findall(r"\w+", side.lower()) for side in (part, text))
+    return bool(part) and any(text[i : i + len(part)] == part for i in range(len(text)))
+
+
+def phrases(sentences=400, seed=0) -> Split:
+    """Sentences of 4 to 9 of 60 words, and phrases of them, some with other case and punctuation."""
+    dice, texts = random.Random(seed), []
+    for _ in range(sentences):
+        words = [f"w{dice.randrange(60)}" for _ in range(dice.randint(4, 9))]
+        texts.append(" ".join(words))
+        for _ in range(dice.randrange(4)):
+            start = dice.randrange(len(words) - 1)
+            texts.append(" ".join(words[start : start + dice.randint(1, 4)]).title() + dice.choice(("", " .", "!")))
+    dice.shuffle(texts)
+    return Split(texts, [dice.randrange(2) for _ in texts])
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_no_text_set_aside_appears_word_for_word_in_a_training_text(parts):
+    examples = phrases()
+    train, *held_out = divide(examples, parts)
+    for part in held_out:
+        assert not [text for text in part.texts if any(appears_in(text, other) for other in train.texts)]
+        assert len(part.texts) == pytest.approx(len(examples.texts) / 10, abs=2)
+    if parts == 2:  # nor the other way round between the two that judge
+        validation, test = held_out
+        assert not [text for text in validation.texts if any(appears_in(text, other) for other in test.texts)]
+        assert not [text for text in test.texts if any(appears_in(text, other) for other in validation.texts)]
+
+
+def test_a_text_joins_the_longest_text_that_contains_it():
+    longest = "it is a fine film ."
+    texts = ["a fine film", "Fine film!", longest, "film", "a dull film", "art", "a part", "...", "...", "!"]
+    names, shared = containment_groups(texts)
+    assert names[:4] == [longest] * 4 and shared[:3] == [False] * 3
+    assert shared[3]  # "a dull film" contains it too
+    assert names[4:7] == ["a dull film", "art", "a part"] and not any(shared[4:])
+    assert names[7:] == ["...", "...", "!"]  # without words, only the same text is the same
 
 
 def test_the_side_of_a_text_does_not_depend_on_the_order_of_the_file():
@@ -599,4 +642,9 @@ def test_real_corpora_have_the_published_counts_and_keep_their_splits_apart(name
         divided += Counter(dataset.test.labels)
     for label, count in divided.items():
         assert abs(Counter(dataset.validation.labels)[label] - count / 10) <= 0.5
+    held_out = dataset.validation.texts + (dataset.test.texts if name == "fpb" else [])
+    words = [" ".join(re.findall(r"\w+", text.casefold())) for text in (*dataset.train.texts, *held_out)]
+    everything = "\n".join(f" {own} " for own in words[: len(dataset.train.texts)])
+    sampled = random.Random(0).sample(words[len(dataset.train.texts) :], 200)
+    assert not [own for own in sampled if f" {own} " in everything]
     assert not any("<br />" in text for split in splits for text in split.texts)

@@ -1,12 +1,15 @@
 """What a corpus is to the rest of the project, and the one way in which train, validation and test are kept apart.
 
-Three promises hold for every corpus: no test text stands in train or validation, no validation text stands in train,
-and what is set aside keeps the shares of the labels. Which side a text falls on depends on the texts alone, not on
-their order in the file or the version of a random number generator.
+Three promises hold for every corpus: no test text is in train or validation, no validation text is in train, and what
+is set aside keeps the shares of the labels. A fourth holds for what is set aside here: no text of it appears, word for
+word, inside a training text. SST-2's training set holds the phrases of its own sentences; divided at random, 87 of 100
+validation texts would be parts of training texts, and validation would say nothing about new sentences. Which side a
+text falls on depends on the texts alone, not on their order in the file or the version of a random number generator.
 """
 
 import hashlib
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,19 +88,22 @@ def assemble(
 def divide(examples: Split, parts: int) -> list[Split]:
     """Set `parts` disjoint tenths of `examples` aside: [the rest, part 1, …, part `parts`], each in the original order.
 
-    Stratified: a part takes round(n / 10) examples, and at least one, of a label that has n. Grouped: texts of one
-    identity move together, so that a part falls short of its number only where the repeated texts cannot fill it.
+    Stratified: a part takes round(n / 10) examples, and at least one, of a label that has n. Grouped: a text and those
+    that it contains move together (`containment_groups`), and a text that several groups contain stays in the rest. So
+    a part falls short of its number only where whole groups cannot fill it.
     """
+    group_names, shared = containment_groups(examples.texts)
     groups: dict[str, list[int]] = {}
-    for index, text in enumerate(examples.texts):
-        groups.setdefault(identity(text), []).append(index)
+    for index, name in enumerate(group_names):
+        if not shared[index]:
+            groups.setdefault(name, []).append(index)
 
     def draw(key: str) -> bytes:
         return hashlib.sha256(f"{SEED} {key}".encode("utf-8", "surrogatepass")).digest()
 
     totals = Counter(examples.labels)
     room = [{label: max(1, round(SHARE * total)) for label, total in totals.items()} for _ in range(parts)]
-    indices: list[list[int]] = [[] for _ in range(parts + 1)]
+    indices: list[list[int]] = [[i for i, several in enumerate(shared) if several], *([] for _ in range(parts))]
     for key in sorted(groups, key=draw):
         needed = Counter(examples.labels[index] for index in groups[key])
         part = next((i for i in range(parts) if all(room[i][label] >= n for label, n in needed.items())), None)
@@ -108,6 +114,42 @@ def divide(examples: Split, parts: int) -> list[Split]:
             for label, n in needed.items():
                 room[part][label] -= n
     return [_select(examples, sorted(chosen)) for chosen in indices]
+
+
+def containment_groups(texts: list[str]) -> tuple[list[str], list[bool]]:
+    """The group of each text, and whether it also appears in a text of another group.
+
+    A group is named by the `identity` of a text that no longer one contains. Each text joins the group of the longest
+    text in which its words appear side by side, in whatever case and punctuation; texts of the same words are one
+    group. A text without words joins those of its own identity only.
+    """
+    words = [" ".join(re.findall(r"\w+", text.casefold())) for text in texts]
+    names: dict[str, str] = {}  # words -> the least identity of the texts that have them
+    for text, own in zip(texts, words):
+        names[own] = min(names.get(own, identity(text)), identity(text))
+
+    distinct = sorted(names.keys() - {""}, key=lambda own: (-own.count(" "), own))  # the longest first
+    frequency = Counter(word for own in distinct for word in set(own.split()))
+    rarest = [min(own.split(), key=lambda word: (frequency[word], word)) for own in distinct]
+    containing: dict[str, list[int]] = defaultdict(list)  # of a text's rarest word: the texts that have it
+    looked_up = set(rarest)
+    for i, own in enumerate(distinct):
+        for word in looked_up.intersection(own.split()):
+            containing[word].append(i)
+
+    group, shared = list(range(len(distinct))), [False] * len(distinct)
+    padded = [f" {own} " for own in distinct]  # so that "art" is not found in "part"
+    for i, own in enumerate(padded):
+        for longer in containing[rarest[i]]:
+            if longer >= i or shared[i]:
+                break
+            if own in padded[longer]:
+                if group[i] == i:
+                    group[i] = group[longer]
+                shared[i] = group[i] != group[longer]
+    found = {own: (names[distinct[group[i]]], shared[i]) for i, own in enumerate(distinct)}
+    of_texts = [found.get(own, (identity(text), False)) for text, own in zip(texts, words)]
+    return [name for name, _ in of_texts], [several for _, several in of_texts]
 
 
 def _select(split: Split, indices) -> Split:
