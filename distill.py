@@ -21,6 +21,7 @@ from minikd.batching import tokenize_split
 from minikd.evaluation import distilled_against_baseline, evaluate_models, write_predictions
 from minikd.files import UserError
 from minikd.hub import is_fine_tuned
+from minikd.lock import only_run_in
 from minikd.recipes import RECIPES, recipe_defaults
 from minikd.report import results_of, write_results
 from minikd.runs import check_not_source, train_or_reuse
@@ -59,7 +60,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with Tracking(args.track, args.output_dir) as tracking:
+    with only_run_in(args.output_dir), Tracking(args.track, args.output_dir) as tracking:
         run(args, tracking)
 
 

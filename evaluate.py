@@ -25,6 +25,7 @@ from minikd.flag_types import folder, non_empty
 from minikd.hub import is_fine_tuned, model_folder
 from minikd.inference import predict_once
 from minikd.labelling import label_file, print_labels
+from minikd.lock import only_run_in
 from minikd.quantize import quantize
 from minikd.report import read_results, results_of, write_results
 from minikd.runs import read_run
@@ -140,7 +141,10 @@ def main():
         cli.check_writable(args.output.parent, "--output")
         label_file(args.models[0], args.input, args.output, args.max_length, device, args.precision)
     else:
-        compare(args, device)
+        if args.output_dir:
+            cli.check_writable(args.output_dir)
+        with only_run_in(args.output_dir):
+            compare(args, device)
 
 
 def draw_again(folder):

@@ -18,6 +18,7 @@ from minikd.evaluation import evaluate_models, write_predictions
 from minikd.files import UserError
 from minikd.flag_types import integer, non_empty
 from minikd.hub import model_folder
+from minikd.lock import only_run_in
 from minikd.model import Classifier
 from minikd.report import results_of, write_results
 from minikd.runs import check_not_source, check_tokenizer, train_or_reuse
@@ -64,7 +65,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with Tracking(args.track, args.output_dir) as tracking:
+    with only_run_in(args.output_dir), Tracking(args.track, args.output_dir) as tracking:
         run(args, tracking)
 
 

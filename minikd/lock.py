@@ -1,0 +1,75 @@
+"""One run at a time in an output folder.
+
+The lock is the system's own (POSIX record locks, fcntl(2)): it ends with the process that took it, however that ends,
+and is not inherited by its children. Who holds it is written in OUTPUT/.lock, which is removed at the end; after a kill
+it stays, and the next run takes it over.
+"""
+
+import errno
+import os
+import platform
+from contextlib import contextmanager
+from pathlib import Path
+
+from minikd.files import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+@contextmanager
+def only_run_in(folder: Path | None):
+    """Within the block, no other run can begin to write in `folder`, which must exist; None: nothing to protect.
+
+    Raises UserError that names the folder and its user where another run is writing there. Where the system or the file
+    system has no locks, prints a line and protects nothing.
+    """
+    path = folder and folder / ".lock"
+    descriptor = path and _take(path)
+    if descriptor is None:
+        yield
+        return
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is locked: nobody else removes it
+        os.close(descriptor)
+
+
+def _take(path: Path) -> int | None:
+    """The open, locked file; None where there are no locks."""
+    if fcntl is None:
+        return _no_locks(path, "this system has no fcntl")
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # not for child programs: Python sets O_CLOEXEC
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(
+                    f"{path.parent}: another run is writing there ({holder or 'just begun'}); wait for its end, or "
+                    f"give another --output-dir"
+                ) from None
+            path.unlink(missing_ok=True)
+            return _no_locks(path, error.strerror)
+        if _is_named(descriptor, path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Whether `path` is still the name of the open file. A run that ended between our open and our lock removed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _no_locks(path: Path, reason: str) -> None:
+    print(f"{path.parent}: cannot be locked ({reason}); do not start a second run into it while this one runs")
