@@ -1,8 +1,8 @@
 """A training run on disk: what it was made from, when it is finished, and when it can be used again.
 
 A run's folder is a model folder in Hugging Face's layout plus run.json and log.jsonl. While it is being made,
-everything is in FOLDER/.partial; at the end the files move up, run.json last. So a folder with a run.json is
-complete.
+everything is in FOLDER/.partial; at the end that becomes FOLDER/.finished, whose files move up, run.json last. So a
+folder with a run.json is complete, and a run that was killed while its files moved loses nothing.
 """
 
 import json
@@ -77,6 +77,7 @@ def train_or_reuse(
     }
     if lora:
         made_from["lora"] = lora
+    finish_publishing(folder)
     partial, tracking, config = folder / ".partial", tracking or Tracking(None, folder), arguments | asdict(settings)
     if (reuse or resume) and _is_finished(name, folder, made_from, must_fit=resume):
         tracking.start(folder, model.config.labels, config)
@@ -179,14 +180,32 @@ def check_not_source(output: Path, flag: str, source, allowed: str | None = None
 
 
 def publish(partial: Path, folder: Path) -> None:
-    """Moves the files of a finished run into place; run.json goes first of the old and comes last of the new."""
-    (folder / "run.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "adapter", ignore_errors=True)  # a folder cannot be replaced in one step
-    order = {"log.jsonl": 1, "run.json": 2}  # a run that is resumed in between still needs the log it goes on writing
-    for path in sorted(partial.iterdir(), key=lambda path: order.get(path.name, 0)):
+    """Moves the files of a finished run from `partial` into `folder`, in place of those of an older run.
+
+    With the first rename the run is finished: after a kill in what follows, `finish_publishing` does the rest.
+    """
+    partial.replace(folder / ".finished")
+    finish_publishing(folder)
+
+
+def finish_publishing(folder: Path) -> None:
+    """Does what is left of a `publish` into `folder` that was killed; mostly nothing.
+
+    At no moment is there a mixture of two runs that could be taken for a model: the weights of the old one go before
+    anything else, and run.json, which says that a folder is complete, goes first of the old and comes last of the new.
+    """
+    finished = folder / ".finished"
+    if not finished.exists():
+        return
+    if (finished / "config.json").exists():  # it moves first: nothing has been moved yet
+        for name in ("run.json", "model.safetensors"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+    order = {"config.json": 0, "run.json": 2}
+    for path in sorted(finished.iterdir(), key=lambda path: order.get(path.name, 1)):
         if path.name != "state.pt" and path.suffix != ".tmp":  # .tmp: a file that was being written at a kill
             path.replace(folder / path.name)
-    shutil.rmtree(partial)
+    shutil.rmtree(finished)
 
 
 def read_run(folder: Path) -> dict:

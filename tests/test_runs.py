@@ -1,0 +1,146 @@
+"""A run's folder: whole after a kill at any moment, used again only where it was made from the same."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import WORDS, save_model
+from test_training import CPU, make_split
+
+from minikd.batching import tokenize_split
+from minikd.checkpoint import from_pretrained
+from minikd.config import EncoderConfig
+from minikd.evaluation import training_costs
+from minikd.files import UserError
+from minikd.inference import model_fingerprint
+from minikd.model import Classifier
+from minikd.runs import publish, train_or_reuse
+from minikd.tokenizer import train_wordpiece
+from minikd.training import TrainingSettings
+
+SETTINGS = TrainingSettings(epochs=2, batch_size=16, lr=1e-3, seed=5)
+TOKENIZER = train_wordpiece(WORDS * 3, 200)
+DATA, VALIDATION = (tokenize_split(make_split(count, seed), TOKENIZER, 16) for count, seed in ((60, 0), (30, 1)))
+LABELS = ("bad", "good")
+
+
+class Kill(BaseException):
+    """The end of the process: no `except Exception` sees it."""
+
+
+def make_model(seed=0, labels=LABELS):
+    torch.manual_seed(seed)
+    return Classifier(EncoderConfig(
+        vocab_size=TOKENIZER.vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=16, labels=labels,
+    ))  # fmt: skip
+
+
+def run(folder, *, model=None, data=DATA, validation=VALIDATION, settings=SETTINGS, **more):
+    model = model or make_model()
+    return train_or_reuse("model", model, TOKENIZER, data, validation, settings, folder, CPU, {"seed": 5}, **more)
+
+
+def kill_at(monkeypatch, count):
+    """From now on the `count`-th rename or removal of a file or folder is not made: it ends the run."""
+    left = [count]
+    for name in ("replace", "rename", "unlink", "remove", "rmdir"):
+
+        def step(*arguments, do=getattr(os, name), **more):
+            left[0] -= 1
+            if left[0] <= 0:
+                raise Kill
+            return do(*arguments, **more)
+
+        monkeypatch.setattr(os, name, step)
+
+
+def contents(folder):
+    """What a finished run has left, without the seconds and bytes that no two runs share; and all files' names."""
+    measured = ("seconds", "examples_per_second", "memory_mb", "added_mb")
+
+    def bare(line):
+        return {key: value for key, value in line.items() if key not in measured}
+
+    record = json.loads((folder / "run.json").read_text())
+    record["history"] = [bare(line) for line in record["history"]]
+    record = {key: value for key, value in record.items() if not key.startswith("training_")}
+    log = [bare(json.loads(line)) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return record, log, model_fingerprint(from_pretrained(folder)), files_of(folder)
+
+
+def files_of(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def before_publishing(tmp_path_factory):
+    """Folders that hold an older, finished run (of adapters), or none, and a run of which every step is trained;
+    beside them what the two runs leave when nothing ends them."""
+    base = save_model(tmp_path_factory.mktemp("base"))
+    older = dict(settings=replace(SETTINGS, lr=5e-3), lora=dict(rank=2, alpha=4.0, dropout=0.0, targets=["query"]),
+                 base=str(base))  # fmt: skip
+    found = {}
+    for name in ("an older run", "nothing"):
+        folders = [tmp_path_factory.mktemp("run") / kind for kind in ("whole", "old", "cut")]
+        for folder in folders:
+            if name == "an older run":
+                run(folder, **older)
+        run(folders[0])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("minikd.runs.publish", lambda *_: (_ for _ in ()).throw(Kill))
+            with pytest.raises(Kill):
+                run(folders[2])
+        old = contents(folders[1]) if name == "an older run" else None
+        found[name] = (folders[2], contents(folders[0]), old)
+    return found
+
+
+@pytest.mark.parametrize("older", ["an older run", "nothing"])
+def test_a_kill_at_any_step_of_publishing_loses_nothing(before_publishing, tmp_path, older, monkeypatch):
+    source, expected, old = before_publishing[older]
+    assert len(expected[1]) >= 3
+    for count in range(1, 100):
+        folder = tmp_path / str(count)
+        shutil.copytree(source, folder)
+        with monkeypatch.context() as patch:
+            patch.setattr("minikd.runs.publish", lambda *paths: (kill_at(patch, count), publish(*paths)))  # noqa: B023
+            try:
+                run(folder, resume=True)
+            except Kill:
+                pass
+            else:
+                break
+        if (folder / "run.json").exists():  # what looks finished is finished, be it the old run or the new one
+            assert contents(folder)[:3] in (expected[:3], old and old[:3]), count
+        elif (folder / "model.safetensors").exists():
+            assert model_fingerprint(from_pretrained(folder)) in (expected[2], old and old[2]), count
+        with monkeypatch.context() as patch:  # and once more, at the beginning of the run that resumes it
+            kill_at(patch, 2)
+            try:
+                run(folder, resume=True)
+            except Kill:
+                pass
+        run(folder, resume=True)
+        assert contents(folder) == expected, count
+    assert 8 < count < 99
+    assert contents(folder) == expected
+
+
+def test_a_run_killed_while_it_was_published_is_used_again_without_resume(
+    before_publishing, tmp_path, monkeypatch, capsys
+):
+    source, expected, _ = before_publishing["an older run"]
+    folder = tmp_path / "run"
+    shutil.copytree(source, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("minikd.runs.publish", lambda *paths: (kill_at(patch, 5), publish(*paths)))
+        with pytest.raises(Kill):
+            run(folder, resume=True)
+    capsys.readouterr()
+    run(folder, reuse=True)
+    assert "model: using" in capsys.readouterr().out and contents(folder) == expected
