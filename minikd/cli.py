@@ -11,10 +11,10 @@ import torch
 
 from minikd.datasets import Dataset, load_dataset
 from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, LORA_LR, corpus_name, default
-from minikd.efficiency import keep_freed_memory
 from minikd.files import UserError
 from minikd.inference import choose_device, choose_precision
 from minikd.lora import TARGETS
+from minikd.memory import keep_freed_memory
 from minikd.training import TrainingSettings
 
 

@@ -1,13 +1,10 @@
-"""Cost of a model: parameters, size of its weights, time and memory of a forward pass, and memory of a training run."""
+"""Cost of a model: parameters, size of its weights, time and memory of a forward pass."""
 
-import ctypes
 import json
-import re
 import statistics
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +15,13 @@ from tqdm import tqdm
 from minikd.batching import Batch, TokenizedSplit, make_batches
 from minikd.config import EncoderConfig
 from minikd.inference import forward_only
+from minikd.memory import peak_memory_mb, reset_peak_memory
 from minikd.model import Classifier, count_parameters
 from minikd.quantize import new_model
 
 SINGLES = 16  # examples that are timed one at a time
 LARGEST = 128  # examples in the largest batch that is timed, and in the pass whose memory is measured
 TURNS = 3, 30  # at least and at most; how many in between depends on the time they take
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 CHILD_SECONDS = 600  # after so long, the process that measures memory does nothing but swap
 
 
@@ -186,7 +183,7 @@ def _peak_of_one_pass(request: dict) -> float:
     mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, N)
     with forward_only(torch.device("cpu"), request["precision"]):
         model(torch.zeros(mask.shape, dtype=torch.int64), None if mask.all() else mask)
-    return _peak_resident_mb()
+    return peak_memory_mb(torch.device("cpu"))
 
 
 def _cuda_pass_mb(model: Classifier, split: TokenizedSplit, device: torch.device, precision: str) -> float:
@@ -198,59 +195,6 @@ def _cuda_pass_mb(model: Classifier, split: TokenizedSplit, device: torch.device
     reset_peak_memory(device)
     _pass_seconds(model, batches, device, precision)
     return peak_memory_mb(device) - others
-
-
-def peak_memory_mb(device: torch.device) -> float | None:
-    """The most memory in use at once since `reset_peak_memory`, in MiB; None where the system does not tell.
-
-    CUDA: what torch's allocator gave to tensors on that device. CPU: the resident set of this process, with Python and
-    torch in it, since the reset on Linux and since the process began elsewhere. mps keeps no peak.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return _peak_resident_mb() if device.type == "cpu" else None
-
-
-def keep_freed_memory() -> None:
-    """Asks Linux's C library to keep the memory of freed tensors for the next ones.
-
-    By default it returns every block above 32 MiB to the system, which then hands out zeroed pages one by one: up to
-    five times the work of an operation that writes 32 MiB. The price is up to a fifth more memory at the peak of a
-    training run. Does nothing on other systems.
-    """
-    with suppress(OSError, AttributeError):  # no glibc
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Starts a new measurement of `peak_memory_mb`. Only CUDA and Linux can; elsewhere it does nothing."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif device.type == "cpu":
-        with suppress(OSError, AttributeError):  # no glibc
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what `keep_freed_memory` has kept is not in use
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes the present resident set
-        except OSError:
-            pass  # not Linux, or not permitted
-
-
-def _peak_resident_mb() -> float | None:
-    """The peak of this process's resident set in MiB; None on Windows."""
-    try:
-        # Rather than getrusage, whose figure survives exec: a child would report its parent's peak.
-        peak = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-        if peak:
-            return int(peak[1]) / 2**10
-    except OSError:
-        pass  # not Linux
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 if __name__ == "__main__":  # the process that inference_memory_mb starts

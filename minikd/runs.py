@@ -22,7 +22,6 @@ from minikd.adapter_files import save_adapters
 from minikd.batching import TokenizedSplit, padding_share, plan_batches
 from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
-from minikd.efficiency import peak_memory_mb
 from minikd.files import UserError, write_json
 from minikd.inference import model_fingerprint
 from minikd.lora import add_lora, merge_lora, trainable_parameters, training_state_mb
@@ -53,7 +52,7 @@ def train_or_reuse(
     base: str | None = None,
     tracking: Tracking | None = None,
 ) -> Classifier:
-    """Trains `model` into `folder`, and returns it with the weights of its best epoch.
+    """Trains `model` into `folder`, and returns it, on the CPU, with the weights of its best epoch.
 
     With `lora` (the arguments of `add_lora`) only adapters and head are trained, and merged into the model, which is
     then an ordinary one; where its first weights are the checkpoint `base`, they are saved in `folder`/adapter too, in
@@ -71,6 +70,7 @@ def train_or_reuse(
         "data": data.fingerprint,
         "validation": validation.fingerprint,
         "labels": list(model.config.labels),
+        "config": model.config.to_dict(),
         "initial_weights": model_fingerprint(model),
         "teacher": teacher_key,
         "settings": asdict(settings),
@@ -109,7 +109,7 @@ def train_or_reuse(
         "name": name,
         "made_from": made_from,
         "trained_parameters": trainable_parameters(model),
-        "training_memory_mb": peak_memory_mb(device),
+        "training_added_mb": max((epoch["added_mb"] or 0 for epoch in history), default=0) or None,
         "history": history,
         "arguments": arguments,
     }
@@ -120,7 +120,7 @@ def train_or_reuse(
     tokenizer.save(partial, model.config.model_type, model.config.max_position_embeddings)
     write_json(partial / "run.json", record | environment(device))
     publish(partial, folder)
-    return model
+    return model.cpu()  # a GPU's memory is for what trains next
 
 
 def _is_finished(name: str, folder: Path, made_from: dict, must_fit: bool) -> bool:

@@ -26,8 +26,11 @@ class StopSignal:
             signal.signal(number, handler)
 
 
-def save_state(path: Path, made_from: dict, model, optimizer, scaler, step: int, history: list, best) -> None:
-    """Writes all that the rest of the run depends on, atomically. Batches follow from seed, epoch and step."""
+def save_state(
+    path: Path, made_from: dict, model, optimizer, scaler, step: int, history: list, best, seconds: float
+) -> None:
+    """Writes all that the rest of the run depends on, atomically. Batches follow from seed, epoch and step. `seconds`:
+    how long the epoch that is not over yet has taken so far."""
     state = {
         "made_from": made_from,
         "model": model.state_dict(),
@@ -36,6 +39,7 @@ def save_state(path: Path, made_from: dict, model, optimizer, scaler, step: int,
         "step": step,
         "history": history,
         "best": best,
+        "seconds": seconds,
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -48,8 +52,9 @@ def save_state(path: Path, made_from: dict, model, optimizer, scaler, step: int,
             raise
 
 
-def load_state(path: Path, made_from: dict, model, optimizer, scaler) -> tuple[int, list, dict | None]:
-    """Restores what `save_state` wrote; returns (step, history, best). Raises UserError where it does not fit."""
+def load_state(path: Path, made_from: dict, model, optimizer, scaler) -> tuple[int, list, dict | None, float]:
+    """Restores what `save_state` wrote; returns (step, history, best, seconds). Raises UserError where it does not
+    fit."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         differs = differences(state["made_from"], made_from)
@@ -60,7 +65,7 @@ def load_state(path: Path, made_from: dict, model, optimizer, scaler) -> tuple[i
             torch.set_rng_state(state["rng"])
             if state["cuda_rng"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
-            result = state["step"], state["history"], state["best"]
+            result = state["step"], state["history"], state["best"], state.get("seconds", 0.0)
     except Exception as error:  # torch.load alone raises half a dozen kinds for a broken file
         raise UserError(f"{path}: cannot be resumed from ({type(error).__name__}); run without --resume") from None
     if differs:
@@ -76,7 +81,9 @@ def differences(old, new: dict) -> list[str]:
     """What differs between two records of what a run was made from, in words: 'data', 'lr 5e-05 → 0.0001'."""
     if not isinstance(old, dict) or not isinstance(old.get("settings"), dict):
         return ["no record"]
-    words = [name for name in new if name != "settings" and old.get(name) != new[name]]
+    old = {"config": new.get("config")} | old  # which older versions did not record
+    names = dict.fromkeys((*new, *old))
+    words = [name for name in names if name != "settings" and old.get(name) != new.get(name)]
     return words + [
         f"{name} {old['settings'].get(name)} → {value}"
         for name, value in new["settings"].items()

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minikd.batching import CHUNK, Batch, TokenizedSplit, make_batches, plan_batches
-from minikd.efficiency import peak_memory_mb, reset_peak_memory
 from minikd.files import UserError
 from minikd.inference import autocast, predict
 from minikd.losses import hard_loss, kd_loss
+from minikd.memory import added_memory_mb, memory_in_use_mb, peak_memory_mb, reset_peak_memory
 from minikd.metrics import confusion_matrix
 from minikd.model import Classifier
+from minikd.progress import Estimate
 from minikd.state import StopSignal, load_state, open_log, save_state
 from minikd.used_rows import only_used_rows
 
@@ -69,17 +70,20 @@ def train(
     `resume=True` continues, provided that it records the same settings and `made_from` (data, first weights, teacher).
     `track` is given each line of that log, as a dictionary; a resumed run gives it those of its earlier part first.
     `desc` names the run in the progress bar and in messages; `compile` trains torch.compile's version of the model.
-    Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, confusion, seconds.
+    Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, confusion; seconds, of its steps and
+    validation (of an epoch that was stopped and resumed, of both parts); and added_mb, the most memory so far beyond
+    what was in use when training began (MiB; None where the system does not tell).
     Raises UserError for a loss or validation logits that are not finite and for a state that cannot be resumed,
     KeyboardInterrupt when stopped.
     """
     torch.manual_seed(settings.seed)  # dropout depends on the seed alone, not on what ran before
     model.to(device)
+    held = memory_in_use_mb(device)  # by the model, the data, the teacher, other models
     steps_per_epoch = math.ceil(math.ceil(len(data) / settings.batch_size) / settings.grad_accum)
     total_steps = settings.epochs * steps_per_epoch
     # CHUNK too: a state from the middle of an epoch continues that epoch's plan
     made_from = {**(made_from or {}), "settings": asdict(settings), "chunk": CHUNK}
-    step, history, best = 0, [], None
+    step, history, best, seconds = 0, [], None, 0.0
 
     with ExitStack() as until_the_end:
         words = until_the_end.enter_context(only_used_rows(model.encoder.embeddings, data.ids))
@@ -87,19 +91,26 @@ def train(
         optimizer = make_optimizer(model, settings, device)
         scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         if resume and (folder / "state.pt").exists():
-            step, history, best = load_state(folder / "state.pt", made_from, model, optimizer, scaler)
+            step, history, best, seconds = load_state(folder / "state.pt", made_from, model, optimizer, scaler)
         log = until_the_end.enter_context(open_log(folder / "log.jsonl", step))
         done = step // steps_per_epoch * len(data) + step % steps_per_epoch * settings.batch_size * settings.grad_accum
         bar = tqdm(total=settings.epochs * len(data), initial=done, unit="ex", desc=desc, dynamic_ncols=True)
         until_the_end.enter_context(bar)
         stop = until_the_end.enter_context(StopSignal())
-        reset_peak_memory(device)
+        if not reset_peak_memory(device):
+            held = None
+        tokens = len(data.ids) + len(validation.ids) / 3  # of an epoch; validation has no backward pass
+        what = f"{desc}: {'the rest of ' if step else ''}{settings.epochs} epochs"
+        estimate = Estimate(what, tokens * (settings.epochs - step / steps_per_epoch))
 
         def record(line: dict) -> None:
             log.write(json.dumps(line) + "\n")
             log.flush()
             if track is not None:
                 track(line)
+
+        def save(seconds: float) -> None:
+            save_state(folder / "state.pt", made_from, model, optimizer, scaler, step, history, best, seconds)
 
         if track is not None:
             for line in read_log(folder):
@@ -109,7 +120,8 @@ def train(
             if settings.patience and best and epoch - best["epoch"] >= settings.patience:
                 bar.write(f"{desc}: no better epoch in the last {settings.patience}; stopping early")
                 break
-            started, first = time.perf_counter(), step % steps_per_epoch  # first > 0 in an epoch that was interrupted
+            first = step % steps_per_epoch  # > 0 in an epoch that was interrupted
+            started = time.perf_counter() - (seconds if first else 0)
             plan = plan_batches(data.lengths, settings.batch_size, settings.seed, epoch)
             groups = [plan[i : i + settings.grad_accum] for i in range(0, len(plan), settings.grad_accum)]
             batches = make_batches(data, [index for group in groups[first:] for index in group], device)
@@ -145,6 +157,8 @@ def train(
                 step += 1
                 examples += group_size
                 bar.update(group_size)
+                if told := estimate.after_step(sum(int(data.lengths[index].sum()) for index in group)):
+                    bar.write(told)
 
                 if step % LOG_EVERY == 0 or step == total_steps:  # the only place that waits for the device
                     loss_value, now = float(step_loss), time.perf_counter()
@@ -159,12 +173,13 @@ def train(
                     bar.set_postfix_str(f"loss {loss_value:.3f}, lr {lr:.1e}")
                     logged_at, examples = now, 0
                 if stop.requested and step % steps_per_epoch:
-                    save_state(folder / "state.pt", made_from, model, optimizer, scaler, step, history, best)
+                    save(time.perf_counter() - started)
                     raise KeyboardInterrupt(f"{desc}: stopped at step {step} of {total_steps}; --resume continues")
 
             words.shrink_rest(math.prod(1 - rate * settings.weight_decay for rate in rates))
             scores = validation_scores(model, validation, device, settings)
-            history.append({"epoch": epoch + 1, **scores, "seconds": time.perf_counter() - started})
+            costs = {"seconds": time.perf_counter() - started, "added_mb": added_memory_mb(device, held)}
+            history.append({"epoch": epoch + 1, **scores, **costs})
             record({"step": step, **history[-1]})
             bar.write(
                 f"{desc}: epoch {epoch + 1} of {settings.epochs}, validation accuracy "
@@ -173,7 +188,7 @@ def train(
             if best is None or _rank(scores) > _rank(best["scores"]):
                 weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
                 best = {"epoch": epoch + 1, "scores": scores, "weights": weights}
-            save_state(folder / "state.pt", made_from, model, optimizer, scaler, step, history, best)
+            save(0.0)
             if stop.requested:
                 raise KeyboardInterrupt(f"{desc}: stopped at step {step} of {total_steps}; --resume continues")
 

@@ -38,8 +38,8 @@ from minikd.batching import make_batches, padding_share, plan_batches, plan_by_t
 from minikd.checkpoint import from_pretrained, load_tensors
 from minikd.config import EncoderConfig
 from minikd.datasets import Dataset, Split, load_dataset
-from minikd.efficiency import keep_freed_memory, peak_memory_mb, reset_peak_memory
 from minikd.inference import CPU_TOKENS, GPU_TOKENS, choose_device, predict
+from minikd.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
 from minikd.student import evenly_spaced_layers, student_from_teacher
 from minikd.teacher import source_of_logits
 from minikd.tokenizer import load_tokenizer

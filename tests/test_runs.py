@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,6 @@ from test_training import CPU, make_split
 from minikd.batching import tokenize_split
 from minikd.checkpoint import from_pretrained
 from minikd.config import EncoderConfig
-from minikd.evaluation import training_costs
-from minikd.files import UserError
 from minikd.inference import model_fingerprint
 from minikd.model import Classifier
 from minikd.runs import publish, train_or_reuse
@@ -40,23 +37,26 @@ def make_model(seed=0, labels=LABELS):
     ))  # fmt: skip
 
 
-def run(folder, *, model=None, data=DATA, validation=VALIDATION, settings=SETTINGS, **more):
+def run(folder, *, model=None, data=DATA, validation=VALIDATION, settings=SETTINGS, device=CPU, **more):
     model = model or make_model()
-    return train_or_reuse("model", model, TOKENIZER, data, validation, settings, folder, CPU, {"seed": 5}, **more)
+    return train_or_reuse("model", model, TOKENIZER, data, validation, settings, folder, device, {"seed": 5}, **more)
 
 
 def kill_at(monkeypatch, count):
     """From now on the `count`-th rename or removal of a file or folder is not made: it ends the run."""
     left = [count]
     for name in ("replace", "rename", "unlink", "remove", "rmdir"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name), left))
 
-        def step(*arguments, do=getattr(os, name), **more):
-            left[0] -= 1
-            if left[0] <= 0:
-                raise Kill
-            return do(*arguments, **more)
 
-        monkeypatch.setattr(os, name, step)
+def counted(do, left):
+    def step(*arguments, **more):
+        left[0] -= 1
+        if left[0] <= 0:
+            raise Kill
+        return do(*arguments, **more)
+
+    return step
 
 
 def contents(folder):

@@ -160,7 +160,7 @@ def test_an_interrupted_student_is_not_resumed_with_another_teacher_or_shape(scr
     torch.save(state, output / "distilled/.partial/state.pt")
     (output / "distilled/run.json").unlink()
     status, _, err = script(*base, "--student-layers", 3, "--resume")
-    assert status == 2 and "made from something else (initial_weights)" in err and err.count("\n") == 1
+    assert status == 2 and "made from something else (initial_weights, config)" in err and err.count("\n") == 1
     teacher = (output / "teacher/model.safetensors").read_bytes()
     status, _, err = script(*base, "--student-layers", 2, "--teacher-lr", "2e-3", "--resume")
     assert status == 2 and "runs/films/teacher was made from other settings (lr 0.001 → 0.002)" in err
