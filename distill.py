@@ -54,6 +54,8 @@ def parse_args():
             "--student brings its own shape and weights: leave out --student-layers, --student-hidden, "
             "--take-layers and --student-init"
         )
+    if args.label_order and args.teacher in (None, "oracle") and not args.student:
+        parser.error("--label-order: names the outputs of --teacher or --student; give one of them")
     cli.fill_defaults(args)
     return args
 
@@ -72,8 +74,8 @@ def run(args, tracking):
     output = args.output_dir
 
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
-    teacher, tokenizer = starting_teacher(args, data)
-    student, layers = starting_student(args, teacher, tokenizer, data, args.seed)
+    teacher, tokenizer = starting_teacher(args, data, device)
+    student, layers = starting_student(args, teacher, tokenizer, data, args.seed, device)
     fine_tuned = teacher is not None and args.teacher is not None and is_fine_tuned(args.teacher)
     check_plan(args, teacher, student, fine_tuned)
     train, validation, test = (
@@ -113,7 +115,7 @@ def run(args, tracking):
         if layers:
             torch.manual_seed(seed)
             return student_from_teacher(teacher, layers)
-        first = student if seed == args.seed else starting_student(args, teacher, tokenizer, data, seed)[0]
+        first = student if seed == args.seed else starting_student(args, teacher, tokenizer, data, seed, device)[0]
         return copy.deepcopy(first)
 
     training = partial(training, lora=cli.lora_settings(args, args.student_lora_rank), base=args.student)

@@ -24,6 +24,7 @@ from minikd.files import UserError, write_json
 from minikd.flag_types import folder, non_empty
 from minikd.hub import is_fine_tuned, model_folder
 from minikd.inference import predict_once
+from minikd.label_order import match_labels
 from minikd.labelling import label_file, print_labels
 from minikd.lock import only_run_in
 from minikd.quantize import quantize
@@ -98,7 +99,7 @@ def check_flags(parser, args):
                  "--calibrate": args.calibrate, "--quantize": args.quantize, "--split": args.split,
                  "--fpb-agreement": args.fpb_agreement}  # fmt: skip
     labelling = {"--text": args.text, "--input": args.input}
-    used = [flag for flag, value in (comparing | labelling).items() if value]
+    used = [flag for flag, value in (comparing | labelling | {"--label-order": args.label_order}).items() if value]
     if args.plot and (used or args.models):
         parser.error(f"--plot draws from results alone: leave out {used[0] if used else 'the models'}")
     if not args.plot and not args.models:
@@ -136,10 +137,10 @@ def main():
     use_recorded_flags(args)
     device = cli.start(args)
     if args.text:
-        print_labels(args.models, args.text, args.max_length, device, args.precision)
+        print_labels(args.models, args.text, args, device)
     elif args.input:
         cli.check_writable(args.output.parent, "--output")
-        label_file(args.models[0], args.input, args.output, args.max_length, device, args.precision)
+        label_file(args.models[0], args.input, args.output, args, device)
     else:
         if args.output_dir:
             cli.check_writable(args.output_dir)
@@ -188,7 +189,7 @@ def compare(args, device):
     check_not_overwritten(args)
     data = cli.load_data(args)
     split = getattr(data, args.split)
-    models, tokenizers, unquantized = load_models(args, data.labels)
+    models, tokenizers, unquantized = load_models(args, data, device)
     tokens = {}
     for name in models:
         original = unquantized.get(name)
@@ -235,14 +236,15 @@ def check_not_overwritten(args):
             raise UserError(f"--output-dir {args.output_dir}: holds the results of training; give another folder")
 
 
-def load_models(args, labels):
+def load_models(args, data, device):
     """By name: [(folder, model)] and tokenizers, of all models and their quantised copies; and of a copy its original.
 
     Returns (models, tokenizers, unquantized); an original stands before its copies.
     """
     models, tokenizers, unquantized = {}, {}, {}
     for source in args.models:
-        model, tokenizer = load_finished(source, args.max_length, labels)
+        model, tokenizer = load_finished(source, args.max_length)
+        match_labels(model, source, data, tokenizer, args, device)
         name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
         if name in models:  # several folders of one name
             name = next(f"{name}-{n}" for n in range(2, len(args.models) + 2) if f"{name}-{n}" not in models)

@@ -18,6 +18,7 @@ from minikd.evaluation import evaluate_models, write_predictions
 from minikd.files import UserError
 from minikd.flag_types import integer, non_empty
 from minikd.hub import model_folder
+from minikd.label_order import match_labels
 from minikd.lock import only_run_in
 from minikd.model import Classifier
 from minikd.report import results_of, write_results
@@ -53,6 +54,8 @@ def parse_args():
     args = parser.parse_args()
     if args.model and (args.layers or args.hidden):
         parser.error("--model brings its own shape: leave out --layers and --hidden")
+    if args.label_order and not args.model:
+        parser.error("--label-order: names the outputs of --model; give it too")
     args.epochs = args.epochs or default("teacher_epochs", args.dataset)
     if args.lora_rank:
         args.lr = args.lr or LORA_LR
@@ -73,7 +76,7 @@ def run(args, tracking):
     """Trains the model and evaluates it."""
     device = cli.start(args)
     data = cli.load_data(args)
-    model, tokenizer = starting_model(args, data)
+    model, tokenizer = starting_model(args, data, device)
     train, validation, test = (
         tokenize_split(split, tokenizer, args.max_length) for split in (data.train, data.validation, data.test)
     )
@@ -101,7 +104,7 @@ def run(args, tracking):
     write_results(results_of(rows, data, "test", cli.printable(args), device), args.output_dir)
 
 
-def starting_model(args, data):
+def starting_model(args, data, device):
     """The model before training, and its tokenizer."""
     torch.manual_seed(args.seed)
     if args.model or (args.dataset != "sample" and not (args.layers or args.hidden)):
@@ -110,6 +113,7 @@ def starting_model(args, data):
         check_not_source(args.output_dir, "--model", args.model)
         cli.settle_length(args, model.config.max_position_embeddings)
         check_tokenizer(tokenizer, model.config, args.model, args.max_length)
+        match_labels(model, args.model, data, tokenizer, args, device)
         return model, tokenizer
     if args.lora_rank:
         raise UserError("--lora-rank: a new model starts from random weights; adapters need learned ones, see --model")

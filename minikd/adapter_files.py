@@ -13,6 +13,7 @@ from safetensors import torch as safetensors_torch
 from minikd.checkpoint import HEAD, from_pretrained, name_map
 from minikd.config import EncoderConfig
 from minikd.files import UserError, atomic_write, write_json
+from minikd.hub import is_fine_tuned
 from minikd.lora import TARGETS, adapters, add_lora, merge_lora
 from minikd.model import Classifier
 
@@ -55,8 +56,9 @@ def save_adapters(model: Classifier, folder, base_model_name: str | None) -> Non
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     names = _adapter_names(model.config, targets) | _head_names(model.config)
     tensors = {theirs: state[ours] for theirs, ours in names.items()}
+    metadata = {"format": "pt", "labels": json.dumps(model.config.labels)}  # PEFT has no field for them
     write_json(folder / "adapter_config.json", config)
-    atomic_write(folder / "adapter_model.safetensors", safetensors_torch.save(tensors, metadata={"format": "pt"}))
+    atomic_write(folder / "adapter_model.safetensors", safetensors_torch.save(tensors, metadata=metadata))
 
 
 def load_adapters(model: Classifier, folder) -> None:
@@ -118,20 +120,27 @@ def base_model(name_or_dir) -> str | None:
     return base
 
 
-def load_adapted(folder, labels=None) -> Classifier:
-    """The base model of a folder of adapters, with them merged in. The files know no label names: `labels` are those
-    of the data, else LABEL_0, LABEL_1, …. Raises UserError as `from_pretrained` and `load_adapters` do."""
-    if labels is None:
-        path = Path(folder) / "adapter_model.safetensors"
-        try:
-            with safe_open(path, "pt") as file:
-                count = len(file.get_tensor("base_model.model.classifier.bias"))
-        except (OSError, SafetensorError):
-            raise UserError(f"{path}: has no classifier that can be read; fetch it again") from None
-        labels = [f"LABEL_{i}" for i in range(count)]
-    model = from_pretrained(base_model(folder), labels=labels)
+def load_adapted(folder) -> Classifier:
+    """The base model of a folder of adapters, with them merged in.
+
+    Its labels are those that `save_adapters` recorded. PEFT records none: then they are those of a fine-tuned base, or
+    else LABEL_0, LABEL_1, …. Raises UserError as `from_pretrained` and `load_adapters` do, and where neither base nor
+    adapters have a classifier.
+    """
+    path, base = Path(folder) / "adapter_model.safetensors", base_model(folder)
+    try:
+        with safe_open(path, "pt") as file:
+            bias, labels = "base_model.model.classifier.bias", json.loads((file.metadata() or {}).get("labels", "[]"))
+            outputs = len(file.get_tensor(bias)) if bias in file.keys() else 0
+    except (OSError, SafetensorError, ValueError):
+        raise UserError(f"{path}: is missing or damaged; fetch it again") from None
+    if not outputs and not is_fine_tuned(base):
+        raise UserError(f"{path}: has no classifier, and neither has its base model {base}; fine-tune it first")
+    model = from_pretrained(base, labels=labels or [f"LABEL_{i}" for i in range(outputs)])
     load_adapters(model, folder)
     merge_lora(model)
+    if labels:
+        model.config = model.config.with_labels(labels)
     return model
 
 

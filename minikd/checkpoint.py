@@ -152,10 +152,10 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
 def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) -> Classifier:
     """A classifier from a folder in Hugging Face's layout, or from a name on its hub.
 
-    `labels`: the data's label names. A head in the file is matched to them by name (its rows are put in the data's
-    order); a missing head is made new for them. Without `labels`, the file's own are kept. Prints one line that says
-    what was loaded. Raises UserError that names the file and the field or tensor for everything that does not fit, and
-    for a quantised model, which can be neither trained nor taken layers from, unless it `may_be_quantized`.
+    `labels`: those of a new head, where the file has none. A head in the file keeps its own labels and their order
+    (label_order.py brings them into the data's). Prints one line that says what was loaded. Raises UserError that names
+    the file and the field or tensor for everything that does not fit, and for a quantised model, which can be neither
+    trained nor taken layers from, unless it `may_be_quantized`.
     """
     folder = model_folder(name_or_dir)
     path, tensors = read_tensors(folder)
@@ -164,14 +164,11 @@ def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) ->
         raise UserError(
             f"{folder}: is quantised ({config.quantization}), for evaluate.py alone; give the model that it was made of"
         )
-    has_head = "classifier.weight" in tensors
-    if labels is not None and not has_head:
+    if labels is not None and "classifier.weight" not in tensors:
         config = config.with_labels(labels)
     model = new_model(config)
     try:
         new, ignored = load_tensors(model, tensors)
-        if labels is not None and has_head:
-            align_labels(model, labels)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     print(
@@ -180,28 +177,6 @@ def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) ->
         + (f"; new, untrained: {', '.join(new)}" if new else "")
     )
     return model
-
-
-def align_labels(model: Classifier, labels) -> None:
-    """Puts the rows of the model's classifier into the order of `labels`, in place, and renames its labels.
-
-    Names are compared exactly, or else without regard to case. LABEL_0, LABEL_1, … (what transformers writes when
-    nobody named the labels) match any names, position by position. Raises UserError where the two sets differ.
-    """
-    own, wanted = list(model.config.labels), list(labels)
-    if set(own) != set(wanted):
-        own, wanted = [label.lower() for label in own], [label.lower() for label in wanted]
-    if set(own) == set(wanted) and len(set(own)) == len(own) == len(wanted):
-        order = [own.index(label) for label in wanted]
-    elif len(own) == len(wanted) and all(re.fullmatch(r"label_\d+", label) for label in own):
-        order = list(range(len(own)))
-        print(f"labels {', '.join(model.config.labels)} taken as {', '.join(labels)}, by position")
-    else:
-        raise UserError(f"the model's labels {list(model.config.labels)} are not the data's {list(labels)}")
-    with torch.no_grad():
-        model.classifier.weight.copy_(model.classifier.weight[order].clone())
-        model.classifier.bias.copy_(model.classifier.bias[order].clone())
-    model.config = model.config.with_labels(labels)
 
 
 def save_pretrained(model: Classifier, folder) -> None:

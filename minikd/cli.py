@@ -13,6 +13,7 @@ from minikd.datasets import Dataset, load_dataset
 from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, LORA_LR, corpus_name, default
 from minikd.files import UserError
 from minikd.inference import choose_device, choose_precision
+from minikd.label_order import order_by_name
 from minikd.lora import TARGETS
 from minikd.memory import keep_freed_memory
 from minikd.training import TrainingSettings
@@ -71,8 +72,12 @@ def start(args: argparse.Namespace) -> torch.device:
 
 
 def load_data(args: argparse.Namespace) -> Dataset:
-    """The corpus that the flags name. Prints its sizes and labels."""
+    """The corpus that the flags name. Prints its sizes and labels. Raises UserError where --label-order has others."""
     data = load_dataset(args.dataset, args.data_dir, agreement=args.fpb_agreement)
+    if args.label_order and order_by_name(args.label_order, data.labels) is None:
+        raise UserError(
+            f"--label-order: {', '.join(args.label_order)} are not the data's labels {', '.join(data.labels)}"
+        )
     sizes = (f"{len(getattr(data, name).texts):,} {name}" for name in ("train", "validation", "test"))
     print(f"{data.name}: {', '.join(sizes)}; labels {', '.join(data.labels)}")
     return data

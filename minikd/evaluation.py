@@ -23,13 +23,13 @@ from minikd.significance import compare
 from minikd.tokenizer import Tokenizer, load_tokenizer
 
 
-def load_finished(source: str, max_length: int, labels: tuple[str, ...] | None = None) -> tuple[Classifier, Tokenizer]:
+def load_finished(source: str, max_length: int) -> tuple[Classifier, Tokenizer]:
     """The classifier and the tokenizer of a folder of a model or of LoRA adapters, or of a name on the hub.
 
-    Raises UserError where they do not fit each other, `labels` or `max_length`.
+    Raises UserError where they do not fit each other or `max_length`.
     """
     base = base_model(source)  # of a folder of LoRA adapters
-    model = load_adapted(source, labels) if base else from_pretrained(source, labels, may_be_quantized=True)
+    model = load_adapted(source) if base else from_pretrained(source, may_be_quantized=True)
     tokenizer = load_tokenizer(model_folder(base or source))
     check_tokenizer(tokenizer, model.config, source, max_length)
     return model, tokenizer

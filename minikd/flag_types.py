@@ -1,6 +1,7 @@
 """The kinds of values that flags take; argparse reports what these refuse."""
 
 import argparse
+import csv
 import math
 from pathlib import Path
 
@@ -61,3 +62,11 @@ def names(*choices: str):
         return found
 
     return parse
+
+
+def label_names(text: str) -> list[str]:
+    """An argparse type: two or more different names, separated by commas and quoted as in CSV."""
+    found = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+    if len(found) < 2 or "" in found or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: give two or more different names with commas between them")
+    return found

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, default
-from minikd.flag_types import folder, integer, names, non_empty, real
+from minikd.flag_types import folder, integer, label_names, names, non_empty, real
 from minikd.lora import TARGETS
 
 DATA_DIR = Path(__file__).parents[1] / "data"
@@ -51,6 +51,13 @@ def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> N
         metavar="N",
         help="tokens per text, [CLS] and [SEP] counted; longer texts are cut "
         f"(default: {default_text or 'by corpus, see below'})",
+    )
+    group.add_argument(
+        "--label-order",
+        type=label_names,
+        metavar="NAME,NAME,…",
+        help="the data's labels in the order of the model's outputs; used for models whose config.json does not name "
+        "them (LABEL_0, LABEL_1, …) (default: the order that clearly fits the validation split; an error if none does)",
     )
 
 

@@ -14,10 +14,11 @@ from minikd.datasets.own import read_texts
 from minikd.evaluation import load_finished
 from minikd.files import UserError, atomic_write
 from minikd.inference import predict
+from minikd.label_order import name_outputs
 from minikd.model import Classifier
 
 
-def print_labels(sources: list[str], texts: list[str], max_length: int, device: torch.device, precision: str) -> None:
+def print_labels(sources: list[str], texts: list[str], args, device: torch.device) -> None:
     """Prints each model's label for each text, with the probability of every label.
 
     Raises UserError for a text that is not valid Unicode, which a terminal's encoding can produce.
@@ -25,36 +26,34 @@ def print_labels(sources: list[str], texts: list[str], max_length: int, device: 
     if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
         raise UserError("--text: is not valid text in this terminal's encoding")
     for source in sources:
-        model, probs = probabilities(source, texts, max_length, device, precision)
+        model, probs = probabilities(source, texts, args, device)
         for text, row in zip(texts, probs):
             others = ", ".join(f"{label} {prob:.3f}" for label, prob in zip(model.config.labels, row.tolist()))
             print(f"{source}: {model.config.labels[int(row.argmax())]} ({others}): {text}")
 
 
-def label_file(
-    source: str, texts_file: Path, output: Path, max_length: int, device: torch.device, precision: str
-) -> None:
+def label_file(source: str, texts_file: Path, output: Path, args, device: torch.device) -> None:
     """Labels every text of `texts_file` (`read_texts`) into `output`, in the same order, and prints a summary.
 
     Raises UserError for a file that cannot be read, and for what `load_finished` and `predict` refuse.
     """
     texts = read_texts(texts_file)
-    model, probs = probabilities(source, texts, max_length, device, precision)
+    model, probs = probabilities(source, texts, args, device)
     write_labels(output, texts, probs, model.config.labels)
     counts = torch.bincount(probs.argmax(dim=-1), minlength=len(model.config.labels)).tolist()
     shares = ", ".join(f"{label} {count:,}" for label, count in zip(model.config.labels, counts))
     print(f"{len(texts):,} texts labelled ({shares}): {output}")
 
 
-def probabilities(
-    source: str, texts: list[str], max_length: int, device: torch.device, precision: str
-) -> tuple[Classifier, Tensor]:
-    """The model at `source`, and its probabilities (N, C) for the texts, which are cut to `max_length` tokens."""
-    model, tokenizer = load_finished(source, max_length)
-    ids, offsets = tokenizer.encode(texts, max_length)
+def probabilities(source: str, texts: list[str], args, device: torch.device) -> tuple[Classifier, Tensor]:
+    """The model at `source`, and its probabilities (N, C) for the texts, which are cut to `args.max_length` tokens."""
+    model, tokenizer = load_finished(source, args.max_length)
+    if args.label_order:
+        name_outputs(model, source, args.label_order)
+    ids, offsets = tokenizer.encode(texts, args.max_length)
     tokens = TokenizedSplit(ids, offsets, np.zeros(len(texts), dtype=np.int64), tokenizer.pad_token_id, "")
     desc = "label" if len(texts) > 100 else ""
-    return model, predict(model.to(device), tokens, device, precision, desc=desc).softmax(dim=-1)
+    return model, predict(model.to(device), tokens, device, args.precision, desc=desc).softmax(dim=-1)
 
 
 def write_labels(path: Path, texts: list[str], probs: Tensor, names: tuple[str, ...]) -> None:

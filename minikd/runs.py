@@ -81,7 +81,7 @@ def train_or_reuse(
     partial, tracking, config = folder / ".partial", tracking or Tracking(None, folder), arguments | asdict(settings)
     if (reuse or resume) and _is_finished(name, folder, made_from, must_fit=resume):
         tracking.start(folder, model.config.labels, config)
-        return from_pretrained(folder, labels=model.config.labels)
+        return from_pretrained(folder)
     if resume and not (partial / "state.pt").exists():
         print(f"{name}: nothing to resume in {folder}; training from the start")
     if partial.exists() and not resume:

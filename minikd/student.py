@@ -13,6 +13,7 @@ from minikd.config import BERT_SMALL, EncoderConfig, bert_like, same_shape
 from minikd.defaults import SAMPLE_STUDENT, SAMPLE_TEACHER
 from minikd.files import UserError
 from minikd.hub import model_folder
+from minikd.label_order import match_labels
 from minikd.model import Classifier
 from minikd.runs import check_tokenizer
 from minikd.tokenizer import load_tokenizer
@@ -20,14 +21,16 @@ from minikd.tokenizer import load_tokenizer
 PRETRAINED_SMALL = "google/bert_uncased_L-4_H-512_A-8"  # published weights of the 4-layer, 512-wide student
 
 
-def starting_student(args, teacher, tokenizer, data, seed: int) -> tuple[Classifier | None, list[int]]:
+def starting_student(
+    args, teacher, tokenizer, data, seed: int, device: torch.device
+) -> tuple[Classifier | None, list[int]]:
     """The student with its first weights; or None, and the layers of the fine-tuned teacher that it will be made of.
 
     `seed` decides whatever is random in it: all of the weights, or those of the new classifier.
     """
     torch.manual_seed(seed)
     if args.student:
-        return pretrained_student(args.student, args, tokenizer, data), []
+        return pretrained_student(args.student, args, tokenizer, data, device), []
 
     like = teacher.config if teacher else replace(SAMPLE_TEACHER, vocab_size=tokenizer.vocab_size, labels=data.labels)
     count = len(args.take_layers) if args.take_layers else args.student_layers or 4
@@ -61,7 +64,7 @@ def starting_student(args, teacher, tokenizer, data, seed: int) -> tuple[Classif
             raise UserError(
                 "--student-init pretrained: published weights of this shape are not known; name some by --student"
             )
-        return pretrained_student(PRETRAINED_SMALL, args, tokenizer, data), []
+        return pretrained_student(PRETRAINED_SMALL, args, tokenizer, data, device), []
     if config.hidden_size != like.hidden_size:
         raise UserError(
             f"--student-init teacher: the student is {config.hidden_size} wide and the teacher {like.hidden_size}; "
@@ -71,7 +74,7 @@ def starting_student(args, teacher, tokenizer, data, seed: int) -> tuple[Classif
     return None, layers
 
 
-def pretrained_student(name: str, args, tokenizer, data) -> Classifier:
+def pretrained_student(name: str, args, tokenizer, data, device: torch.device) -> Classifier:
     """A student from published weights. It must read the ids that the teacher's tokenizer gives."""
     student = from_pretrained(name, labels=data.labels)
     if load_tokenizer(model_folder(name)).vocab != tokenizer.vocab:
@@ -79,6 +82,7 @@ def pretrained_student(name: str, args, tokenizer, data) -> Classifier:
             f"{name}: its vocabulary is not the teacher's; name another by --student, or give --student-init random"
         )
     check_tokenizer(tokenizer, student.config, name, args.max_length)
+    match_labels(student, name, data, tokenizer, args, device)
     return student
 
 

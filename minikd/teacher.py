@@ -12,12 +12,13 @@ from minikd.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY
 from minikd.files import UserError, write_json
 from minikd.hub import model_folder
 from minikd.inference import autocast, model_fingerprint, teacher_logits
+from minikd.label_order import match_labels
 from minikd.model import Classifier
 from minikd.runs import check_tokenizer, environment
 from minikd.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 
 
-def starting_teacher(args, data) -> tuple[Classifier | None, Tokenizer]:
+def starting_teacher(args, data, device: torch.device) -> tuple[Classifier | None, Tokenizer]:
     """The teacher before fine-tuning (None for the oracle), and the tokenizer that all models share."""
     sample = args.dataset == "sample"  # the corpus of this project, not a file of that name
     if args.teacher == "oracle" and data.train.probabilities is None:
@@ -38,6 +39,8 @@ def starting_teacher(args, data) -> tuple[Classifier | None, Tokenizer]:
     cli.settle_length(args, min(shape.max_position_embeddings for shape in shapes))
     if teacher is not None:
         check_tokenizer(tokenizer, teacher.config, args.teacher or "the sample's teacher", args.max_length)
+    if teacher is not None and args.teacher:
+        match_labels(teacher, args.teacher, data, tokenizer, args, device)
     return teacher, tokenizer
 
 

@@ -13,7 +13,6 @@ from equality import CONFIGS, load_quietly, random_batch, randomised, round_trip
 from safetensors.torch import load_file, save_file
 
 from minikd.checkpoint import (
-    align_labels,
     from_pretrained,
     load_tensors,
     save_pretrained,
@@ -274,28 +273,12 @@ def test_config_of_another_shape_is_refused_with_the_tensor(saved):
 
 
 @both_families
-def test_labels_are_matched_by_name_and_the_rows_follow_them(family, tmp_path, capsys):
+def test_a_head_in_the_file_keeps_its_own_labels_and_order(family, tmp_path, capsys):
     model = randomised(CONFIGS[family].with_labels(("positive", "negative", "neutral")))
     save_pretrained(model, tmp_path)
-    loaded = from_pretrained(tmp_path, ("Negative", "Neutral", "Positive")).eval()
-    assert loaded.config.labels == ("Negative", "Neutral", "Positive")
-    torch.testing.assert_close(logits(loaded), logits(model)[:, [1, 2, 0]], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("labels", [("negative", "neutral"), ("a", "b", "c"), ("a", "b")])
-def test_different_label_sets_are_refused(labels, tmp_path):
-    save_pretrained(randomised(CONFIGS["bert"].with_labels(("positive", "negative", "neutral"))), tmp_path)
-    message = refusal(from_pretrained, tmp_path, labels)
-    assert "['positive', 'negative', 'neutral']" in message and str(list(labels)) in message
-
-
-def test_generic_labels_take_the_names_of_the_data_in_place():
-    model = randomised(CONFIGS["bert"])
-    before = model.classifier.weight.clone()
-    align_labels(model, ("bad", "good"))
-    assert model.config.labels == ("bad", "good") and torch.equal(model.classifier.weight, before)
-    model = randomised(CONFIGS["bert"])
-    assert "are not the data's" in refusal(align_labels, model, ("bad", "so-so", "good"))
+    loaded = from_pretrained(tmp_path, ("negative", "neutral", "positive"))
+    assert loaded.config.labels == ("positive", "negative", "neutral")
+    assert_same_weights(model, loaded)
 
 
 def test_missing_head_is_made_for_the_labels_of_the_data(minilm, capsys):
