@@ -183,9 +183,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--student-layers",
         type=integer(1),
         metavar="N",
-        help="layers of the student; with a 768-wide teacher, 4 means the published 4-layer, 512-wide shape, "
-        "otherwise N layers are taken from the teacher, evenly spaced; students of the sample's own teacher are 128 "
-        "wide (default: 4)",
+        help="layers of the student; with a 768-wide teacher of bert-base-uncased's vocabulary, 4 means the published "
+        "4-layer, 512-wide BERT; otherwise N layers are taken from the teacher, evenly spaced; students of the "
+        "sample's own teacher are 128 wide (default: 4)",
     )
     group.add_argument(
         "--take-layers",

@@ -4,6 +4,7 @@ Sanh et al. 2019 take every other layer of the teacher; starting from random wei
 GLUE.
 """
 
+import hashlib
 from dataclasses import replace
 
 import torch
@@ -16,9 +17,11 @@ from minikd.hub import model_folder
 from minikd.label_order import match_labels
 from minikd.model import Classifier
 from minikd.runs import check_tokenizer
-from minikd.tokenizer import load_tokenizer
+from minikd.tokenizer import Tokenizer, load_tokenizer
 
 PRETRAINED_SMALL = "google/bert_uncased_L-4_H-512_A-8"  # published weights of the 4-layer, 512-wide student
+# SHA-256 of its vocab.txt, which is bert-base-uncased's: whether it fits a teacher is known before it is downloaded.
+PRETRAINED_VOCABULARY = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 
 
 def starting_student(
@@ -38,11 +41,10 @@ def starting_student(
         raise UserError(f"--student-layers {args.student_layers}: --take-layers names {count}")
     if teacher is None and (args.take_layers or args.student_init == "teacher"):
         raise UserError("--teacher oracle: has no layers to take; leave out --take-layers and --student-init teacher")
-    config = student_config(args, like, count)
+    config = student_config(args, like, count, tokenizer)
     check_tokenizer(tokenizer, config, "the student", args.max_length)
-    init = args.student_init
+    init, published = args.student_init, same_shape(config, BERT_SMALL) and has_published_vocabulary(tokenizer)
     if init == "auto":
-        published = same_shape(config, BERT_SMALL)
         fits = teacher is not None and config.hidden_size == like.hidden_size
         init = "teacher" if fits else "pretrained" if published else "random"
     if args.take_layers and init != "teacher":
@@ -50,19 +52,22 @@ def starting_student(
             "--take-layers: this student takes no layers of the teacher; leave it out, or --student-hidden "
             "and --student-init"
         )
+    unlike_published = like.hidden_size == 768 and count == 4 and not has_published_vocabulary(tokenizer)
     layers = args.take_layers or evenly_spaced_layers(like.num_hidden_layers, count) if init == "teacher" else []
     print(
         f"student: {config.num_hidden_layers} layers, {config.hidden_size} wide, first weights: "
         + {"teacher": f"the teacher's layers {layers}", "pretrained": PRETRAINED_SMALL, "random": "random"}[init]
+        + (f" (its vocabulary is not that of {PRETRAINED_SMALL})" if init == "teacher" and unlike_published else "")
     )
     if init == "random":
         if args.student_lora_rank:
             raise UserError("--student-lora-rank: this student starts from random weights; adapters need learned ones")
         return Classifier(config), []
     if init == "pretrained":
-        if not same_shape(config, BERT_SMALL):
+        if not published:
             raise UserError(
-                "--student-init pretrained: published weights of this shape are not known; name some by --student"
+                "--student-init pretrained: no published weights of this shape and vocabulary are known; name some by "
+                "--student"
             )
         return pretrained_student(PRETRAINED_SMALL, args, tokenizer, data, device), []
     if config.hidden_size != like.hidden_size:
@@ -86,8 +91,14 @@ def pretrained_student(name: str, args, tokenizer, data, device: torch.device) -
     return student
 
 
-def student_config(args, like: EncoderConfig, layers: int) -> EncoderConfig:
-    """The student's shape, from the flags and the teacher's shape."""
+def has_published_vocabulary(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer gives the ids that the published small student was trained on."""
+    lines = "".join(f"{token}\n" for token in sorted(tokenizer.vocab, key=tokenizer.vocab.get))
+    return hashlib.sha256(lines.encode()).hexdigest() == PRETRAINED_VOCABULARY
+
+
+def student_config(args, like: EncoderConfig, layers: int, tokenizer: Tokenizer) -> EncoderConfig:
+    """The student's shape, from the flags, the teacher's shape and its vocabulary."""
     own_sizes = args.dataset == "sample" and args.teacher in (None, "oracle")
     if own_sizes and not args.take_layers and args.student_init != "teacher":
         if args.student_hidden in (None, SAMPLE_STUDENT["hidden_size"]):
@@ -96,8 +107,8 @@ def student_config(args, like: EncoderConfig, layers: int) -> EncoderConfig:
         return bert_like(args.student_hidden, layers, like)
     if args.student_hidden or args.take_layers or args.student_init == "teacher":
         return replace(like, num_hidden_layers=layers)
-    if like.hidden_size == 768 and layers == 4:
-        return replace(BERT_SMALL, labels=like.labels, vocab_size=like.vocab_size)
+    if like.hidden_size == 768 and layers == 4 and has_published_vocabulary(tokenizer):
+        return replace(BERT_SMALL, labels=like.labels, pad_token_id=like.pad_token_id)
     return replace(like, num_hidden_layers=layers)
 
 

@@ -1,0 +1,122 @@
+"""Where students start: layers of the teacher, published weights, or random ones; and that no two share an object."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import WORDS
+
+from minikd.checkpoint import save_pretrained
+from minikd.config import BERT_BASE, BERT_SMALL, EncoderConfig
+from minikd.files import UserError
+from minikd.model import Classifier, count_parameters
+from minikd.student import PRETRAINED_SMALL, starting_student, student_config
+from minikd.tokenizer import Tokenizer as WordPiece
+from minikd.tokenizer import bert_wordpiece, load_tokenizer, train_wordpiece
+
+DATA = SimpleNamespace(labels=("bad", "good"))
+CPU = torch.device("cpu")
+
+
+def flags(**given):
+    """distill.py's flags for a teacher and data of the user's own."""
+    own = dict(dataset="mine.csv", teacher="mine", student=None, student_layers=None, take_layers=None,
+               student_hidden=None, student_init="auto", student_lora_rank=None, max_length=16, label_order=None,
+               precision="fp32")  # fmt: skip
+    return SimpleNamespace(**own | given)
+
+
+def wide_teacher(tokenizer, layers=5, **shape):
+    """A 768-wide BERT, thin inside, for this tokenizer."""
+    shape = dict(vocab_size=tokenizer.vocab_size, intermediate_size=32, num_hidden_layers=layers) | shape
+    return Classifier(EncoderConfig(**shape, labels=DATA.labels))
+
+
+def another_vocabulary(tokenizer):
+    """A vocabulary of the same size, in which one token differs."""
+    vocab = dict(tokenizer.vocab)
+    vocab["ostseewelle"] = vocab.pop("film")
+    return WordPiece(bert_wordpiece(vocab, {}))
+
+
+def test_a_wide_teacher_of_another_vocabulary_gives_four_of_its_own_layers(minilm, capsys):
+    tokenizer = train_wordpiece(WORDS * 3, 200)
+    teacher = wide_teacher(tokenizer)
+    for given in ({}, {"student_layers": 4}):
+        assert starting_student(flags(**given), teacher, tokenizer, DATA, 42, CPU) == (None, [0, 1, 3, 4])
+        assert capsys.readouterr().out == (
+            "student: 4 layers, 768 wide, first weights: the teacher's layers [0, 1, 3, 4] "
+            f"(its vocabulary is not that of {PRETRAINED_SMALL})\n"
+        )
+
+
+def test_a_wide_teacher_of_another_vocabulary_of_the_same_size_gives_its_own_layers_too(minilm, capsys):
+    tokenizer = another_vocabulary(load_tokenizer(minilm))
+    assert tokenizer.vocab_size == BERT_BASE.vocab_size
+    teacher = wide_teacher(tokenizer, layers=4)
+    assert starting_student(flags(), teacher, tokenizer, DATA, 42, CPU) == (None, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("rows", [30522, 30528], ids=["as many rows as tokens", "rows to spare"])
+def test_a_wide_teacher_of_the_published_vocabulary_means_the_published_student(minilm, monkeypatch, tmp_path, rows):
+    from huggingface_hub import constants
+
+    tokenizer, commit = load_tokenizer(minilm), "0123456789" * 4
+    repository = tmp_path / f"models--{PRETRAINED_SMALL.replace('/', '--')}"  # the hub's cache
+    snapshot = repository / "snapshots" / commit
+    published = Classifier(BERT_SMALL)
+    save_pretrained(published, snapshot)
+    tokenizer.save(snapshot, "bert", 512)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with torch.device("meta"):
+        teacher = wide_teacher(tokenizer, layers=1, vocab_size=rows)
+    args = flags(label_order=["bad", "good"])
+    student, layers = starting_student(args, teacher, tokenizer, DATA, 42, CPU)
+    assert layers == [] and student.config == replace(BERT_SMALL, labels=DATA.labels)
+    weights = student.encoder.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in published.encoder.state_dict().items())
+
+
+def test_published_weights_asked_for_with_another_vocabulary_are_refused(minilm):
+    tokenizer = another_vocabulary(load_tokenizer(minilm))
+    with torch.device("meta"):
+        teacher = wide_teacher(tokenizer, layers=4)
+    for given in ({}, {"student_hidden": 512}):
+        with pytest.raises(UserError, match="^--student-init pretrained: .* of this shape and vocabulary"):
+            starting_student(flags(student_init="pretrained", **given), teacher, tokenizer, DATA, 42, CPU)
+
+
+@pytest.mark.parametrize("hidden", [64, 512, 768])
+@pytest.mark.parametrize("layers", [None, 1, 4, 5])
+def test_a_student_is_random_only_where_the_user_asked_for_its_width_or_for_that(hidden, layers, capsys):
+    tokenizer = train_wordpiece(WORDS * 3, 200)
+    heads = dict(hidden_size=hidden, num_attention_heads=hidden // 64)
+    for shape in (heads, heads | dict(model_type="distilbert", type_vocab_size=0, classifier_dropout=0.2)):
+        teacher = wide_teacher(tokenizer, **shape)
+        assert starting_student(flags(student_layers=layers), teacher, tokenizer, DATA, 42, CPU)[0] is None
+        assert "first weights: the teacher's layers" in capsys.readouterr().out
+        for given in ({"student_hidden": 32}, {"student_init": "random"}):
+            given["student_layers"] = layers
+            assert starting_student(flags(**given), teacher, tokenizer, DATA, 42, CPU)[1] == []
+            assert "first weights: random" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layers", [4, 6])
+def test_a_student_keeps_the_padding_id_and_labels_of_its_teacher(minilm, layers):
+    like = replace(BERT_BASE, pad_token_id=1, labels=("a", "b", "c"))
+    config = student_config(flags(), like, layers, load_tokenizer(minilm))
+    assert (config.pad_token_id, config.labels) == (1, ("a", "b", "c"))
+    assert config.hidden_size == {4: 512, 6: 768}[layers]
+
+
+def test_named_student_shapes_have_the_published_sizes(minilm):
+    tokenizer = load_tokenizer(minilm)  # of bert-base-uncased's vocabulary
+    with torch.device("meta"):
+        assert student_config(flags(), BERT_BASE, 4, tokenizer) == BERT_SMALL
+        assert count_parameters(Classifier(student_config(flags(), BERT_BASE, 4, tokenizer))) == 28_764_674
+        assert count_parameters(Classifier(student_config(flags(), BERT_BASE, 6, tokenizer))) == 66_956_546
+    small = replace(BERT_BASE, num_hidden_layers=6, hidden_size=384, intermediate_size=1536)
+    assert student_config(flags(), small, 4, tokenizer) == replace(small, num_hidden_layers=4)
