@@ -175,6 +175,17 @@ def test_every_tensor_of_the_encoder_is_needed(saved):
 
 
 @both_families
+def test_a_trained_head_must_be_whole(saved, family):
+    """A bare encoder may lack its head. A classifier on a pooler that is made new at random would answer nonsense."""
+    folder, pooler = saved[1], {"bert": "bert.pooler.dense", "distilbert": "pre_classifier"}[family]
+    tensors = load_file(folder / "model.safetensors")
+    for lacking in ([f"{pooler}.weight", f"{pooler}.bias"], [f"{pooler}.bias"], ["classifier.bias"]):
+        save_file({n: t for n, t in tensors.items() if n not in lacking}, folder / "model.safetensors")
+        message = refusal(from_pretrained, folder, ("bad", "good"))
+        assert f"misses {len(lacking)} tensor(s): {lacking[0]}" in message
+
+
+@both_families
 def test_every_tensor_must_have_its_shape(saved):
     model, folder = saved
     tensors = load_file(folder / "model.safetensors")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from minikd.calibration import expected_calibration_error
 from minikd.checkpoint import from_pretrained
@@ -88,7 +88,17 @@ def test_adapters_train_a_small_share_and_leave_an_ordinary_model(script, corpus
     assert changed == {f"encoder.layers.{i}.attention.qkv.weight" for i in range(4)} | {
         "pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias",
     }  # fmt: skip
-    assert read_json("lora/adapter/adapter_config.json")["target_modules"] == ["query", "value"]
+    config, scale = read_json("lora/adapter/adapter_config.json"), 4 / 2  # alpha over rank, as the flags say
+    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (2, 4, ["query", "value"])
+    tensors = load_file("lora/adapter/adapter_model.safetensors")
+    for layer in range(4):
+        name = f"encoder.layers.{layer}.attention.qkv.weight"
+        moved = (after.state_dict()[name] - before.state_dict()[name]).chunk(3)
+        own = f"base_model.model.bert.encoder.layer.{layer}.attention.self"
+        for third, target in ((0, "query"), (2, "value")):
+            A, B = (tensors[f"{own}.{target}.lora_{matrix}.weight"] for matrix in "AB")
+            torch.testing.assert_close(moved[third], scale * B @ A, rtol=1e-3, atol=1e-7)
+            assert moved[third].abs().max() > 1e-4
     status, out, err = script("evaluate.py", "lora", "lora/adapter", "--precision", "fp32")
     assert (status, err) == (0, "") and "trained parameters" in out
     line = next(line for line in out.splitlines() if "log-likelihood" in line)
@@ -96,6 +106,18 @@ def test_adapters_train_a_small_share_and_leave_an_ordinary_model(script, corpus
     assert merged.strip() == unmerged.strip()
     status, out, err = script("evaluate.py", "lora/adapter", "--text", "great film")
     assert (status, err) == (0, "") and re.search(r"(bad|good) \(bad 0\.\d+, good 0\.\d+\): great film", out)
+
+
+def test_teacher_and_students_get_adapters_of_their_own_ranks_and_the_scale_asked_for(script, corpus, bare):
+    command = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK]
+    flags = ["--lora-rank", 3, "--student-lora-rank", 2]
+    for alpha, wanted in ([], 16.0), (["--lora-alpha", 5], 5.0):
+        assert script(*command, *flags, *alpha)[0] == 0
+        runs = {name: read_json(f"runs/films/{name}/run.json") for name in ("teacher", "distilled", "baseline")}
+        for name, run in runs.items():
+            assert run["made_from"]["lora"] == {
+                "rank": 3 if name == "teacher" else 2, "alpha": wanted, "dropout": 0.0, "targets": ["query", "value"],
+            }, name  # fmt: skip
 
 
 def test_a_student_of_adapters_stands_beside_a_whole_teacher(script, corpus, fine_tuned):

@@ -1,15 +1,21 @@
 """Where students start: layers of the teacher, published weights, or random ones; and that no two share an object."""
 
+import csv
+import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import WORDS
+from conftest import QUICK, WORDS
 
-from minikd.checkpoint import save_pretrained
+from minikd.batching import tokenize_split
+from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.config import BERT_BASE, BERT_SMALL, EncoderConfig
+from minikd.datasets import load_dataset
 from minikd.files import UserError
+from minikd.inference import predict
 from minikd.model import Classifier, count_parameters
 from minikd.student import PRETRAINED_SMALL, starting_student, student_config
 from minikd.tokenizer import Tokenizer as WordPiece
@@ -120,3 +126,38 @@ def test_named_student_shapes_have_the_published_sizes(minilm):
         assert count_parameters(Classifier(student_config(flags(), BERT_BASE, 6, tokenizer))) == 66_956_546
     small = replace(BERT_BASE, num_hidden_layers=6, hidden_size=384, intermediate_size=1536)
     assert student_config(flags(), small, 4, tokenizer) == replace(small, num_hidden_layers=4)
+
+
+def made_from(folder):
+    return json.loads(Path(folder, "run.json").read_text())["made_from"]["initial_weights"]
+
+
+@pytest.mark.parametrize("start", ["layers", "pretrained", "random"])
+def test_every_student_starts_from_the_first_weights_of_its_seed_untouched_by_the_others(
+    script, corpus, fine_tuned, bare, start
+):
+    own = {"layers": ["--student-layers", 2], "pretrained": ["--student", bare], "random": ["--student-hidden", 32]}
+    command = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, *own[start], "--alpha", 0, 0.9]
+    assert script(*command, "--seeds", 2, *QUICK)[0] == 0
+    output, second = Path("runs/films"), Path("runs/films/seed-43")
+    first = made_from(output / "baseline")
+    for name in ("distilled", "sweep/alpha-0.0-T-2.0", "sweep/alpha-0.9-T-2.0"):
+        assert made_from(output / name) == first, name
+    assert made_from(second / "baseline") == made_from(second / "distilled") != first
+    for folder in (output, second):  # the models in memory are those that were saved, not one object trained twice
+        for name in ("distilled", "baseline"):
+            assert predicted(folder / f"predictions-{name}.csv") == pytest.approx(
+                saved(folder / name, corpus), abs=2e-6
+            )
+
+
+def predicted(path) -> list[float]:
+    with path.open(newline="") as file:
+        return [float(row["prob_good"]) for row in csv.DictReader(file)]
+
+
+def saved(folder, corpus) -> list[float]:
+    """The probabilities of a saved model on the corpus's test split."""
+    model, test = from_pretrained(folder), load_dataset(corpus).test
+    tokens = tokenize_split(test, load_tokenizer(folder), 16)
+    return predict(model, tokens, CPU, "fp32").softmax(dim=-1)[:, 1].tolist()
