@@ -5,30 +5,39 @@ library: it says nothing about distillation, and the library's Rust is many time
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 from tqdm import tqdm
 
 from minikd.files import UserError, atomic_write, fingerprint, write_json
-
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+from minikd.tokenizer_settings import (
+    SPECIAL_TOKENS,
+    added_tokens,
+    check_general,
+    check_settings,
+    is_general,
+    normalizer_settings,
+    read_json,
+)
 
 
 class Tokenizer:
     """A WordPiece vocabulary with BERT's text clean-up, as `[CLS] text [SEP]`."""
 
-    def __init__(self, backend: Backend):
+    def __init__(self, backend: Backend, truncation_side: str = "right"):
         backend.no_padding()  # some published files pad and cut by themselves: all-MiniLM-L6-v2's to 128 tokens
         backend.no_truncation()
         self.backend = backend
         self.vocab: dict[str, int] = backend.get_vocab()
         self.pad_token_id = self.vocab["[PAD]"]
-        self.fingerprint = fingerprint(backend.to_str())
+        self.truncation_side = truncation_side  # the end that a long text loses: "right" or "left"
+        self.fingerprint = fingerprint(backend.to_str(), *[truncation_side] * (truncation_side != "right"))
 
     @property
     def vocab_size(self) -> int:
@@ -45,7 +54,7 @@ class Tokenizer:
         """
         if max_length < 3:
             raise UserError(f"--max-length {max_length}: must be at least 3, for [CLS], a token of the text and [SEP]")
-        self.backend.enable_truncation(max_length)
+        self.backend.enable_truncation(max_length, direction=self.truncation_side)
         pieces = []
         with tqdm(total=len(texts), desc="tokenize", unit="text", delay=1, leave=False) as bar:
             for start in range(0, len(texts), 1000):
@@ -60,7 +69,7 @@ class Tokenizer:
     def save(self, folder, model_type: str, max_length: int) -> None:
         """Writes tokenizer.json, tokenizer_config.json and vocab.txt so that transformers' AutoTokenizer loads them."""
         folder = Path(folder)
-        normalizer = json.loads(self.backend.to_str())["normalizer"]
+        content = json.loads(self.backend.to_str())
         atomic_write(folder / "tokenizer.json", self.backend.to_str(pretty=True))
         tokens = {token_id: token for token, token_id in self.vocab.items()}
         # An id without a token (a hole in the vocabulary) still needs its line, or every later id would move.
@@ -70,44 +79,46 @@ class Tokenizer:
             folder / "tokenizer_config.json",
             {
                 "tokenizer_class": {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer"}[model_type],
-                "do_lower_case": normalizer["lowercase"],
-                "strip_accents": normalizer["strip_accents"],
-                "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+                **normalizer_settings(content),
+                "truncation_side": self.truncation_side,
                 "model_max_length": max_length,
+                "added_tokens_decoder": {str(token.pop("id")): token for token in content["added_tokens"]},
                 **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
             },
         )
 
 
 def load_tokenizer(folder) -> Tokenizer:
-    """The tokenizer of a model folder: tokenizer.json, or else vocab.txt with the casing of tokenizer_config.json.
+    """The tokenizer of a model folder, with the ids that transformers' AutoTokenizer gives.
 
-    Raises UserError that names the file where both are missing, or where one is damaged or not BERT's WordPiece.
+    The vocabulary is that of tokenizer.json, or else of vocab.txt. Casing, accents and Chinese characters are treated
+    as tokenizer_config.json says, with BERT's defaults (uncased), whatever the normalizer of tokenizer.json says. Only
+    where the folder names a general tokenizer (PreTrainedTokenizerFast) does tokenizer.json count as it is. Raises
+    UserError that names the file where both are missing, or where one is damaged or not BERT's WordPiece.
     """
     folder = Path(folder)
+    settings = read_json(folder / "tokenizer_config.json")
+    general = is_general(folder, settings)
+    check_settings(settings, folder / "tokenizer_config.json")
     path = folder / "tokenizer.json"
+    content = read_json(path)
     try:
         if path.exists():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            kinds = [(content.get(part) or {}).get("type") for part in ("model", "normalizer", "pre_tokenizer")]
-            if kinds != ["WordPiece", "BertNormalizer", "BertPreTokenizer"]:
-                raise UserError(f"{path}: is not BERT's WordPiece tokenizer (its parts: {', '.join(map(str, kinds))})")
-            backend = Backend.from_file(str(path))
+            vocab = _vocabulary_of(content, path)
+            if general:
+                check_general(content, path)
+                settings = settings | normalizer_settings(content)
         else:
-            path = folder / "tokenizer_config.json"
-            settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             path = folder / "vocab.txt"
             if not path.exists():
                 raise UserError(f"{folder}: has no tokenizer.json or vocab.txt; a model folder needs one of them")
-            # Only "\n" ends a line: str.splitlines would also break at the rarer separators that are tokens of BERT.
-            tokens = path.read_text(encoding="utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
-            backend = bert_wordpiece({token: i for i, token in enumerate(tokens)}, settings)
+            vocab = WordPiece.read_file(str(path))
+        backend = bert_wordpiece(vocab, settings, added_tokens(folder, settings, content, general))
         missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
         if missing:
             raise UserError(f"{path}: the vocabulary has no {', '.join(missing)}")
-        if backend.encode("").tokens[:2] != ["[CLS]", "[SEP]"]:  # some published files pad it further
-            raise UserError(f"{path}: does not frame a text as [CLS] text [SEP]; its post_processor must")
-        return Tokenizer(backend)
+        direction = (content.get("truncation") or {}).get("direction", "right").lower()
+        return Tokenizer(backend, settings.get("truncation_side", direction))
     except UserError:
         raise
     except OSError as error:
@@ -116,8 +127,27 @@ def load_tokenizer(folder) -> Tokenizer:
         raise UserError(f"{path}: is damaged or not a tokenizer ({error})") from None
 
 
-def bert_wordpiece(vocab: dict[str, int], settings: dict) -> Backend:
-    """BERT's pipeline around a vocabulary; `settings` are tokenizer_config.json's, with its defaults (uncased)."""
+def _vocabulary_of(content: dict, path: Path) -> dict[str, int]:
+    """Token -> id of a tokenizer.json. Raises UserError where it is not BERT's WordPiece."""
+    model = content.get("model") or {}
+    # Files from before 2021 do not name the kind of the model.
+    kinds = [model.get("type") or ("WordPiece" if "continuing_subword_prefix" in model else None)]
+    kinds += [(content.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer")]
+    if kinds != ["WordPiece", "BertNormalizer", "BertPreTokenizer"]:
+        raise UserError(f"{path}: is not BERT's WordPiece tokenizer (its parts: {', '.join(map(str, kinds))})")
+    backend = Backend.from_file(str(path))
+    backend.no_padding()
+    if backend.encode("").tokens != ["[CLS]", "[SEP]"]:
+        raise UserError(f"{path}: does not frame a text as [CLS] text [SEP]; its post_processor must")
+    return model["vocab"]
+
+
+def bert_wordpiece(vocab: dict[str, int], settings: dict, added: Sequence[AddedToken] = ()) -> Backend:
+    """BERT's pipeline around a vocabulary; `settings` are tokenizer_config.json's, with its defaults (uncased).
+
+    `added` tokens, and BERT's special ones, count as such where a text contains them literally, as in Hugging Face's
+    tokenizer; those that the vocabulary lacks get the next ids.
+    """
     backend = Backend(WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
@@ -127,13 +157,15 @@ def bert_wordpiece(vocab: dict[str, int], settings: dict) -> Backend:
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
-    # Literal special tokens in a text count as such, as in Hugging Face's tokenizer.
-    backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])
-    if "[CLS]" in vocab and "[SEP]" in vocab:
+    known = {token.content for token in added}
+    backend.add_tokens(
+        [AddedToken(token, special=True) for token in SPECIAL_TOKENS if token in vocab and token not in known]
+    )
+    backend.add_tokens(list(added))
+    frame = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    if None not in dict(frame).values():
         backend.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=frame
         )
     return backend
 

@@ -1,6 +1,7 @@
 """Ids against those of transformers' tokenizers, on the real BERT vocabulary and on one learned here."""
 
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer
 
 from minikd.datasets import load_dataset
 from minikd.files import UserError
-from minikd.tokenizer import SPECIAL_TOKENS, load_tokenizer, train_wordpiece
+from minikd.tokenizer import SPECIAL_TOKENS, bert_wordpiece, load_tokenizer, train_wordpiece
 
 NASTY = {
     "empty": "",
@@ -103,6 +104,210 @@ def test_ids_equal_transformers_on_2000_texts_of_the_real(corpus, folder, data_d
 
 def test_ids_equal_transformers_on_the_sample(folder):
     assert_same_ids(folder, load_dataset("sample").train.texts[:500], 64)
+
+
+SWITCHES = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+OPPOSITE = {"do_lower_case": False, "strip_accents": True, "tokenize_chinese_chars": False}  # of BERT's defaults
+
+
+@functools.cache
+def letters() -> dict[str, int]:
+    """A vocabulary of the letters that NASTY has under any settings, each also as a piece: every difference shows."""
+    found = set()
+    for values in itertools.product([True, False], repeat=3):
+        backend = bert_wordpiece({"[UNK]": 0}, dict(zip(SWITCHES, values)))
+        for text in NASTY.values():
+            words = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))
+            found.update(letter for word, _ in words for letter in word)
+    tokens = SPECIAL_TOKENS + [piece for letter in sorted(found) for piece in (letter, f"##{letter}")]
+    return {token: i for i, token in enumerate(tokens)}
+
+
+def write_folder(folder, *, in_json=None, model_type="bert", config=None, settings=None, files=None, **parts):
+    """A model folder: tokenizer.json where `in_json` gives its settings (with other `parts` if wanted), or else
+    vocab.txt; config.json; tokenizer_config.json where there are `settings`; and other `files` of JSON."""
+    for path in folder.iterdir():
+        path.unlink()
+    files = {"config.json": {"model_type": model_type} | (config or {})} | (files or {})
+    if settings is not None:
+        files["tokenizer_config.json"] = settings
+    if in_json is None:
+        (folder / "vocab.txt").write_text("\n".join(letters()) + "\n", encoding="utf-8")
+    else:
+        files["tokenizer.json"] = json.loads(bert_wordpiece(letters(), in_json).to_str()) | parts
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", [None, "BertTokenizer", "DistilBertTokenizerFast", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("in_json", [None, {}, OPPOSITE], ids=["vocab.txt", "tokenizer.json", "opposite.json"])
+def test_ids_equal_transformers_whatever_tokenizer_config_and_tokenizer_json_say(kind, in_json, tmp_path):
+    """tokenizer_config.json overrides tokenizer.json in the tokenizers of BERT, also where it leaves a setting out."""
+    if kind == "PreTrainedTokenizerFast" and in_json is None:
+        pytest.skip("a general tokenizer needs its tokenizer.json")
+    seen, texts = set(), list(NASTY.values())
+    absent, values = object(), {"strip_accents": [True, False, None]}
+    for chosen in itertools.product(*([absent, *values.get(name, [True, False])] for name in SWITCHES)):
+        settings = {name: value for name, value in zip(SWITCHES, chosen) if value is not absent}
+        write_folder(tmp_path, in_json=in_json, settings=settings | ({"tokenizer_class": kind} if kind else {}))
+        assert_same_ids(tmp_path, texts, 512)
+        seen.add(tuple(load_tokenizer(tmp_path).encode(texts, 512)[0].tolist()))
+    assert len(seen) == (1 if kind == "PreTrainedTokenizerFast" else 8)
+
+
+@pytest.mark.parametrize("config", [
+    {"model_type": "distilbert"}, {"model_type": "bert", "tokenizer_class": "BertTokenizer"},
+    {"model_type": "bert", "tokenizer_class": "PreTrainedTokenizerFast"},
+])  # fmt: skip
+@pytest.mark.parametrize("in_json", [None, {}, OPPOSITE], ids=["vocab.txt", "tokenizer.json", "opposite.json"])
+def test_ids_equal_transformers_without_a_tokenizer_config(config, in_json, tmp_path):
+    if config.get("tokenizer_class", "").startswith("PreTrained") and in_json is None:
+        pytest.skip("a general tokenizer needs its tokenizer.json")
+    write_folder(tmp_path, in_json=in_json, config=config)
+    assert_same_ids(tmp_path, list(NASTY.values()), 512)
+
+
+def added(content, **fields):
+    return {"content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+            "special": False} | fields  # fmt: skip
+
+
+OBJECT = {"__type": "AddedToken"}  # by which transformers knows a token among the settings
+SPECIALS = {str(i): added(token, special=True) for i, token in enumerate(SPECIAL_TOKENS)}
+ENTITY = "a<ent>b < ent> <ENT> good<ent> bad [PAD]  <ent>. ¿Qué? <new word> café-bar cafe-bar </s> <s>"
+ADDED = {
+    "in tokenizer.json": {
+        "in_json": {},
+        "added_tokens": [added(t["content"], id=int(i), special=True) for i, t in SPECIALS.items()]
+        + [added("<ent>", id=9000, special=True), added("<new word>", id=9001, normalized=True)],
+    },
+    "with blanks at their sides": {
+        "in_json": {},
+        "added_tokens": [added(t["content"], id=int(i), special=True, lstrip=True) for i, t in SPECIALS.items()]
+        + [added("bad", id=9000, rstrip=True), added("café-bar", id=9001, normalized=True, single_word=True)],
+    },
+    "in tokenizer_config.json": {
+        "settings": {"added_tokens_decoder": SPECIALS | {"9000": added("<ent>"), "7": added("good", normalized=True)}},
+    },
+    "in both files": {
+        "in_json": {}, "settings": {"added_tokens_decoder": SPECIALS | {"9000": added("<new word>")}},
+        "added_tokens": [added("<ent>", id=9000)],
+    },
+    "in old files": {
+        "files": {"added_tokens.json": {"<ent>": 9000, "café-bar": 9001},
+                  "special_tokens_map.json": {"cls_token": "[CLS]", "additional_special_tokens": ["<new word>"]}},
+    },
+    "as additional_special_tokens": {
+        "settings": {"additional_special_tokens": ["<ent>", added("<new word>", lstrip=True) | OBJECT],
+                     "eos_token": "</s>"},
+    },
+    "as extra_special_tokens": {"in_json": {}, "settings": {"extra_special_tokens": ["<ent>"]}},
+    "as extra_special_tokens with names": {"settings": {"extra_special_tokens": {"entity": "<ent>"}}},
+    "as the mask with blanks": {"settings": {"mask_token": added("[MASK]", lstrip=True) | OBJECT}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ADDED)
+@pytest.mark.parametrize("kind", ["BertTokenizer", "PreTrainedTokenizerFast"])
+def test_ids_equal_transformers_with_added_tokens(where, kind, tmp_path):
+    parts = dict(ADDED[where])
+    if kind == "PreTrainedTokenizerFast" and "in_json" not in parts:
+        pytest.skip("a general tokenizer needs its tokenizer.json")
+    write_folder(tmp_path, **parts | {"settings": parts.get("settings", {}) | {"tokenizer_class": kind}})
+    texts = [ENTITY, *NASTY.values()]
+    assert_same_ids(tmp_path, texts, 512)
+    tokenizer = load_tokenizer(tmp_path)  # and what we save reads the same, here and there, with either file
+    assert tokenizer.vocab == AutoTokenizer.from_pretrained(tmp_path).get_vocab()
+    ids = tokenizer.encode(texts, 512)[0].tolist()
+    write_folder(tmp_path)
+    tokenizer.save(tmp_path, "bert", 512)
+    assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
+    for file in ("vocab.txt", "tokenizer.json"):
+        assert load_tokenizer(tmp_path).encode(texts, 512)[0].tolist() == ids
+        assert_same_ids(tmp_path, texts, 512)
+        (tmp_path / file).unlink()
+        tokenizer.save(tmp_path, "bert", 512) if file == "vocab.txt" else None
+
+
+@pytest.mark.parametrize("parts", [
+    {"settings": {"truncation_side": "left"}},
+    {"settings": {"truncation_side": "left", "model_max_length": 9}, "in_json": {}},
+    {"in_json": {}, "truncation": {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 3}},
+    {"in_json": {}, "settings": {"truncation_side": "right"},
+     "truncation": {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}},
+    {"in_json": {}, "padding": {"strategy": {"Fixed": 40}, "direction": "Left", "pad_to_multiple_of": None,
+                                   "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}},
+], ids=["left", "left and shorter", "left in tokenizer.json", "right after all", "padded"])  # fmt: skip
+def test_ids_equal_transformers_where_files_say_how_to_truncate_and_pad(parts, tmp_path):
+    write_folder(tmp_path, **parts)
+    texts = ["", "one two three four five six seven eight", "a"]
+    assert_same_ids(tmp_path, texts, 12)
+    tokenizer = load_tokenizer(tmp_path)
+    write_folder(tmp_path)
+    right = load_tokenizer(tmp_path)
+    differs = tokenizer.encode(texts, 12)[0].tolist() != right.encode(texts, 12)[0].tolist()
+    assert differs == (tokenizer.fingerprint != right.fingerprint)  # by which tokens are cached
+    tokenizer.save(tmp_path, "bert", 512)
+    assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
+    assert_same_ids(tmp_path, texts, 12)
+
+
+@pytest.mark.parametrize("kind", ["BertTokenizer", "PreTrainedTokenizerFast"])
+def test_what_we_save_has_the_same_ids_as_what_we_read(kind, tmp_path):
+    """A general tokenizer, which goes by tokenizer.json alone, is saved as BERT's with the settings of that file."""
+    opposite = {"do_lower_case": True, "strip_accents": False, "tokenize_chinese_chars": True}
+    write_folder(tmp_path, in_json=OPPOSITE, settings=opposite | {"tokenizer_class": kind})
+    texts = list(NASTY.values())
+    tokenizer = load_tokenizer(tmp_path)
+    tokenizer.save(tmp_path, "bert", 512)
+    assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
+    assert load_tokenizer(tmp_path).encode(texts, 512)[0].tolist() == tokenizer.encode(texts, 512)[0].tolist()
+    assert_same_ids(tmp_path, texts, 512)
+
+
+def test_tokenizer_json_of_before_2021_does_not_name_its_kind(tmp_path):
+    model = json.loads(bert_wordpiece(letters(), {}).to_str())["model"]
+    del model["type"]
+    write_folder(tmp_path, in_json={}, model=model)
+    assert_same_ids(tmp_path, list(NASTY.values()), 512)
+
+
+def test_blanks_behind_a_token_of_vocab_txt_do_not_count(tmp_path):
+    write_folder(tmp_path)
+    path = tmp_path / "vocab.txt"
+    path.write_text(path.read_text(encoding="utf-8").replace("\na\n", "\na \t\n"), encoding="utf-8")
+    assert_same_ids(tmp_path, ["a banana"], 512)
+    assert load_tokenizer(tmp_path).vocab["a"] == letters()["a"]
+
+
+@pytest.mark.parametrize(("parts", "reason"), [
+    ({"config": {"tokenizer_class": "BertJapaneseTokenizer"}}, "tokenizer_class BertJapaneseTokenizer is not impl"),
+    ({"settings": {"tokenizer_class": "MPNetTokenizer"}, "in_json": {}}, "tokenizer_class MPNetTokenizer is not"),
+    ({"settings": {"do_lower_case": "no"}}, "config.json: do_lower_case must be one of True, False, not 'no'"),
+    ({"settings": {"strip_accents": "no"}}, "tokenizer_config.json: strip_accents must be one of"),
+    ({"settings": {"truncation_side": "middle"}}, "tokenizer_config.json: truncation_side must be one of right, left"),
+    ({"settings": {"split_special_tokens": True}}, "tokenizer_config.json: split_special_tokens must be one of False"),
+    ({"settings": {"cls_token": "<s>"}}, "tokenizer_config.json: cls_token '<s>' is not implemented"),
+    ({"settings": {"pad_token": {"content": "<pad>"}}}, "tokenizer_config.json: pad_token '<pad>' is not implemented"),
+    ({"settings": {"added_tokens_decoder": ["x"]}}, "tokenizer_config.json: added_tokens_decoder must be an object"),
+    ({"settings": []}, "tokenizer_config.json: is damaged"),
+], ids=str)  # fmt: skip
+def test_tokenizers_and_settings_that_are_not_implemented_are_refused(parts, reason, tmp_path):
+    write_folder(tmp_path, **parts)
+    assert reason in refusal(load_tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize(("part", "name", "value"), [
+    ("model", "max_input_chars_per_word", 50), ("model", "continuing_subword_prefix", "@@"),
+    ("normalizer", "clean_text", False),
+])  # fmt: skip
+def test_a_general_tokenizer_that_is_not_berts_in_all_it_does_is_refused(part, name, value, tmp_path):
+    content = json.loads(bert_wordpiece(letters(), {}).to_str())
+    write_folder(tmp_path, in_json={}, **{part: content[part] | {name: value}})
+    assert_same_ids(tmp_path, list(NASTY.values()), 512)  # BERT's own class ignores it
+    write_folder(tmp_path, in_json={}, settings={"tokenizer_class": "PreTrainedTokenizerFast"},
+                 **{part: content[part] | {name: value}})  # fmt: skip
+    assert f"tokenizer.json: {name} {value!r} is not implemented" in refusal(load_tokenizer, tmp_path)
 
 
 def test_cased_and_uncased_tokenizers_differ(minilm, tmp_path):
