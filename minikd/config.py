@@ -58,13 +58,15 @@ class EncoderConfig:
     classifier_dropout: float | None = None  # None: the same as hidden_dropout_prob
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
-    pad_token_id: int = 0
+    pad_token_id: int | None = 0  # the row of the embeddings that is not trained; None: all are
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # id2label in the file
     quantization: str | None = None  # "int8" or "int4" (quantize.py); quantization_config in the file
 
     def __post_init__(self):
         for name, value in asdict(self).items():
             wanted = type(getattr(EncoderConfig, name))
+            if name == "pad_token_id" and value is None:
+                continue
             if wanted is int and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
                 raise UserError(f"config: {name} must be a whole number of at least 0, not {value!r}")
             if wanted is float and not (isinstance(value, (int, float)) and value >= 0):
@@ -81,7 +83,7 @@ class EncoderConfig:
                 raise UserError(f"config: {name} must be at least 1")
         if self.quantization not in (None, *FORMATS):
             raise UserError(f"config: quantization must be one of {', '.join(FORMATS)}, not {self.quantization!r}")
-        if self.pad_token_id >= self.vocab_size:
+        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
             raise UserError(f"config: pad_token_id {self.pad_token_id} is not below vocab_size {self.vocab_size}")
         if self.model_type == "distilbert" and any(getattr(self, n) != v for n, v in DISTILBERT_CONSTANTS.items()):
             raise UserError(f"config: a DistilBERT has {DISTILBERT_CONSTANTS}")
@@ -133,6 +135,8 @@ class EncoderConfig:
         for name in cls.__dataclass_fields__:
             if name not in ("model_type", "labels", "quantization") and fields.get(names.get(name, name)) is not None:
                 ours[name] = fields[names.get(name, name)]
+        if "pad_token_id" in fields:
+            ours["pad_token_id"] = fields["pad_token_id"]  # null means none; in other fields it means the default
         return cls(**ours)
 
     def to_dict(self) -> dict:

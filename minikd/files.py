@@ -4,12 +4,28 @@ import hashlib
 import json
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
 class UserError(Exception):
     """A mistake that the user can mend. The scripts print its one line and exit with status 2."""
+
+
+class CleanUp(ExitStack):
+    """An ExitStack whose block ends with the error that was raised in it, also where a clean-up then fails too.
+
+    The failed clean-up is added to that error as a note. Where there is no other error, its own is raised.
+    """
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            return super().__exit__(kind, error, traceback)
+        except BaseException as second:
+            if error is None:
+                raise
+            error.add_note(f"and a clean-up failed: {second!r}")
+            return False
 
 
 @contextmanager
@@ -31,7 +47,8 @@ def atomic_file(path):
         os.chmod(temporary, 0o644)  # mkstemp makes it private to its owner
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):  # it must not hide the first error
+            os.unlink(temporary)
         if isinstance(error, OSError):
             error.filename = str(path)  # not None, as of a failed write, nor the temporary name
         raise

@@ -8,17 +8,18 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from minikd.batching import CHUNK, Batch, TokenizedSplit, make_batches, plan_batches
-from minikd.files import UserError
+from minikd.files import CleanUp, UserError
 from minikd.inference import autocast, predict
 from minikd.losses import hard_loss, kd_loss
 from minikd.memory import added_memory_mb, memory_in_use_mb, peak_memory_mb, reset_peak_memory
@@ -85,8 +86,9 @@ def train(
     made_from = {**(made_from or {}), "settings": asdict(settings), "chunk": CHUNK}
     step, history, best, seconds = 0, [], None, 0.0
 
-    with ExitStack() as until_the_end:
-        words = until_the_end.enter_context(only_used_rows(model.encoder.embeddings, data.ids))
+    with CleanUp() as until_the_end:
+        used = np.union1d(data.ids, data.pad_token_id)  # what batches contain
+        words = until_the_end.enter_context(only_used_rows(model.encoder.embeddings, used))
         forward = torch.compile(model, dynamic=True) if compile else model
         optimizer = make_optimizer(model, settings, device)
         scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")

@@ -15,19 +15,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minikd.files import CleanUp
 from minikd.model import Embeddings
 
 
 class UsedRows(nn.Module):
     """Stands in for a table of word embeddings (V, H) in training: token ids (B, N) -> vectors (B, N, H).
 
-    `weight` (U, H), the rows of the `ids` in use and that of padding, is trained, but for padding, which gets no
-    gradient; `rest` (V - U, H) serves the texts of the validation split, which may hold other tokens.
+    `weight` (U, H), the rows of the `ids` in use and that of the table's padding, is trained, but for this padding,
+    which gets no gradient; `rest` (V - U, H) serves the texts of the validation split, which may hold other tokens.
+    `ids` must contain all that training batches do, the tokenizer's [PAD] included: a model's config may name another
+    row for padding, or none.
     """
 
     def __init__(self, table: nn.Embedding, ids: np.ndarray):
         super().__init__()
-        in_use = np.union1d(ids, table.padding_idx)
+        padding = [] if table.padding_idx is None else [table.padding_idx]
+        in_use = np.union1d(ids, padding).astype(np.int64)
         others = np.setdiff1d(np.arange(table.num_embeddings), in_use)
         rows = torch.empty(table.num_embeddings, dtype=torch.int64)  # token id -> place in `weight`, then in `rest`
         rows[np.concatenate((in_use, others))] = torch.arange(table.num_embeddings)
@@ -35,7 +39,8 @@ class UsedRows(nn.Module):
         self.weight = nn.Parameter(weight[in_use], requires_grad=table.weight.requires_grad)
         self.register_buffer("rest", weight[others])
         self.register_buffer("rows", rows.to(weight.device), persistent=False)
-        self.padding_idx, self.padding_row = table.padding_idx, int(rows[table.padding_idx])
+        self.padding_idx = table.padding_idx
+        self.padding_row = int(rows[table.padding_idx]) if padding else None
 
     def forward(self, ids: Tensor) -> Tensor:
         rows, count = self.rows[ids], len(self.weight)
@@ -63,7 +68,6 @@ def only_used_rows(embeddings: Embeddings, ids: np.ndarray):
     """Within it, `embeddings` has `UsedRows` in place of its table, which is the context's value; then, also where an
     exception ends it, a whole table again."""
     embeddings.word_embeddings = words = UsedRows(embeddings.word_embeddings, ids)
-    try:
+    with CleanUp() as at_the_end:
+        at_the_end.callback(lambda: setattr(embeddings, "word_embeddings", words.whole()))
         yield words
-    finally:
-        embeddings.word_embeddings = words.whole()

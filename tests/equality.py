@@ -40,6 +40,7 @@ CONFIGS = {
     "bert-4-layers-5-heads": replace(_SMALL, num_hidden_layers=4, hidden_size=35, num_attention_heads=5),
     "bert-1-segment-3-labels": replace(_SMALL, type_vocab_size=1, labels=("a", "b", "c"), layer_norm_eps=1e-3),
     "bert-pad-7": replace(_SMALL, num_hidden_layers=3, num_attention_heads=8, intermediate_size=7, pad_token_id=7),
+    "bert-no-pad": replace(_SMALL, pad_token_id=None),
     "distilbert": replace(_SMALL, **_DISTILBERT),
     "distilbert-1-layer-3-labels": replace(_SMALL, num_hidden_layers=1, labels=("a", "b", "c"), **_DISTILBERT),
     "distilbert-4-layers-7-heads": replace(
@@ -88,7 +89,7 @@ def random_batch(config: EncoderConfig, seed: int = 0, padded: bool = True, segm
     if padded:
         mask = (torch.arange(11) < torch.tensor([[11], [1], [6], [3]])).long()
         batch["attention_mask"] = mask
-        batch["input_ids"] = torch.where(mask.bool(), batch["input_ids"], config.pad_token_id)
+        batch["input_ids"] = torch.where(mask.bool(), batch["input_ids"], config.pad_token_id or 0)
     if segments and config.type_vocab_size:
         batch["token_type_ids"] = torch.randint(config.type_vocab_size, shape, generator=generator)
     return batch | {"labels": torch.randint(len(config.labels), (4,), generator=generator)}

@@ -81,8 +81,18 @@ def test_missing_fields_have_the_defaults_of_their_family(tmp_path):
 
 
 def test_null_fields_mean_the_default(tmp_path):
-    assert read(tmp_path, BERT_BASE_UNCASED | {"pad_token_id": None, "classifier_dropout": None}) == BERT_BASE
+    assert read(tmp_path, BERT_BASE_UNCASED | {"layer_norm_eps": None, "classifier_dropout": None}) == BERT_BASE
     assert read(tmp_path, BERT_BASE_UNCASED | {"problem_type": None, "position_embedding_type": None}) == BERT_BASE
+
+
+@pytest.mark.parametrize("published", [BERT_BASE_UNCASED, DISTILBERT_BASE_UNCASED])
+def test_null_padding_means_no_row_for_padding_as_in_transformers(tmp_path, published):
+    config = read(tmp_path, published | {"pad_token_id": None})
+    assert config.pad_token_id is None and config.to_dict()["pad_token_id"] is None
+    assert transformers.AutoConfig.from_pretrained(tmp_path).pad_token_id is None
+    assert read(tmp_path, config.to_dict()) == config
+    without = {name: value for name, value in published.items() if name != "pad_token_id"}
+    assert read(tmp_path, without).pad_token_id == 0
 
 
 def test_fields_of_bert_in_a_distilbert_file_are_ignored_as_transformers_ignores_them(tmp_path):

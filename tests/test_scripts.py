@@ -63,6 +63,38 @@ def test_distill_leaves_three_models_and_their_comparison(script, corpus, bare):
     assert runs[0]["made_from"]["settings"]["alpha"] == 0.5 and runs[1]["made_from"]["teacher"] == ""
 
 
+def with_padding_at(folder, source, tokenizer_pad, config_pad):
+    """A copy of a model whose tokenizer has [PAD] at another id, and whose config names another row, or none."""
+    shutil.copytree(source, folder)
+    backend = json.loads((folder / "tokenizer.json").read_text())
+    vocab, pad = backend["model"]["vocab"], backend["model"]["vocab"]["[PAD]"]
+    other = next(token for token, i in vocab.items() if i == tokenizer_pad)
+    vocab["[PAD]"], vocab[other] = tokenizer_pad, pad
+    for token in backend["added_tokens"]:
+        token["id"] = vocab[token["content"]]
+    for part in backend["post_processor"]["special_tokens"].values():
+        part["ids"] = [vocab[part["id"]]]
+    backend["added_tokens"].sort(key=lambda token: token["id"])
+    (folder / "tokenizer.json").write_text(json.dumps(backend))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"added_tokens_decoder": None}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": config_pad}))
+    return folder
+
+
+@pytest.mark.parametrize(("tokenizer_pad", "config_pad"), [(0, None), (1, 0)])
+def test_models_train_whichever_ids_tokenizer_and_config_use_for_padding(
+    script, corpus, bare, tmp_path, tokenizer_pad, config_pad
+):
+    teacher = with_padding_at(tmp_path / "teacher", bare, tokenizer_pad, config_pad)
+    status, _, err = script("distill.py", "--dataset", corpus, "--teacher", teacher, "--student-layers", 2,
+                            "--no-baseline", *QUICK)  # fmt: skip
+    assert (status, err) == (0, "")
+    for name in ("teacher", "distilled"):
+        assert from_pretrained(f"runs/films/{name}").config.pad_token_id == config_pad
+
+
 def test_a_second_run_reuses_the_teacher_and_its_logits_unless_settings_differ(script, corpus, bare):
     base = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, "--no-baseline", *QUICK]
     _, first, _ = script(*base)

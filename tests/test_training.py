@@ -56,11 +56,11 @@ def tiny_data():
 data = pytest.fixture(scope="module")(tiny_data)
 
 
-def make_model(seed=0, dropout=0.1, layers=2):
+def make_model(seed=0, dropout=0.1, layers=2, **shape):
     torch.manual_seed(seed)
     return Classifier(EncoderConfig(
         vocab_size=200, hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=16, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+        max_position_embeddings=16, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, **shape,
     ))  # fmt: skip
 
 

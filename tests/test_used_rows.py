@@ -1,17 +1,20 @@
 """The cut table of word embeddings: the same training as with the whole table, and the same vectors."""
 
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from test_training import CPU, SETTINGS, make_model, make_split, tiny_data
+from test_training import CPU, SETTINGS, WORDS, make_model, make_split, tiny_data
 
 import minikd.training
-from minikd.batching import tokenize_split
+from minikd.batching import collate, tokenize_split
 from minikd.files import UserError
 from minikd.inference import predict
-from minikd.tokenizer import train_wordpiece
+from minikd.losses import hard_loss
+from minikd.tokenizer import Tokenizer, bert_wordpiece, train_wordpiece
 from minikd.training import train
 from minikd.used_rows import UsedRows, only_used_rows
 
@@ -43,6 +46,83 @@ def test_training_moves_the_weights_as_with_the_whole_table(data, tmp_path, monk
     others = np.setdiff1d(np.arange(1, 200), in_use)
     moved = cut.encoder.embeddings.word_embeddings.weight[others] / first[others]
     assert 0.9 < moved.min() and moved.max() < 0.99
+
+
+def whole_table(embeddings, ids):
+    """In place of `only_used_rows`: the table as it is, all rows of which AdamW moves and shrinks."""
+    return nullcontext(SimpleNamespace(shrink_rest=lambda factor: None))
+
+
+def data_with_pad(pad: int):
+    """Two splits whose texts are padded with the id `pad`; the training texts contain [PAD] nowhere."""
+    words = ["[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    tokens = [*words[:pad], "[PAD]", *words[pad:]]
+    tokenizer = Tokenizer(bert_wordpiece({token: i for i, token in enumerate(tokens)}, {}))
+    return [tokenize_split(split, tokenizer, 16) for split in (make_split(32, 0), make_split(8, 1))]
+
+
+@pytest.mark.parametrize(("tokenizer_pad", "config_pad"), [(0, None), (0, 7), (1, None), (1, 0), (1, 1), (17, 0)])
+def test_training_is_the_same_whichever_rows_config_and_tokenizer_use_for_padding(
+    tokenizer_pad, config_pad, tmp_path, monkeypatch
+):
+    """Batches are padded with the tokenizer's [PAD]; the config's row, if it has one, is the one without gradient."""
+    data = data_with_pad(tokenizer_pad)
+    assert tokenizer_pad not in data[0].ids and len(set(data[0].lengths)) > 1
+    settings = replace(SETTINGS, weight_decay=0.3, lr=5e-3, epochs=1)
+    cut, whole = make_model(pad_token_id=config_pad), make_model(pad_token_id=config_pad)
+    train(cut, *data, settings, tmp_path / "cut", CPU)
+    assert cut.encoder.embeddings.word_embeddings.padding_idx == config_pad
+    monkeypatch.setattr(minikd.training, "only_used_rows", whole_table)
+    train(whole, *data, settings, tmp_path / "whole", CPU)
+    for (name, one), other in zip(cut.state_dict().items(), whole.state_dict().values()):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_masked_padding_gets_no_gradient_even_where_the_config_names_no_row_for_it():
+    """So a config without pad_token_id trains as one with the tokenizer's, unless a text contains a literal [PAD]."""
+    data = data_with_pad(1)[0]
+    model = make_model(pad_token_id=None)
+    batch = collate(data, np.arange(32), CPU)
+    assert (batch.input_ids == 1).any() and not batch.attention_mask[batch.input_ids == 1].any()
+    hard_loss(model(batch.input_ids, batch.attention_mask).logits, batch.labels).backward()
+    gradient = model.encoder.embeddings.word_embeddings.weight.grad
+    assert not gradient[1].any() and gradient[data.ids].any(dim=1).all()
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.mark.parametrize("first", [UserError("no logits"), KeyboardInterrupt("stopped")], ids=repr)
+@pytest.mark.parametrize("broken", ["the table", "the log", "both"])
+def test_a_clean_up_that_fails_does_not_hide_the_first_error(first, broken, data, tmp_path, monkeypatch):
+    def failing_teacher(batch):
+        raise first
+
+    def fail(*_):
+        raise Broken("clean-up")
+
+    if broken != "the log":
+        monkeypatch.setattr(UsedRows, "whole", fail)
+    if broken != "the table":
+        close = ExitStack()  # a log that cannot be closed, as on a full disk
+        close.write = close.flush = lambda *_: None
+        close.push(fail)
+        monkeypatch.setattr(minikd.training, "open_log", lambda *_: close)
+    with pytest.raises(type(first)) as caught:
+        train(make_model(), *data, SETTINGS, tmp_path, CPU, teacher=failing_teacher)
+    assert caught.value is first and "clean-up" in caught.value.__notes__[0]
+
+
+def test_a_clean_up_that_fails_alone_is_the_error(data, tmp_path, monkeypatch):
+    def fail(*_):
+        raise Broken("clean-up")
+
+    monkeypatch.setattr(UsedRows, "whole", fail)
+    with pytest.raises(Broken):
+        train(make_model(), *data, replace(SETTINGS, epochs=1), tmp_path, CPU)
+    with pytest.raises(UserError, match="first"), only_used_rows(make_model().encoder.embeddings, IDS):
+        raise UserError("first")
 
 
 def test_a_text_with_tokens_that_training_did_not_see_has_the_same_logits(data):
