@@ -18,6 +18,7 @@ from minikd.calibration import calibration_metrics, fit_temperature
 from minikd.checkpoint import save_pretrained
 from minikd.config import FORMATS, EncoderConfig
 from minikd.dark_knowledge import write_page
+from minikd.datasets.rows import Layout
 from minikd.defaults import DEFAULTS
 from minikd.evaluation import distilled_against_baseline, evaluate_models, load_finished, write_predictions
 from minikd.files import UserError, write_json
@@ -80,7 +81,7 @@ def parse_args():
         "--input",
         type=folder,
         metavar="FILE",
-        help="label the texts of this file: a line each (.txt), or the column text or sentence (.csv, .tsv, .jsonl)",
+        help="label the texts of this file: a line each (.txt), or a column, see --text-column (.csv, .tsv, .jsonl)",
     )
     group.add_argument(
         "--output", type=folder, metavar="FILE", help="where the labels of --input go: a .csv or .jsonl file"
@@ -97,8 +98,9 @@ def check_flags(parser, args):
     """Ends with status 2 where flags of different uses are mixed."""
     comparing = {"--dataset": args.dataset, "--output-dir": args.output_dir, "--html": args.html,
                  "--calibrate": args.calibrate, "--quantize": args.quantize, "--split": args.split,
-                 "--fpb-agreement": args.fpb_agreement}  # fmt: skip
+                 "--fpb-agreement": args.fpb_agreement, "--label-column": args.label_column}  # fmt: skip
     labelling = {"--text": args.text, "--input": args.input}
+    reading = {"--text-column": args.text_column, "--encoding": args.encoding}
     used = [flag for flag, value in (comparing | labelling | {"--label-order": args.label_order}).items() if value]
     if args.plot and (used or args.models):
         parser.error(f"--plot draws from results alone: leave out {used[0] if used else 'the models'}")
@@ -109,6 +111,10 @@ def check_flags(parser, args):
         parser.error(f"--text and --input label texts alone: leave out {mixed}")
     if args.text and args.input:
         parser.error("--text and --input: give one of them")
+    if (args.text or args.plot) and any(reading.values()):
+        parser.error(
+            f"{', '.join(flag for flag, value in reading.items() if value)}: no file is read here; leave it out"
+        )
     if bool(args.input) != bool(args.output):
         parser.error("--input FILE and --output FILE go together")
     if args.output and args.output.suffix.lower() not in (".csv", ".jsonl"):
@@ -140,7 +146,8 @@ def main():
         print_labels(args.models, args.text, args, device)
     elif args.input:
         cli.check_writable(args.output.parent, "--output")
-        label_file(args.models[0], args.input, args.output, args, device)
+        layout = Layout(args.text_column, encoding=args.encoding)
+        label_file(args.models[0], args.input, layout, args.output, args, device)
     else:
         if args.output_dir:
             cli.check_writable(args.output_dir)
@@ -164,7 +171,9 @@ def use_recorded_flags(args):
     """Data flags that were not given are those that the first of the models was trained with, from its run.json."""
     runs = [(model, read_run(model_folder(model))) for model in args.models]
     source, recorded = next(((model, run["arguments"]) for model, run in runs if run), (None, {}))
-    kinds = {"dataset": str, "data_dir": str, "fpb_agreement": str, "max_length": int}
+    kinds = {"dataset": str, "data_dir": str, "fpb_agreement": str, "max_length": int} | dict.fromkeys(
+        ("text_column", "label_column", "encoding"), str
+    )
     recorded = {key: recorded[key] for key, kind in kinds.items() if isinstance(recorded.get(key), kind)}
     if args.dataset is None and not (args.text or args.input):
         args.dataset = recorded.get("dataset")
@@ -172,6 +181,7 @@ def use_recorded_flags(args):
             raise UserError("--dataset: no model says what it was trained on; name the corpus to compare them on")
         if args.dataset not in DEFAULTS and not Path(args.dataset).exists():
             raise UserError(f"{args.dataset}: the data that {source} was trained on is gone; name it by --dataset")
+    use_recorded_layout(args, recorded)
     args.data_dir = args.data_dir or Path(recorded.get("data_dir", flags.DATA_DIR))
     args.fpb_agreement = args.fpb_agreement or recorded.get("fpb_agreement", "50")
     folders = [model_folder(base_model(model) or model) for model in args.models]
@@ -179,6 +189,17 @@ def use_recorded_flags(args):
     if args.max_length is None and recorded.get("max_length", 0) >= 3:
         args.max_length = min(recorded["max_length"], *positions)
     cli.settle_length(args, min(positions))
+
+
+def use_recorded_layout(args, recorded):
+    """The columns of the training data are looked for in other data too; its encoding holds for that data alone."""
+    if args.dataset in DEFAULTS or args.text or (args.input and args.input.suffix.lower() == ".txt"):
+        return
+    args.text_column = args.text_column or recorded.get("text_column")
+    if args.dataset:
+        args.label_column = args.label_column or recorded.get("label_column")
+        if Path(args.dataset).resolve() == Path(recorded.get("dataset", "")).resolve():
+            args.encoding = args.encoding or recorded.get("encoding")
 
 
 def compare(args, device):

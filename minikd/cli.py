@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from minikd.datasets import Dataset, load_dataset
+from minikd.datasets.classes import label_counts, rare_labels
 from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, LORA_LR, corpus_name, default
 from minikd.files import UserError
 from minikd.inference import choose_device, choose_precision
@@ -72,14 +73,26 @@ def start(args: argparse.Namespace) -> torch.device:
 
 
 def load_data(args: argparse.Namespace) -> Dataset:
-    """The corpus that the flags name. Prints its sizes and labels. Raises UserError where --label-order has others."""
-    data = load_dataset(args.dataset, args.data_dir, agreement=args.fpb_agreement)
+    """The corpus that the flags name. Prints its sizes and how many examples each label has. Raises UserError where
+    --label-order has others.
+    """
+    data = load_dataset(
+        args.dataset,
+        args.data_dir,
+        agreement=args.fpb_agreement,
+        text_column=args.text_column,
+        label_column=args.label_column,
+        encoding=args.encoding,
+    )
     if args.label_order and order_by_name(args.label_order, data.labels) is None:
         raise UserError(
             f"--label-order: {', '.join(args.label_order)} are not the data's labels {', '.join(data.labels)}"
         )
     sizes = (f"{len(getattr(data, name).texts):,} {name}" for name in ("train", "validation", "test"))
-    print(f"{data.name}: {', '.join(sizes)}; labels {', '.join(data.labels)}")
+    print(f"{data.name}: {', '.join(sizes)}")
+    print(label_counts(data))
+    if warning := rare_labels(data):
+        print(warning)
     return data
 
 

@@ -28,8 +28,30 @@ def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> N
         type=non_empty,
         default="sample",
         metavar="imdb|sst2|fpb|sample|PATH",
-        help="corpus; or a CSV, TSV or JSONL file, or a folder with train, validation and test files, with columns "
-        f"text (or sentence) and label (default: {default_text or 'sample'})",
+        help="corpus; or a CSV, TSV or JSONL file, or a folder with train, validation and test files. A file is split "
+        "80/10/10 into train, validation and test; a missing validation file becomes a tenth of train. Each label is "
+        "split in proportion, identical texts and texts that contain one another stay together, and the split is the "
+        "same in every run "
+        f"(default: {default_text or 'sample'})",
+    )
+    group.add_argument(
+        "--text-column",
+        type=non_empty,
+        metavar="NAME",
+        help=f"your own data: the column with the texts (default: {default_text or 'text or sentence'})",
+    )
+    group.add_argument(
+        "--label-column",
+        type=non_empty,
+        metavar="NAME",
+        help=f"your own data: the column with the labels, one class a text (default: {default_text or 'label'})",
+    )
+    group.add_argument(
+        "--encoding",
+        type=non_empty,
+        metavar="NAME",
+        help="your own data: how its files write letters, such as cp1252 (Windows) or latin-1; a byte-order mark wins "
+        f"(default: {'for the data of the first model as it was trained, else utf-8' if default_text else 'utf-8'})",
     )
     group.add_argument(
         "--data-dir",

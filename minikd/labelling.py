@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minikd.batching import TokenizedSplit
-from minikd.datasets.own import read_texts
+from minikd.datasets.rows import Layout, read_texts
 from minikd.evaluation import load_finished
 from minikd.files import UserError, atomic_write
 from minikd.inference import predict
@@ -32,12 +32,12 @@ def print_labels(sources: list[str], texts: list[str], args, device: torch.devic
             print(f"{source}: {model.config.labels[int(row.argmax())]} ({others}): {text}")
 
 
-def label_file(source: str, texts_file: Path, output: Path, args, device: torch.device) -> None:
-    """Labels every text of `texts_file` (`read_texts`) into `output`, in the same order, and prints a summary.
+def label_file(source: str, texts_file: Path, layout: Layout, output: Path, args, device: torch.device) -> None:
+    """Labels every text of `texts_file` (see `read_texts`) into `output`, in the same order, and prints a summary.
 
     Raises UserError for a file that cannot be read, and for what `load_finished` and `predict` refuse.
     """
-    texts = read_texts(texts_file)
+    texts = read_texts(texts_file, layout)
     model, probs = probabilities(source, texts, args, device)
     write_labels(output, texts, probs, model.config.labels)
     counts = torch.bincount(probs.argmax(dim=-1), minlength=len(model.config.labels)).tolist()

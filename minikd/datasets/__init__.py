@@ -2,21 +2,30 @@
 
 import os
 
+from minikd.datasets.rows import Layout
 from minikd.datasets.splits import Dataset, Split, data_fingerprint
 from minikd.files import UserError
 
 __all__ = ["Dataset", "Split", "data_fingerprint", "load_dataset"]
 
 
-def load_dataset(name_or_path, data_dir="data", *, agreement="50") -> Dataset:
+def load_dataset(
+    name_or_path, data_dir="data", *, agreement="50", text_column=None, label_column=None, encoding=None
+) -> Dataset:
     """The corpus called imdb, sst2, fpb or sample, or the user's own data at a path (see minikd/datasets/own.py).
 
     Archives are looked for in `data_dir` and downloaded into it where missing. `agreement` is the least share of
-    annotators that agree on a Financial PhraseBank sentence: 50, 66, 75 or all. Raises UserError.
+    annotators that agree on a Financial PhraseBank sentence: 50, 66, 75 or all. The columns and the encoding are for
+    the user's own data alone. Raises UserError.
     """
     from minikd.datasets import fpb, imdb, own, sst2  # here, since they import this package
 
     name = os.fspath(name_or_path)
+    layout = Layout(text_column, label_column, encoding)
+    if name in ("sample", "imdb", "sst2", "fpb"):
+        for field, value in vars(layout).items():
+            if value is not None:
+                raise UserError(f"--{field.replace('_', '-')}: {name} is read as its authors wrote it; leave it out")
     if name == "sample":
         from minikd.datasets import sample
 
@@ -29,4 +38,4 @@ def load_dataset(name_or_path, data_dir="data", *, agreement="50") -> Dataset:
         return fpb.load(data_dir, agreement)
     if not os.path.exists(name):
         raise UserError(f"--dataset {name}: no such file or folder, and none of the names imdb, sst2, fpb, sample")
-    return own.load(name)
+    return own.load(name, layout)

@@ -1,7 +1,7 @@
 """SST-2: sentences and phrases of film reviews (Socher et al. 2013), as packed for GLUE (Wang et al. 2018)."""
 
 from minikd.datasets.archive import Source, damaged, locate, members
-from minikd.datasets.own import Row, parse_table
+from minikd.datasets.rows import Row, parse_table
 from minikd.datasets.splits import Dataset, Split, assemble
 from minikd.files import UserError
 
@@ -25,7 +25,7 @@ def load(data_dir) -> Dataset:
         if name not in contents:
             raise damaged(path, f"it has no {name}.tsv")
         where = f"{path}: {name}.tsv"
-        rows = list(parse_table(contents[name], where, "\t"))
+        rows = list(parse_table(contents[name], where, ".tsv"))
         if len(rows) != count:
             raise damaged(path, f"{len(rows):,} examples in {name}.tsv, not {count:,}")
         splits[name] = _split(rows, where)
