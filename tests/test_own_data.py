@@ -16,7 +16,7 @@ from minikd.datasets.rows import Layout
 from minikd.files import UserError
 
 NAMES = ("train", "validation", "test")
-TEXTS = [f"the café opened; number {i}, again" for i in range(40)]
+TEXTS = [f"the café opened; number {i:02}, again" for i in range(40)]
 ROWS = [(text, ("bad", "good")[i % 2]) for i, text in enumerate(TEXTS)]
 
 
@@ -28,7 +28,7 @@ def table(rows=ROWS, names=("text", "label"), delimiter=",") -> str:
 
 def labelled(*labels, repeat=10) -> str:
     """A CSV file whose labels are each of `labels`, `repeat` times."""
-    return table([(f"text number {i}", label) for i, label in enumerate(labels * repeat)])
+    return table([(f"text number {i:04}", label) for i, label in enumerate(labels * repeat)])
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -90,7 +90,12 @@ def test_the_exact_name_wins_over_another_case(tmp_path, expected):
 @pytest.mark.parametrize(
     "names, options, words",
     [
-        (("review", "stars"), {}, ["no text column", "'review', 'stars'", "--text-column"]),
+        (
+            ("review", "stars"),
+            {},
+            ["no text column", "no label column", "'review', 'stars'", "--text-column NAME and --l"],
+        ),
+        (("review", "label"), {}, ["no text column", "'review', 'label'", "give --text-column NAME"]),
         (("text", "stars"), {}, ["no label column", "'text', 'stars'", "--label-column"]),
         (("text", "sentence"), {}, ["more than one text column", "--text-column"]),
         (("text", "text"), {}, ["more than one text column"]),
@@ -142,9 +147,9 @@ def test_two_delimiters_that_both_give_the_columns_are_refused(tmp_path):
 
 
 def test_quoted_fields_in_a_tsv_file_are_named_as_the_reason(tmp_path):
-    path = write(tmp_path / "own.tsv", 'text\tlabel\n"two\nlines"\tgood\n')
-    message = refusal(path)
-    assert "line 2" in message and "quotation marks" in message and ".csv" in message
+    for content, line in (('text\tlabel\n"two\nlines"\tgood\n', 2), ('"text"\t"label"\n"x"\t"good"\n', 1)):
+        message = refusal(write(tmp_path / "own.tsv", content))
+        assert f"line {line}" in message and "quotation marks around its fields is a .csv" in message
 
 
 def test_lines_without_any_content_are_ignored(tmp_path, expected):
@@ -250,7 +255,7 @@ def test_labels_that_are_no_classes_are_refused_with_the_reason(tmp_path, case):
     ],
 )
 def test_json_labels_that_are_no_classes_are_refused_with_their_line(tmp_path, label, words):
-    rows = [{"text": f"text {i}", "label": "good" if i != 1 else label} for i in range(20)]
+    rows = [{"text": f"text {i:02}", "label": "good" if i != 1 else label} for i in range(20)]
     if label == 3.7:
         rows = [row | {"label": label if row["label"] == label else 1} for row in rows]
     message = refusal(write(tmp_path / "own.jsonl", "".join(json.dumps(row) + "\n" for row in rows)))
@@ -270,7 +275,7 @@ def test_json_labels_that_are_no_classes_are_refused_with_their_line(tmp_path, l
         ("nan", "inf"),
         ("yes/no", "yes", "no"),
         ("|", "; "),
-        tuple(f"intent {i}" for i in range(100)),
+        tuple(f"intent {i:02}" for i in range(100)),
         tuple(str(i) for i in range(77)),
     ],
 )
@@ -282,7 +287,7 @@ def test_honest_labels_are_not_refused(tmp_path, labels):
 @pytest.mark.parametrize("zero, one", [("0.0", "1.0"), ("0.00", "1"), (0.0, 1.0)])
 def test_whole_numbers_written_as_fractions_are_read_as_whole_numbers(tmp_path, capsys, zero, one):
     """pandas writes a column of whole numbers so where it has, or had, a missing value."""
-    rows = [{"text": f"text {i}", "label": (zero, one)[i % 2]} for i in range(40)]
+    rows = [{"text": f"text {i:02}", "label": (zero, one)[i % 2]} for i in range(40)]
     path = write(tmp_path / "own.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     data = load_dataset(path)
     assert data.labels == ("0", "1") and "'1.0' as '1'" in capsys.readouterr().out or one == "1"
@@ -304,7 +309,7 @@ def test_a_label_of_the_test_file_that_is_no_training_label_is_named_as_it_is_wr
 
 def test_few_examples_of_many_labels_are_not_taken_for_a_number(tmp_path):
     """Few-shot data: two training examples of each of a hundred labels, and a test file."""
-    labels = [f"intent {i}" for i in range(100)]
+    labels = [f"intent {i:02}" for i in range(100)]
     write(tmp_path / "train.csv", labelled(*labels, repeat=2))
     write(tmp_path / "validation.csv", table([(f"dev {label}", label) for label in labels]))
     write(tmp_path / "test.csv", table([(f"test {label}", label) for label in labels]))
@@ -447,13 +452,13 @@ def test_a_column_flag_without_a_use_is_refused_in_one_line(script, fine_tuned, 
 
 def test_a_run_prints_the_examples_of_each_label_and_warns_of_rare_ones(capsys, tmp_path):
     labels = ["good"] * 60 + ["bad"] * 30 + ["odd"] * 5
-    path = write(tmp_path / "own.csv", table([(f"film number {i}", label) for i, label in enumerate(labels)]))
+    path = write(tmp_path / "own.csv", table([(f"film number {i:02}", label) for i, label in enumerate(labels)]))
     args = argparse.Namespace(dataset=str(path), data_dir=tmp_path, fpb_agreement="50", **vars(Layout()))
     data = cli.load_data(args)
     out = capsys.readouterr().out.splitlines()
     assert out[:2] == [
         "own: 75 train, 10 validation, 10 test",
-        "labels (train + validation + test): bad 24 + 3 + 3, good 48 + 6 + 6, odd 3 + 1 + 1",
+        "labels (train + validation + test): bad: 24 + 3 + 3; good: 48 + 6 + 6; odd: 3 + 1 + 1",
     ]
     assert out[2].startswith("warning: few examples of 'odd' (3 training, 1 validation, 1 test)") and len(out) == 3
     assert data.train.labels.count(0) == 24
@@ -469,7 +474,7 @@ def test_a_label_missing_from_test_is_warned_of_and_balanced_data_are_not(capsys
 
 
 def test_of_many_labels_the_most_and_the_least_frequent_are_printed(tmp_path):
-    rows = [(f"text {i} {j}", f"intent {i:02}") for i in range(30) for j in range(10 + 10 * i)]
+    rows = [(f"text {i:02} {j:03}", f"intent {i:02}") for i in range(30) for j in range(10 + 10 * i)]
     counts = label_counts(load_dataset(write(tmp_path / "own.csv", table(rows))))
-    assert counts.startswith("30 labels (train + validation + test): intent 29 240 + 30 + 30, intent 28 ")
-    assert counts.endswith(", intent 00 8 + 1 + 1") and "intent 15" not in counts
+    assert counts.startswith("30 labels (train + validation + test): intent 29: 240 + 30 + 30; intent 28: ")
+    assert counts.endswith("; intent 00: 8 + 1 + 1") and "intent 15" not in counts

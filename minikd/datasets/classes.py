@@ -63,12 +63,12 @@ def whole_number(label: str) -> str:
 def label_counts(data: Dataset) -> str:
     """How many examples of each label there are in train + validation + test; of many labels, the extremes."""
     counts = list(_counts(data).items())
-    shown = [f"{label} {' + '.join(f'{count:,}' for count in numbers)}" for label, numbers in counts]
+    shown = [f"{label}: {' + '.join(f'{count:,}' for count in numbers)}" for label, numbers in counts]
     if len(shown) > 20:
         order = sorted(range(len(counts)), key=lambda i: -counts[i][1][0])
         most, fewest = ([shown[i] for i in part] for part in (order[:5], order[-5:]))
-        return f"{len(shown)} labels (train + validation + test): {', '.join(most)}, …, {', '.join(fewest)}"
-    return f"labels (train + validation + test): {', '.join(shown)}"
+        return f"{len(shown)} labels (train + validation + test): {'; '.join(most)}; …; {'; '.join(fewest)}"
+    return f"labels (train + validation + test): {'; '.join(shown)}"
 
 
 def rare_labels(data: Dataset) -> str:

@@ -91,16 +91,16 @@ def parse_table(content: bytes, where, suffix: str, layout=USUAL, labelled: bool
     table = io.StringIO(decode(content, where, layout.encoding), newline="")
     delimiter = _delimiter(table, where, suffix, layout, labelled)
     reader, header, line = _reader(table, suffix, delimiter), None, 1
+    unquoted = " (a file with quotation marks around its fields is a .csv)" if suffix == ".tsv" else ""
     try:
         for fields in reader:
             if not any(field.strip() for field in fields):
                 pass  # an empty line, or a line of delimiters, which spreadsheets write for an empty row
             elif header is None:
-                header, naming = fields, f"{where}, line {line}, which must name the columns"
+                header, naming = fields, f"{where}, line {line}, which must name the columns{unquoted}"
                 text_column, label_column = columns = _columns(header, naming, layout, labelled)
                 _announce(where, suffix, delimiter, header, columns, layout)
             elif len(fields) != len(header):
-                unquoted = "; a file with quotation marks around its fields is a .csv" if suffix == ".tsv" else ""
                 counts = f"{len(fields)} fields where the header has {len(header)}"
                 raise UserError(f"{where}, line {line}: {counts}: fix the row{unquoted}")
             else:
@@ -182,16 +182,18 @@ def _positions(names: list[str], accepted: tuple[str, ...]) -> list[int]:
 
 def _columns(names: list[str], where, layout: Layout, labelled: bool) -> list[int | None]:
     """Positions of the text column and of the label column (None unless `labelled`) among `names`. Raises UserError."""
-    found = []
+    found, problems, flags = [], [], []
     for kind, accepted in _wanted(layout, labelled).items():
         positions = _positions(names, accepted)
         if len(positions) != 1:
-            listed = str(names)[1:-1][:200]  # quoted and escaped: the message stays one line
             given = getattr(layout, f"{kind}_column")
             sought = f"{given!r} (given, or recorded in training)" if given else f"({' or '.join(accepted)})"
-            problem = f"{'more than one' if positions else 'no'} {kind} column {sought} among {listed}"
-            raise UserError(f"{where}: {problem}: give --{kind}-column NAME")
+            problems.append(f"{'more than one' if positions else 'no'} {kind} column {sought}")
+            flags.append(f"--{kind}-column NAME")
         found += positions
+    if problems:
+        listed = str(names)[1:-1][:200]  # quoted and escaped: the message stays one line
+        raise UserError(f"{where}: {' and '.join(problems)} among {listed}: give {' and '.join(flags)}")
     if labelled and found[0] == found[1]:
         raise UserError(f"{where}: --label-column {layout.label_column} is the text column: name another")
     return found if labelled else [*found, None]
