@@ -23,6 +23,7 @@ class Parser(argparse.ArgumentParser):
 def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> None:
     """Which corpus, from where, cut at what length. `default_text` replaces the defaults named in the help texts."""
     group = parser.add_argument_group("data")
+    trained = f"{default_text}, else " if default_text else ""
     group.add_argument(
         "--dataset",
         type=non_empty,
@@ -38,20 +39,20 @@ def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> N
         "--text-column",
         type=non_empty,
         metavar="NAME",
-        help=f"your own data: the column with the texts (default: {default_text or 'text or sentence'})",
+        help=f"your own data: the column of texts (default: {trained}text or sentence)",
     )
     group.add_argument(
         "--label-column",
         type=non_empty,
         metavar="NAME",
-        help=f"your own data: the column with the labels, one class a text (default: {default_text or 'label'})",
+        help=f"your own data: the column of labels, one class a text (default: {trained}label)",
     )
     group.add_argument(
         "--encoding",
         type=non_empty,
         metavar="NAME",
-        help="your own data: how its files write letters, such as cp1252 (Windows) or latin-1; a byte-order mark wins "
-        f"(default: {'for the data of the first model as it was trained, else utf-8' if default_text else 'utf-8'})",
+        help="your own data: the encoding of its files, such as cp1252 (Windows) or latin-1; a byte-order mark wins "
+        f"(default: {trained and 'as recorded, for the data of the first model; else '}utf-8)",
     )
     group.add_argument(
         "--data-dir",
