@@ -154,13 +154,13 @@ def run(args, tracking):
     # 4. The comparison, on the test set, which nothing above has seen.
     tokens = dict.fromkeys(models, test)  # one tokenizer for all
     rows, logits = evaluate_models(models, tokens, data.test, device, args.precision)
-    labels = torch.tensor(data.test.labels)
     for stale in output.glob("predictions-*.csv"):  # of an earlier run with other models
         stale.unlink()
     for row in rows:
         for i, (path, _) in enumerate(models[row["name"]]):
             tracking.summary(path, row, i)
-            write_predictions(folders[i] / f"predictions-{path.name}.csv", labels, logits[row["name"]][i], data.labels)
+            predictions = folders[i] / f"predictions-{path.name}.csv"
+            write_predictions(predictions, data.test, logits[row["name"]][i], data.labels)
     results = results_of(rows, data, "test", cli.printable(args), device) | {"seeds": seeds}
     results |= distilled_against_baseline(logits, data.test) | ({"sweep": sweep} if sweep else {})
     write_results(results, output)

@@ -43,7 +43,11 @@ def parse_args():
         help="folder of a finished model or of LoRA adapters, or a name on the hub",
     )
     group = parser.add_argument_group("comparison")
-    group.add_argument("--split", choices=("train", "validation", "test"), help="default: test")
+    group.add_argument(
+        "--split",
+        choices=("train", "validation", "test", "all"),
+        help="which examples; all: every one of them, in the order of a single file (default: test)",
+    )
     group.add_argument(
         "--quantize",
         nargs="+",
@@ -67,7 +71,8 @@ def parse_args():
         "--output-dir",
         type=folder,
         metavar="DIR",
-        help="also write results.json, results.md, dashboard.png, predictions-<model>.csv and quantised models there",
+        help="also write results.json, results.md, dashboard.png, predictions-<model>.csv (a row per example, with the "
+        "first 200 characters of its text) and quantised models there (default: none)",
     )
     group.add_argument(
         "--plot",
@@ -125,8 +130,8 @@ def check_flags(parser, args):
         parser.error(f"--html {args.html}: must end in .html")
     if args.input and args.output.exists() and args.input.exists() and args.output.samefile(args.input):
         parser.error(f"--output {args.output}: is the file of --input; give another")
-    if args.calibrate and args.split == "validation":
-        parser.error("--calibrate fits on the validation split: compare on another one")
+    if args.calibrate and args.split in ("validation", "all"):
+        parser.error("--calibrate fits on the validation split: compare on one without its examples")
     if args.input and len(args.models) > 1:
         parser.error("--input takes one model")
     args.split = args.split or "test"
@@ -181,6 +186,7 @@ def use_recorded_flags(args):
             raise UserError("--dataset: no model says what it was trained on; name the corpus to compare them on")
         if args.dataset not in DEFAULTS and not Path(args.dataset).exists():
             raise UserError(f"{args.dataset}: the data that {source} was trained on is gone; name it by --dataset")
+    args.dataset = args.dataset and cli.absolute(args.dataset)
     use_recorded_layout(args, recorded)
     args.data_dir = args.data_dir or Path(recorded.get("data_dir", flags.DATA_DIR))
     args.fpb_agreement = args.fpb_agreement or recorded.get("fpb_agreement", "50")
@@ -210,6 +216,9 @@ def compare(args, device):
     check_not_overwritten(args)
     data = cli.load_data(args)
     split = getattr(data, args.split)
+    if args.split != "all":
+        count, total = len(split.texts), len(data.all.texts)
+        print(f"{args.split}: {count:,} of {total:,} examples of {data.name}; --split all takes all of them")
     models, tokenizers, unquantized = load_models(args, data, device)
     tokens = {}
     for name in models:
@@ -222,6 +231,9 @@ def compare(args, device):
             row["agreement"] = (own == full).float().mean().item()
     results = results_of(rows, data, args.split, cli.printable(args), device)
     results |= distilled_against_baseline(logits, split)
+    if args.split in ("train", "all"):
+        sources = {name: models[unquantized.get(name, name)][0][0] for name in models}
+        results["trained_on"] = [name for name, source in sources.items() if was_trained_on(source, args.dataset)]
     logits, labels = {name: of_seeds[0] for name, of_seeds in logits.items()}, torch.tensor(split.labels)
     if args.calibrate:
         for row in rows:
@@ -237,7 +249,7 @@ def compare(args, device):
             (folder, model), (original_folder, _) = models[name][0], models[original][0]
             save_quantized(folder, model, tokenizers[name], original_folder)
         for name, one in logits.items():
-            write_predictions(args.output_dir / f"predictions-{name}.csv", labels, one, data.labels)
+            write_predictions(args.output_dir / f"predictions-{name}.csv", split, one, data.labels)
     write_results(results, args.output_dir)
     if args.html:
         truth = None if split.probabilities is None else torch.from_numpy(split.probabilities)
@@ -245,6 +257,11 @@ def compare(args, device):
             args.html, data.name, args.split, data.labels, split.texts, split.labels, logits, true_probabilities=truth
         )
         print(f"page: {args.html}")
+
+
+def was_trained_on(source, dataset):
+    """Whether the model's run.json names these data."""
+    return read_run(model_folder(str(source))).get("arguments", {}).get("dataset") == dataset
 
 
 def check_not_overwritten(args):

@@ -99,8 +99,7 @@ def run(args, tracking):
     models, tokens = {"model": [(args.output_dir, model)]}, {"model": test}
     rows, logits = evaluate_models(models, tokens, data.test, device, args.precision)
     tracking.summary(args.output_dir, rows[0])
-    predictions = args.output_dir / "predictions-model.csv"
-    write_predictions(predictions, torch.tensor(data.test.labels), logits["model"][0], data.labels)
+    write_predictions(args.output_dir / "predictions-model.csv", data.test, logits["model"][0], data.labels)
     write_results(results_of(rows, data, "test", cli.printable(args), device), args.output_dir)
 
 

@@ -37,10 +37,13 @@ def fill_defaults(args: argparse.Namespace) -> None:
             setattr(args, column, default(column, args.dataset))
     if args.output_dir is None:
         args.output_dir = Path("runs") / corpus_name(args.dataset)
-    if args.dataset not in DEFAULTS and Path(args.dataset).exists():
-        args.dataset = str(Path(args.dataset).resolve())
-    args.data_dir = args.data_dir.resolve()  # run.json must name both from any folder
+    args.dataset, args.data_dir = absolute(args.dataset), args.data_dir.resolve()  # run.json names them from any folder
     check_writable(args.output_dir)
+
+
+def absolute(dataset: str) -> str:
+    """The name of a corpus as it is, the path of a user's own data as an absolute one."""
+    return dataset if dataset in DEFAULTS or not Path(dataset).exists() else str(Path(dataset).resolve())
 
 
 def settle_length(args: argparse.Namespace, positions: int) -> None:

@@ -1,7 +1,5 @@
 """The figures of finished models on a split: quality, calibration, cost, and how they compare."""
 
-import csv
-import io
 from pathlib import Path
 
 import torch
@@ -13,7 +11,7 @@ from minikd.calibration import calibration_metrics
 from minikd.checkpoint import from_pretrained
 from minikd.datasets import Split
 from minikd.efficiency import inference_memory_mb, measure_speed, model_size
-from minikd.files import atomic_write
+from minikd.files import write_rows
 from minikd.hub import model_folder
 from minikd.inference import predict_once
 from minikd.metrics import classification_metrics, confusion_matrix, kl_to_truth
@@ -21,6 +19,8 @@ from minikd.model import Classifier
 from minikd.runs import check_tokenizer, read_run
 from minikd.significance import compare
 from minikd.tokenizer import Tokenizer, load_tokenizer
+
+TEXT_SHOWN = 200  # characters of a text in a file of predictions
 
 
 def load_finished(source: str, max_length: int) -> tuple[Classifier, Tokenizer]:
@@ -151,12 +151,26 @@ def training_costs(folder: Path) -> dict:
     return costs
 
 
-def write_predictions(path: Path, labels: Tensor, logits: Tensor, names: tuple[str, ...]) -> None:
-    """A CSV line per example: index, label, predicted (both by name), and the probability of each label."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", "label", "predicted", *(f"prob_{name}" for name in names)])
-    for index, (label, probs) in enumerate(zip(labels.tolist(), logits.softmax(dim=-1).tolist())):
-        predicted = max(range(len(names)), key=probs.__getitem__)
-        writer.writerow([index, names[label], names[predicted], *(f"{prob:.6f}" for prob in probs)])
-    atomic_write(path, text.getvalue())
+def write_predictions(path: Path, split: Split, logits: Tensor, names: tuple[str, ...]) -> None:
+    """A CSV row per example: index in the split, label and predicted (by name), the probability of each label, text.
+
+    Of a long text the first 200 characters are written: enough to recognise it, where whole reviews would make the file
+    of each model and seed as large as the corpus.
+    """
+    shown = (text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}…" for text in split.texts)
+    examples = zip(split.labels, answers(logits.double().softmax(dim=-1), names), shown)
+    write_rows(
+        path,
+        [
+            {"index": index, "label": names[label], **answer, "text": text}
+            for index, (label, answer, text) in enumerate(examples)
+        ],
+    )
+
+
+def answers(probs: Tensor, names: tuple[str, ...]) -> list[dict]:
+    """{"predicted": label, "prob_<label>": …} of each row of probabilities (N, C)."""
+    return [
+        {"predicted": names[label], **{f"prob_{name}": round(prob, 6) for name, prob in zip(names, row)}}
+        for label, row in zip(probs.argmax(dim=-1).tolist(), probs.tolist())
+    ]

@@ -1,6 +1,8 @@
 """Files written whole or not at all, and the one exception that means "the user can mend this"."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -63,6 +65,19 @@ def atomic_write(path, content: bytes | str) -> None:
 def write_json(path, value) -> None:
     """Writes `value` as indented JSON, atomically. Raises OSError; ValueError or TypeError if JSON cannot hold it."""
     atomic_write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_rows(path, rows: list[dict]) -> None:
+    """Writes `rows`, all with the same keys, to a .jsonl file or else as CSV, atomically. Raises OSError."""
+    if Path(path).suffix.lower() == ".jsonl":
+        atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        return
+    text = io.StringIO()
+    # Every string is quoted: a lone carriage return in a text would else end the row.
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write(path, text.getvalue())
 
 
 def fingerprint(*parts) -> str:

@@ -1,8 +1,5 @@
 """Labels for new texts, on the screen or in a file."""
 
-import csv
-import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +8,8 @@ from torch import Tensor
 
 from minikd.batching import TokenizedSplit
 from minikd.datasets.rows import Layout, read_texts
-from minikd.evaluation import load_finished
-from minikd.files import UserError, atomic_write
+from minikd.evaluation import answers, load_finished
+from minikd.files import UserError, write_rows
 from minikd.inference import predict
 from minikd.label_order import name_outputs
 from minikd.model import Classifier
@@ -33,13 +30,15 @@ def print_labels(sources: list[str], texts: list[str], args, device: torch.devic
 
 
 def label_file(source: str, texts_file: Path, layout: Layout, output: Path, args, device: torch.device) -> None:
-    """Labels every text of `texts_file` (see `read_texts`) into `output`, in the same order, and prints a summary.
+    """Labels every text of `texts_file` (see `read_texts`) into `output`, a .csv or .jsonl file with a row for each in
+    the same order (text, predicted, prob_<label> …), and prints a summary.
 
     Raises UserError for a file that cannot be read, and for what `load_finished` and `predict` refuse.
     """
     texts = read_texts(texts_file, layout)
     model, probs = probabilities(source, texts, args, device)
-    write_labels(output, texts, probs, model.config.labels)
+    labelled = zip(texts, answers(probs, model.config.labels))
+    write_rows(output, [{"text": text, **answer} for text, answer in labelled])
     counts = torch.bincount(probs.argmax(dim=-1), minlength=len(model.config.labels)).tolist()
     shares = ", ".join(f"{label} {count:,}" for label, count in zip(model.config.labels, counts))
     print(f"{len(texts):,} texts labelled ({shares}): {output}")
@@ -54,21 +53,3 @@ def probabilities(source: str, texts: list[str], args, device: torch.device) -> 
     tokens = TokenizedSplit(ids, offsets, np.zeros(len(texts), dtype=np.int64), tokenizer.pad_token_id, "")
     desc = "label" if len(texts) > 100 else ""
     return model, predict(model.to(device), tokens, device, args.precision, desc=desc).softmax(dim=-1)
-
-
-def write_labels(path: Path, texts: list[str], probs: Tensor, names: tuple[str, ...]) -> None:
-    """New texts with their labels, to a .csv (text, predicted, prob_<label> …) or .jsonl file, one row a text."""
-    rows = [
-        {"text": text, "predicted": names[max(range(len(names)), key=row.__getitem__)]}
-        | {f"prob_{name}": round(prob, 6) for name, prob in zip(names, row)}
-        for text, row in zip(texts, probs.tolist())
-    ]
-    if path.suffix.lower() == ".jsonl":
-        atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        return
-    text = io.StringIO()
-    # Quoted, all of them: a lone carriage return in a text would else end the row.
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write(path, text.getvalue())

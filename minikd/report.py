@@ -114,6 +114,12 @@ def notes(results: dict) -> str:
         lines.append(
             f"alpha {chosen['alpha']:g} and T {chosen['T']:g} chosen on validation among {len(cells)} pairs of a sweep"
         )
+    if results.get("trained_on"):
+        several = len(results["trained_on"]) > 1
+        lines.append(
+            f"{', '.join(results['trained_on'])} {'were' if several else 'was'} trained on a part of these examples: "
+            f"{'their' if several else 'its'} figures flatter"
+        )
     if results.get("significance"):
         lines.append(sentence(results["significance"]))
     if published_figures(results):
@@ -151,8 +157,10 @@ def report(results: dict, keys: tuple[str, ...] = ()) -> str:
 def conditions(results: dict) -> str:
     """Data, precision, machine and seeds of the figures, in one line."""
     seeds = results.get("seeds") or [results["arguments"].get("seed")]
+    count = f"{results['examples']:,}"
     parts = [
-        f"{results['dataset']}, {results['split']} split of {results['examples']:,}",
+        f"{results['dataset']}, "
+        + (f"all {count} examples" if results["split"] == "all" else f"{results['split']} split of {count}"),
         f"{results['precision']} on {results['device']} ({results['threads']} threads)",
         f"{len(seeds)} seeds, mean ± std" if len(seeds) > 1 else f"seed {seeds[0]}",
     ]

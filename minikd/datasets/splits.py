@@ -10,7 +10,7 @@ text falls on depends on the texts alone, not on their order in the file or the 
 import hashlib
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Split:
     texts: list[str]
     labels: list[int]  # positions in Dataset.labels
     probabilities: np.ndarray | None = None  # (N, C) true label probabilities, known for the embedded sample only
+    positions: list[int] | None = None  # where each example was in the one file that all splits were divided from
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,17 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+
+    @property
+    def all(self) -> Split:
+        """Every example: in the file's order where the splits were one file, else train, validation, test."""
+        splits = (self.train, self.validation, self.test)
+        texts, labels = ([one for split in splits for one in getattr(split, name)] for name in ("texts", "labels"))
+        if all(split.positions is not None for split in splits):
+            order = np.argsort([position for split in splits for position in split.positions])
+            return Split([texts[i] for i in order], [labels[i] for i in order])
+        known = all(split.probabilities is not None for split in splits)
+        return Split(texts, labels, np.concatenate([split.probabilities for split in splits]) if known else None)
 
 
 def data_fingerprint(dataset: Dataset) -> str:
@@ -113,7 +125,7 @@ def divide(examples: Split, parts: int) -> list[Split]:
             indices[part + 1] += groups[key]
             for label, n in needed.items():
                 room[part][label] -= n
-    return [_select(examples, sorted(chosen)) for chosen in indices]
+    return [replace(_select(examples, sorted(chosen)), positions=sorted(chosen)) for chosen in indices]
 
 
 def containment_groups(texts: list[str]) -> tuple[list[str], list[bool]]:
