@@ -56,6 +56,10 @@ def parse_args():
         )
     if args.label_order and args.teacher in (None, "oracle") and not args.student:
         parser.error("--label-order: names the outputs of --teacher or --student; give one of them")
+    if args.choose != "accuracy" and len(args.alpha) * len(args.T) == 1:
+        parser.error(
+            f"--choose {args.choose}: chooses among the pairs of a sweep; give several values of --alpha or --T"
+        )
     cli.fill_defaults(args)
     return args
 
@@ -136,7 +140,9 @@ def run(args, tracking):
 
     sweep, alpha, T = None, args.alpha[0], args.T[0]
     if len(args.alpha) * len(args.T) > 1:  # a student for each pair; the best on validation goes on
-        sweep = run_sweep(args.alpha, args.T, partial(distil, args.seed), validation, device, args.precision, output)
+        sweep = run_sweep(
+            args.alpha, args.T, partial(distil, args.seed), validation, device, args.precision, output, args.choose
+        )
         alpha, T = sweep["chosen"]["alpha"], sweep["chosen"]["T"]
 
     seeds = [args.seed + i for i in range(args.seeds)]

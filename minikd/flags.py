@@ -6,6 +6,7 @@ from pathlib import Path
 from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, default
 from minikd.flag_types import folder, integer, label_names, names, non_empty, real
 from minikd.lora import TARGETS
+from minikd.sweep import CRITERIA
 
 DATA_DIR = Path(__file__).parents[1] / "data"
 
@@ -247,6 +248,13 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="temperature of the soft loss (default: 2); several values of --alpha or --T: a sweep over all pairs, "
         "and the one that is best on validation goes on",
+    )
+    group.add_argument(
+        "--choose",
+        choices=tuple(CRITERIA),
+        default="accuracy",
+        help="by which figure of the validation split a sweep chooses its pair: accuracy, negative log-likelihood, or "
+        "expected calibration error; ties go to the lower negative log-likelihood (default: accuracy)",
     )
     group.add_argument(
         "--teacher-logits",

@@ -14,6 +14,7 @@ from minikd.files import UserError, atomic_write, write_json
 from minikd.recipes import RECIPES
 from minikd.runs import environment
 from minikd.significance import sentence
+from minikd.sweep import CRITERIA, best_cell
 from minikd.training import read_log
 
 THREE_DIGITS = "three significant digits"  # in place of a format
@@ -110,10 +111,7 @@ def notes(results: dict) -> str:
     if results.get("best_possible_accuracy"):
         lines.append(f"best possible, from the known probabilities: accuracy {results['best_possible_accuracy']:.4f}")
     if results.get("sweep"):
-        chosen, cells = results["sweep"]["chosen"], results["sweep"]["cells"]
-        lines.append(
-            f"alpha {chosen['alpha']:g} and T {chosen['T']:g} chosen on validation among {len(cells)} pairs of a sweep"
-        )
+        lines.append(sweep_choice(results["sweep"]))
     if results.get("trained_on"):
         several = len(results["trained_on"]) > 1
         lines.append(
@@ -132,17 +130,30 @@ def notes(results: dict) -> str:
     return "\n".join(lines)
 
 
+def sweep_choice(sweep: dict) -> str:
+    """Which pair a sweep chose and by which figure; and those that the other figures favour, where they differ."""
+    cells, choose = sweep["cells"], sweep.get("choose", "accuracy")
+    pair = "alpha {alpha:g} and T {T:g}"
+    chosen, best = pair.format(**sweep["chosen"]), {name: pair.format(**best_cell(cells, name)) for name in CRITERIA}
+    others = (f"; by {name}: {other}" for name, other in best.items() if other != chosen)
+    return f"{chosen} chosen on validation by {choose}, among {len(cells)} pairs of a sweep{''.join(others)}"
+
+
 def sweep_table(results: dict) -> str:
-    """Validation accuracy and ECE of every pair of a sweep: a line per alpha, a column per T, the chosen pair bold."""
+    """Validation accuracy and ECE (NLL, if that chose) of every pair of a sweep: a line per alpha, a column per T, the
+    chosen pair bold."""
     cells, chosen = results["sweep"]["cells"], results["sweep"]["chosen"]
+    choose = results["sweep"].get("choose", "accuracy")  # results of before --choose have none
+    second = "nll" if choose == "nll" else "ece"
     found = {(cell["alpha"], cell["T"]): cell for cell in cells}
     columns = list(dict.fromkeys(T for _, T in found))
-    lines = [["validation accuracy (ECE)", *(f"T {T:g}" for T in columns)], ["---", *("---:" for _ in columns)]]
+    heading = f"validation accuracy ({second.upper()}), chosen by {choose}"
+    lines = [[heading, *(f"T {T:g}" for T in columns)], ["---", *("---:" for _ in columns)]]
     for alpha in dict.fromkeys(alpha for alpha, _ in found):
         texts = []
         for T in columns:
             cell = found[alpha, T]
-            text = f"{cell['validation_accuracy']:.4f} ({cell['validation_ece']:.4f})"
+            text = f"{cell['validation_accuracy']:.4f} ({cell[CRITERIA[second][0]]:.4f})"
             texts.append(f"**{text}**" if {"alpha": alpha, "T": T} == chosen else text)
         lines.append([f"alpha {alpha:g}", *texts])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

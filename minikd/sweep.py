@@ -12,6 +12,9 @@ from minikd.calibration import calibration_metrics
 from minikd.inference import predict
 from minikd.model import Classifier
 
+# What a sweep can choose by: the figure of a cell, and whether the lowest (1) or the highest (-1) is the best.
+CRITERIA = {"accuracy": ("validation_accuracy", -1), "nll": ("validation_loss", 1), "ece": ("validation_ece", 1)}
+
 
 def run_sweep(
     alphas: list[float],
@@ -21,12 +24,13 @@ def run_sweep(
     device: torch.device,
     precision: str,
     output: Path,
+    choose: str = "accuracy",
 ) -> dict:
     """Trains `distil(alpha, T, folder, name)` for every pair, in output/sweep, and chooses on the validation split.
 
-    The best accuracy wins, ties go to the lower negative log-likelihood; the test split is not looked at. The chosen
-    student is copied to output/distilled. Returns {"cells": [alpha, T, validation_accuracy, validation_loss,
-    validation_ece …], "chosen": {alpha, T}}. The teacher's logits are computed once for all pairs, by the caller.
+    `choose` (a key of CRITERIA) says by which figure (`best_cell`); the test split is not looked at. The chosen student
+    is copied to output/distilled. Returns {"cells": [{alpha, T, validation_accuracy, validation_loss, validation_ece},
+    …], "choose": …, "chosen": {alpha, T}}. The teacher's logits are computed once for all pairs, by the caller.
     """
     cells, labels = [], torch.from_numpy(validation.labels)
     for alpha, T in product(dict.fromkeys(alphas), dict.fromkeys(temperatures)):  # a value given twice counts once
@@ -41,16 +45,23 @@ def run_sweep(
             "validation_loss": figures["nll"],
             "validation_ece": figures["ece"],
         })  # fmt: skip
-    best = max(cells, key=lambda cell: (cell["validation_accuracy"], -cell["validation_loss"]))
+    best = best_cell(cells, choose)
     chosen = {"alpha": best["alpha"], "T": best["T"]}
     for cell in cells:
-        mark = " ← chosen" if cell is best else ""
+        mark = f" ← chosen by {choose}" if cell is best else ""
         print(
             f"alpha {cell['alpha']:<4g} T {cell['T']:<4g} validation accuracy {cell['validation_accuracy']:.4f}, "
             f"loss {cell['validation_loss']:.4f}, ECE {cell['validation_ece']:.4f}{mark}"
         )
     _replace(output / "distilled", output / "sweep" / f"alpha-{best['alpha']}-T-{best['T']}")
-    return {"cells": cells, "chosen": chosen}
+    return {"cells": cells, "choose": choose, "chosen": chosen}
+
+
+def best_cell(cells: list[dict], choose: str) -> dict:
+    """The cell of a sweep with the best figure: the highest "accuracy", or the lowest "nll" or "ece"; ties go to the
+    lower nll, and then to the earlier cell."""
+    key, sign = CRITERIA[choose]
+    return min(cells, key=lambda cell: (sign * cell[key], cell["validation_loss"]))
 
 
 def _replace(folder: Path, source: Path) -> None:
