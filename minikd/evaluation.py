@@ -106,21 +106,67 @@ def _pool(bins) -> list:
 
 
 def compare_with_first(row: dict, first: dict) -> dict:
-    """What a smaller model keeps and saves against the first one (of experiment E4):
+    """What a smaller model keeps and saves against the first one; None where one of them lacks the figure.
 
-    `retention` and `f1_retention`, its accuracy and F1 over the first's; `accuracy_change`, in points; `speed_up` in
-    batches of 128; `parameter_fraction`; and `efficiency_ratio`, retention over parameter fraction.
+    Of experiment E4: `retention` and `f1_retention`, its accuracy and F1 over the first's; `speed_up` in batches of
+    128; `parameter_fraction`; and `efficiency_ratio`, retention over parameter fraction. Of E5: `accuracy_change` and
+    `weighted_f1_change`, in points; and as fractions of the first's (−0.49: 49 % less) `latency_change` and
+    `throughput_change` in batches of 100, `parameter_change`, `size_change`. Of E3: `latency_1_change`, one at a time,
+    and `memory_change`, of inference.
     """
-    fraction = row["parameters"] / first["parameters"]
-    retention = _each(lambda mine, its: mine / its if its else None, row["accuracy"], first["accuracy"])
+
+    def compare(function, key):
+        figures = row.get(key), first.get(key)
+        return None if None in figures else _each(function, *figures)
+
+    def points(mine, its):
+        return 100 * (mine - its)
+
+    def ratio(mine, its):
+        return mine / its if its else None
+
+    def change(mine, its):
+        return mine / its - 1 if its else None
+
+    retention, fraction = compare(ratio, "accuracy"), compare(ratio, "parameters")
     return {
-        "accuracy_change": _each(lambda mine, its: 100 * (mine - its), row["accuracy"], first["accuracy"]),
+        "accuracy_change": compare(points, "accuracy"),
+        "weighted_f1_change": compare(points, "weighted_f1"),
+        "latency_1_change": compare(change, "latency_1_ms"),
+        "latency_change": compare(change, "batch_100_ms"),
+        "throughput_change": compare(change, "throughput"),
+        "parameter_change": compare(change, "parameters"),
+        "size_change": compare(change, "size_mb"),
+        "memory_change": compare(change, "peak_memory_mb"),
         "retention": retention,
-        "f1_retention": _each(lambda mine, its: mine / its if its else None, row["f1"], first["f1"]),
-        "speed_up": first["batch_128_ms"] / row["batch_128_ms"],
+        "f1_retention": compare(ratio, "f1"),
+        "speed_up": compare(lambda mine, its: its / mine, "batch_128_ms"),
         "parameter_fraction": fraction,
-        "efficiency_ratio": _each(lambda kept, of: kept and kept / of, retention, fraction),
+        "efficiency_ratio": None if None in (retention, fraction) else _each(ratio, retention, fraction),
     }
+
+
+def quantization_changes(rows: list[dict], precision: str) -> list[str]:
+    """A line for each quantised copy among the rows: what it changes against its original in `precision`; and a line
+    on what experiment E5's author hoped for. [] where there are none.
+
+    A copy has the figure `agreement`, and is called <original>-<format>.
+    """
+    originals, lines = {row["name"]: row for row in rows}, []
+    for row in rows:
+        name = row["name"].rpartition("-")[0]
+        if "agreement" in row and name in originals:
+            changes = compare_with_first(row, originals[name])
+            parts = [f"{words} {changes[key]:{form}}{unit}" for words, key, form, unit in (
+                ("latency one at a time", "latency_1_change", "+z.0%", ""),
+                ("in batches of 100", "latency_change", "+z.0%", ""),
+                ("peak memory", "memory_change", "+z.0%", ""),
+                ("size", "size_change", "+z.0%", ""),
+                ("accuracy", "accuracy_change", "+z.2f", " points"),
+            ) if changes[key] is not None]  # fmt: skip
+            lines.append(f"{row['name']} against {name} in {precision}: {', '.join(parts)}".replace(" -", " −"))
+    wish = "experiment E5 wished for quantisation that gives 30 % less latency and half the size"
+    return [*lines, wish] if lines else []
 
 
 def _each(function, mine, its):

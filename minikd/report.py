@@ -10,11 +10,12 @@ from minikd.bag_of_words import bag_of_words
 from minikd.datasets import Dataset, data_fingerprint
 from minikd.datasets.sample import bayes_accuracy
 from minikd.drawing import three_digits
+from minikd.evaluation import compare_with_first, quantization_changes
 from minikd.files import UserError, atomic_write, write_json
 from minikd.recipes import RECIPES
 from minikd.runs import environment
 from minikd.significance import sentence
-from minikd.sweep import CRITERIA, best_cell
+from minikd.sweep import CRITERIA, sweep_choice
 from minikd.training import read_log
 
 THREE_DIGITS = "three significant digits"  # in place of a format
@@ -47,6 +48,13 @@ LINES = (
     ("training_added_mb", "peak memory that training adds, MiB", "{:,.0f}"),
     ("training_memory_mb", "peak memory of training, MiB", "{:,.0f}"),  # of older versions: with all the process held
     ("accuracy_change", "change of accuracy, points", "{:+.2f}"),
+    ("weighted_f1_change", "change of weighted F1, points", "{:+.2f}"),
+    ("latency_1_change", "change of latency, one at a time", "{:+.0%}"),
+    ("latency_change", "change of latency, in batches of 100", "{:+.0%}"),
+    ("throughput_change", "change of throughput", "{:+.0%}"),
+    ("parameter_change", "change of parameters", "{:+.0%}"),
+    ("size_change", "change of the weights' size", "{:+.0%}"),
+    ("memory_change", "change of peak memory of inference", "{:+.0%}"),
     ("retention", "retention of accuracy", "{:.1%}"),
     ("f1_retention", "retention of F1", "{:.1%}"),
     ("speed_up", "speed-up, in batches of 128", "{:.2f}×"),
@@ -54,20 +62,26 @@ LINES = (
     ("efficiency_ratio", "efficiency ratio", "{:.1%}"),
 )
 # What compares with the first model: meaningless where it is the only one, and says nothing in its own column.
-COMPARISONS = ("accuracy_change", "retention", "f1_retention", "speed_up", "parameter_fraction", "efficiency_ratio")
+COMPARISONS = tuple(compare_with_first({}, {}))
+# Those that repeat what other lines tell: shown where asked for, or where a recipe's author printed them.
+REPEATED = ("weighted_f1_change", "latency_1_change", "latency_change", "throughput_change", "parameter_change",
+            "size_change", "memory_change")  # fmt: skip
 
 
 def table(results: dict, keys: tuple[str, ...] = ()) -> str:
     """The figures as a Markdown table that also reads well on screen: a line per figure, a column per model.
 
     Lists of values (seeds) become mean ± std. Where a recipe was followed, what its author published stands at the
-    right, under "published". `keys` picks lines; none: all that have a value.
+    right, under "published". `keys` picks lines; none: all that have a value, but for repetitions.
     """
-    rows = results["models"]
+    # Comparisons that the results of an earlier version lack follow from figures that they have.
+    rows = [compare_with_first(row, results["models"][0]) | row for row in results["models"]]
     published = {f"published {name}": values for name, values in published_figures(results).items()}
     lines = [["", *(row["name"].replace("|", "\\|") for row in rows), *published]]
     for key, heading, form in LINES:
         if (keys and key not in keys) or (key in COMPARISONS and len(rows) == 1):
+            continue
+        if key in REPEATED and not keys and not any(key in values for values in published.values()):
             continue
         if key == "trained_parameters" and all(row.get(key) in (None, row.get("parameters")) for row in rows):
             continue  # nothing was frozen
@@ -120,6 +134,7 @@ def notes(results: dict) -> str:
         )
     if results.get("significance"):
         lines.append(sentence(results["significance"]))
+    lines += quantization_changes(results["models"], results["precision"])
     if published_figures(results):
         also = RECIPES[results["arguments"]["recipe"]].also
         lines.append(
@@ -128,15 +143,6 @@ def notes(results: dict) -> str:
         )
     lines.append(conditions(results))
     return "\n".join(lines)
-
-
-def sweep_choice(sweep: dict) -> str:
-    """Which pair a sweep chose and by which figure; and those that the other figures favour, where they differ."""
-    cells, choose = sweep["cells"], sweep.get("choose", "accuracy")
-    pair = "alpha {alpha:g} and T {T:g}"
-    chosen, best = pair.format(**sweep["chosen"]), {name: pair.format(**best_cell(cells, name)) for name in CRITERIA}
-    others = (f"; by {name}: {other}" for name, other in best.items() if other != chosen)
-    return f"{chosen} chosen on validation by {choose}, among {len(cells)} pairs of a sweep{''.join(others)}"
 
 
 def sweep_table(results: dict) -> str:
@@ -168,9 +174,12 @@ def report(results: dict, keys: tuple[str, ...] = ()) -> str:
 def conditions(results: dict) -> str:
     """Data, precision, machine and seeds of the figures, in one line."""
     seeds = results.get("seeds") or [results["arguments"].get("seed")]
-    count = f"{results['examples']:,}"
+    count, data = f"{results['examples']:,}", results["dataset"]
+    if results["arguments"].get("dataset") == "fpb":
+        agreement = results["arguments"]["fpb_agreement"]
+        data += f" ({'all' if agreement == 'all' else f'at least {agreement}%'} agree)"
     parts = [
-        f"{results['dataset']}, "
+        f"{data}, "
         + (f"all {count} examples" if results["split"] == "all" else f"{results['split']} split of {count}"),
         f"{results['precision']} on {results['device']} ({results['threads']} threads)",
         f"{len(seeds)} seeds, mean ± std" if len(seeds) > 1 else f"seed {seeds[0]}",

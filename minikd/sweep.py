@@ -64,6 +64,15 @@ def best_cell(cells: list[dict], choose: str) -> dict:
     return min(cells, key=lambda cell: (sign * cell[key], cell["validation_loss"]))
 
 
+def sweep_choice(sweep: dict) -> str:
+    """Which pair a sweep chose and by which figure; and those that the other figures favour, where they differ."""
+    cells, choose = sweep["cells"], sweep.get("choose", "accuracy")
+    pair = "alpha {alpha:g} and T {T:g}"
+    chosen, best = pair.format(**sweep["chosen"]), {name: pair.format(**best_cell(cells, name)) for name in CRITERIA}
+    others = (f"; by {name}: {other}" for name, other in best.items() if other != chosen)
+    return f"{chosen} chosen on validation by {choose}, among {len(cells)} pairs of a sweep{''.join(others)}"
+
+
 def _replace(folder: Path, source: Path) -> None:
     """Makes `folder` a copy of the finished run in `source`. The copy is made aside first, so that a kill cannot leave
     half of one."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import WORDS, save_model
 
+from minikd import readme
 from minikd.batching import tokenize_split
 from minikd.checkpoint import from_pretrained
 from minikd.datasets import Split, load_dataset
@@ -150,3 +151,19 @@ def test_predictions_hold_the_text_and_stay_one_row_an_example(script, spread, t
     assert [row["index"] for row in written] == [str(i) for i in range(28)]
     assert [row["text"] for row in written[:8:2]] == [*texts[:3], ("word " * 100)[:200] + "…"]
     assert list(written[0]) == ["index", "label", "predicted", "prob_bad", "prob_good", "text"]
+
+
+# train.py ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_results_of_a_trained_teacher_can_be_added_to_those_of_the_readme(script, reviews, tmp_path, monkeypatch):
+    flags = ["--layers", 1, "--hidden", 32, "--epochs", 1, *FP32, "--output-dir", "imdb-teacher"]
+    assert script("train.py", "--dataset", reviews, *flags)[0] == 0
+    monkeypatch.setattr("minikd.readme.ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["readme", "--add", "imdb-teacher", "imdb-teacher/results.json"])
+    Path("README.md").write_text("<!-- results imdb-teacher accuracy -->\n<!-- end -->\n")
+    readme.main()
+    added, row = read_json("data/results/imdb-teacher.json"), read_json("imdb-teacher/results.json")["models"][0]
+    assert added["models"][0]["accuracy"] == row["accuracy"] and added["models"][0]["training_minutes"] > 0
+    assert str(tmp_path) not in json.dumps(added) and str(reviews) not in json.dumps(added)
+    assert f"| accuracy | {row['accuracy']:.4f} |" in Path("README.md").read_text()

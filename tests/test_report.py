@@ -12,6 +12,7 @@ from minikd.datasets import Dataset, Split
 from minikd.evaluation import compare_with_first, merge_seeds
 from minikd.files import UserError
 from minikd.readme import readme_with_tables, without_paths
+from minikd.recipes import RECIPES
 from minikd.report import notes, read_results, report, table
 from minikd.significance import compare
 
@@ -42,7 +43,7 @@ def cells(text):
 def test_a_table_gives_single_figures_as_they_are_and_seeds_as_mean_and_deviation():
     teacher = {"name": "teacher", "parameters": 1234567, "accuracy": [0.90, 0.92], "speed_up": 1.0}
     student = {"name": "student", "parameters": 1000, "accuracy": [0.8, 0.8], "speed_up": 2.5}
-    lines = cells(table(results(teacher, student)))
+    lines = cells(table(results(teacher, student), ("parameters", "f1", "accuracy", "speed_up")))
     assert lines[0] == ["", "teacher", "student"]
     assert lines[2:] == [  # figures without any value are left out
         ["parameters", "1,234,567", "1,000"],
@@ -73,11 +74,11 @@ def test_notes_say_what_the_figures_rest_on():
     )
     for part in ("2 seeds, mean ± std", "test split of 2,000", "fp32 on cpu",
                  "12 tokens a text, in batches padded to 40",
-                 "distilled − baseline: +50.00", "alpha 0.5 and T 4 chosen on validation by accuracy, among 3 pairs of a sweep\n"):  # fmt: skip
+                 "distilled − baseline: +50.00", "alpha 0.5 and T 4 chosen on validation by accuracy"):  # fmt: skip
         assert part in text
     assert "published" not in text
     own = results({"name": "distilled"}, arguments={"recipe": "imdb-small", "dataset": "imdb"})
-    assert "other hardware" in notes(own) and "74 % smaller" in notes(own)
+    assert "other hardware" in notes(own) and "109,483,778" in notes(own)
     own["arguments"]["dataset"] = "/films/imdb.csv"  # another corpus of that name
     assert "other hardware" not in notes(own)
 
@@ -108,6 +109,76 @@ def test_ratios_with_the_first_model_are_those_of_experiment_e4():
     assert round(ratios["efficiency_ratio"], 3) == 1.617  # the published 161.7 %
     assert ratios["accuracy_change"] == pytest.approx(-1.0) and ratios["speed_up"] == pytest.approx(1.9)
     assert compare_with_first(row | {"accuracy": [0.9211, 0.0]}, first)["retention"] == [1.0, 0.0]
+
+
+def test_changes_against_the_first_model_are_those_of_experiment_e5():
+    first = {"parameters": 109_483_778, "size_mb": 417.65, "accuracy": 0.9345, "weighted_f1": 0.9345,
+             "latency_1_ms": 2.0, "batch_100_ms": 47.6, "throughput": 2099, "peak_memory_mb": 800.0}  # fmt: skip
+    row = {"parameters": 66_955_010, "size_mb": 255.42, "accuracy": 0.9269, "weighted_f1": 0.9269,
+           "latency_1_ms": 1.5, "batch_100_ms": 24.2, "throughput": 4139, "peak_memory_mb": 1000.0}  # fmt: skip
+    changes = compare_with_first(row, first)
+    assert changes["accuracy_change"] == pytest.approx(-0.76) and changes["weighted_f1_change"] == pytest.approx(-0.76)
+    percent = {key: round(100 * value) for key, value in changes.items() if key.endswith("_change")}
+    assert percent | {"accuracy_change": 0, "weighted_f1_change": 0} == {
+        "accuracy_change": 0, "weighted_f1_change": 0, "latency_1_change": -25, "latency_change": -49,
+        "throughput_change": 97, "parameter_change": -39, "size_change": -39, "memory_change": 25,
+    }  # fmt: skip
+    unknown = compare_with_first(row | {"peak_memory_mb": None, "weighted_f1": [0.9245, 0.9445]}, first)
+    assert unknown["memory_change"] is None and unknown["weighted_f1_change"] == pytest.approx([-1, 1])
+    assert set(compare_with_first({}, {}).values()) == {None}  # results of an earlier version lack some figures
+
+
+E5 = {"name": "teacher", "parameters": 100, "size_mb": 4.0, "weighted_f1": 0.9, "batch_100_ms": 10.0, "throughput": 50}
+E5_STUDENT = {"name": "distilled", "parameters": 50, "size_mb": 3.0, "weighted_f1": [0.88, 0.86], "batch_100_ms": 4.0,
+              "throughput": 120}  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "heading", "ours", "published"), [
+    ("imdb-online", "change of weighted F1, points", "-3.00 ± 1.41", "−0.8"),
+    ("imdb-online", "change of latency, in batches of 100", "-60%", "−49 %"),
+    ("imdb-online", "change of throughput", "+140%", "+97 %"),
+    ("imdb-online", "change of parameters", "-50%", "−39 %"),
+    ("imdb-online", "change of the weights' size", "-25%", "−39 %"),
+    ("imdb-small", "change of parameters", "-50%", "−74 %"),
+    ("sst2-lora", "change of latency, one at a time", "–", "52 % faster"),
+    ("sst2-lora", "change of peak memory of inference", "–", "half"),
+])  # fmt: skip
+def test_every_difference_that_an_author_printed_stands_beside_ours(recipe, heading, ours, published):
+    arguments = {"recipe": recipe, "dataset": RECIPES[recipe].flags["dataset"]}
+    header, *rest = cells(table(results(E5, E5_STUDENT, arguments=arguments)))
+    lines = {line[0]: dict(zip(header, line)) for line in rest}
+    assert (lines[heading]["distilled"], lines[heading]["published distilled"]) == (ours, published)
+    assert published not in notes(results(E5, E5_STUDENT, arguments=arguments))
+
+
+def test_a_difference_that_another_line_implies_is_shown_where_asked_for():
+    plain = table(results(E5, E5_STUDENT))
+    assert "change of parameters" not in plain and "share of parameters" in plain
+    assert "change of parameters" in table(results(E5, E5_STUDENT), ("parameter_change",))
+
+
+def test_quantised_models_are_compared_with_their_original_in_all_that_they_change():
+    keys = ("name", "accuracy", "latency_1_ms", "batch_100_ms", "peak_memory_mb", "size_mb", "agreement")
+    rows = [dict(zip(keys, row)) for row in (
+        ("a-b", 0.85932, 9.81, 892.0, 568.1, 59.57),
+        ("a-b-int8", 0.85964, 9.13, 763.5, 741.7, 15.64, 0.99),
+        ("other", 0.1, 1.0, 1.0, 1.0, 1.0),
+        ("other-int4", 0.1, 1.5, 1.0, None, 0.2, 0.98),
+    )]  # fmt: skip
+    first, second, wish, _ = notes(results(*rows, precision="bf16")).splitlines()
+    assert first == ("a-b-int8 against a-b in bf16: latency one at a time −7%, in batches of 100 −14%, peak memory "
+                     "+31%, size −74%, accuracy +0.03 points")  # fmt: skip
+    assert second == ("other-int4 against other in bf16: latency one at a time +50%, in batches of 100 +0%, size −80%, "
+                      "accuracy +0.00 points")  # fmt: skip
+    assert wish == "experiment E5 wished for quantisation that gives 30 % less latency and half the size"
+    assert "against" not in notes(results(rows[0]))
+
+
+def test_the_report_says_which_phrasebank_it_is_and_that_the_author_does_not():
+    for agreement, words in (("50", "fpb (at least 50% agree), test split"), ("all", "fpb (all agree), test split")):
+        arguments = {"recipe": "fpb-distilbert", "dataset": "fpb", "fpb_agreement": agreement}
+        text = notes(results({"name": "teacher"}, dataset="fpb", arguments=arguments))
+        assert words in text and "the author does not say which subset" in text and "--fpb-agreement all" in text
 
 
 def test_added_results_name_no_folder_of_their_machine(tmp_path):
