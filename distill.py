@@ -36,12 +36,13 @@ def parse_args():
     parser.add_argument(
         "--recipe",
         choices=tuple(RECIPES),
-        help="the settings of a published experiment; any flag given beside it wins (minikd/recipes.py)",
+        help="the settings of a published experiment; any flag given beside it wins, see minikd/recipes.py "
+        "(default: none)",
     )
     flags.add_model_flags(parser)
     flags.add_distillation_flags(parser)
     flags.add_data_flags(parser)
-    flags.add_training_flags(parser)
+    flags.add_training_flags(parser, " of the students")
     flags.add_lora_flags(parser, "the teacher", students=True)
     flags.add_device_flags(parser)
     flags.add_output_flag(parser, "runs/<recipe or dataset>")

@@ -54,7 +54,7 @@ def parse_args():
         choices=FORMATS,
         metavar="FORMAT",
         help="also compare each model with itself in int8 (8-bit weights and products: faster on a CPU) or int4 (4-bit "
-        "weights: smaller); with --output-dir, both are saved there, as MODEL-int8 and MODEL-int4",
+        "weights: smaller); with --output-dir, both are saved there, as MODEL-int8 and MODEL-int4 (default: none)",
     )
     group.add_argument(
         "--calibrate",
@@ -65,7 +65,8 @@ def parse_args():
         "--html",
         type=folder,
         metavar="FILE",
-        help="write a page for a browser: what each model thinks of each text; the first MODEL is its teacher",
+        help="write a page for a browser: what each model thinks of each text; the first MODEL is its teacher "
+        "(default: none)",
     )
     group.add_argument(
         "--output-dir",
@@ -78,18 +79,24 @@ def parse_args():
         "--plot",
         type=folder,
         metavar="DIR",
-        help="draw DIR/dashboard.png again from DIR/results.json alone; takes no models",
+        help="draw DIR/dashboard.png again from DIR/results.json alone; takes no models (default: none)",
     )
     group = parser.add_argument_group("labelling new texts")
-    group.add_argument("--text", action="append", metavar="TEXT", help="label this text (may be repeated)")
+    group.add_argument(
+        "--text", action="append", metavar="TEXT", help="label this text; may be repeated (default: none)"
+    )
     group.add_argument(
         "--input",
         type=folder,
         metavar="FILE",
-        help="label the texts of this file: a line each (.txt), or a column, see --text-column (.csv, .tsv, .jsonl)",
+        help="label the texts of this file: a line each (.txt), or a column, see --text-column (.csv, .tsv, .jsonl) "
+        "(default: none)",
     )
     group.add_argument(
-        "--output", type=folder, metavar="FILE", help="where the labels of --input go: a .csv or .jsonl file"
+        "--output",
+        type=folder,
+        metavar="FILE",
+        help="where the labels of --input go: a .csv or .jsonl file (default: none)",
     )
     flags.add_data_flags(parser, default_text="as the first model was trained")
     flags.add_device_flags(parser)

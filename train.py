@@ -28,24 +28,24 @@ from minikd.tracking import Tracking
 
 
 def parse_args():
-    parser = flags.Parser(
-        description=__doc__, epilog=flags.defaults_text(("max_length", "batch_size", "teacher_epochs", "teacher_lr"))
-    )
+    columns = ("max_length", "batch_size", "teacher_epochs", "teacher_lr")
+    headings = ("max_length", "batch_size", "epochs", "lr")
+    parser = flags.Parser(description=__doc__, epilog=flags.defaults_text(columns, headings))
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
         type=non_empty,
         metavar="NAME_OR_DIR",
         help="start from this checkpoint: a folder or a name on the hub "
-        "(default: bert-base-uncased; for the sample a new 4-layer model)",
+        "(default: bert-base-uncased; for the sample, or with --layers or --hidden, a new model)",
     )
     group.add_argument(
         "--layers",
         type=integer(1),
         metavar="N",
-        help="a new model of N layers, with a vocabulary learned from the training texts",
+        help="a new model of N layers, with a vocabulary learned from the training texts (default: 4, of a new model)",
     )
-    group.add_argument("--hidden", type=integer(32), metavar="H", help="its width (default: 256)")
+    group.add_argument("--hidden", type=integer(32), metavar="H", help="its width (default: 256, of a new model)")
     flags.add_data_flags(parser)
     flags.add_training_flags(parser)
     flags.add_lora_flags(parser, "the model")

@@ -92,25 +92,33 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
         "--device",
         choices=("auto", "cpu", "cuda", "mps"),
         default="auto",
-        help="where to compute; auto: a GPU if there is one",
+        help="where to compute; auto: a GPU if there is one (default: auto)",
     )
     group.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
-        help="format of the matrix products; auto: bf16 where the hardware has it (default: auto)",
+        help="format of the matrix products; auto: bf16 where the hardware has it, fp16 on a CUDA GPU without it, "
+        "else fp32 (default: auto)",
     )
 
 
-def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """How to train: the fields of TrainingSettings, and whether to go on with an interrupted run."""
+def add_training_flags(parser: argparse.ArgumentParser, whose: str = "") -> None:
+    """How to train: the fields of TrainingSettings, and whether to continue an interrupted run. `whose` (" of the
+    students") says which models --epochs and --lr are of, where there are several."""
     group = parser.add_argument_group("training")
     group.add_argument(
-        "--epochs", type=integer(1), metavar="N", help="passes over the training set (default: by corpus)"
+        "--epochs",
+        type=integer(1),
+        metavar="N",
+        help=f"passes{whose} over the training set (default: by corpus, see below)",
     )
     group.add_argument("--batch-size", type=integer(1), metavar="N", help="examples per forward pass (default: 32)")
     group.add_argument(
-        "--lr", type=real(0, exclusive=True), metavar="X", help="peak learning rate (default: by corpus; adapters 5e-4)"
+        "--lr",
+        type=real(0, exclusive=True),
+        metavar="X",
+        help=f"peak learning rate{whose} (default: by corpus, see below; adapters 5e-4)",
     )
     group.add_argument("--weight-decay", type=real(0), default=0.01, metavar="X", help="AdamW's (default: 0.01)")
     group.add_argument(
@@ -152,7 +160,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--track",
         choices=("wandb", "tensorboard"),
-        help="send log.jsonl there too, line by line, and at the end the test figures",
+        help="send log.jsonl there too, line by line, and at the end the test figures (default: neither)",
     )
 
 
@@ -179,7 +187,12 @@ def add_lora_flags(parser: argparse.ArgumentParser, whose: str, students: bool =
         help=f"which projections get one, of {', '.join(TARGETS)} (default: query,value)",
     )
     if students:
-        group.add_argument("--student-lora-rank", type=integer(0), metavar="R", help="rank of the students' adapters")
+        group.add_argument(
+            "--student-lora-rank",
+            type=integer(0),
+            metavar="R",
+            help="the same for the students; 0: all weights (default: 0)",
+        )
 
 
 def add_output_flag(parser: argparse.ArgumentParser, default_text: str = "runs/<dataset>") -> None:
@@ -198,10 +211,23 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "on the hub; oracle: the true probabilities, known for the sample only (default: "
         "bert-base-uncased; for the sample a new 4-layer model)",
     )
-    group.add_argument("--teacher-epochs", type=integer(1), metavar="N", help="passes of the teacher")
-    group.add_argument("--teacher-lr", type=real(0, exclusive=True), metavar="X", help="peak rate of the teacher")
     group.add_argument(
-        "--student", type=non_empty, metavar="NAME_OR_DIR", help="start the student from this pre-trained model"
+        "--teacher-epochs",
+        type=integer(1),
+        metavar="N",
+        help="passes of the teacher over the training set (default: by corpus, see below)",
+    )
+    group.add_argument(
+        "--teacher-lr",
+        type=real(0, exclusive=True),
+        metavar="X",
+        help="peak learning rate of the teacher (default: by corpus, see below; adapters 5e-4)",
+    )
+    group.add_argument(
+        "--student",
+        type=non_empty,
+        metavar="NAME_OR_DIR",
+        help="start the student from this pre-trained model (default: none: its shape follows from --student-layers)",
     )
     group.add_argument(
         "--student-layers",
@@ -216,9 +242,14 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         type=integer(0),
         nargs="+",
         metavar="I",
-        help="take these layers of the teacher (numbered from 0) instead of evenly spaced ones",
+        help="take these layers of the teacher, numbered from 0 (default: evenly spaced ones)",
     )
-    group.add_argument("--student-hidden", type=integer(32), metavar="H", help="width of the student")
+    group.add_argument(
+        "--student-hidden",
+        type=integer(32),
+        metavar="H",
+        help="width of the student (default: the teacher's, but for the shapes named at --student-layers)",
+    )
     group.add_argument(
         "--student-init",
         choices=("auto", "teacher", "pretrained", "random"),
@@ -273,9 +304,9 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def defaults_text(columns=DEFAULT_COLUMNS) -> str:
-    """The table of per-corpus defaults, for the end of --help."""
-    lines = ["defaults per corpus:", "  " + "".join(f"{name:>15}" for name in ("", *columns))]
+def defaults_text(columns=DEFAULT_COLUMNS, headings=None) -> str:
+    """The table of per-corpus defaults, for the end of --help; `headings`, where the flags have other names."""
+    lines = ["defaults per corpus:", "  " + "".join(f"{name:>15}" for name in ("", *(headings or columns)))]
     for dataset in DEFAULTS:
         lines.append(
             "  " + "".join(f"{value:>15}" for value in (dataset, *(default(name, dataset) for name in columns)))

@@ -1,18 +1,28 @@
 """evaluate.py and train.py: which model is judged on which examples; what is fitted, measured and written for it."""
 
+import base64
 import csv
+import gzip
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import WORDS, save_model
+from safetensors.torch import load_file, save_file
 
+import minikd.runs
 from minikd import readme
 from minikd.batching import tokenize_split
+from minikd.calibration import calibration_metrics, fit_temperature
 from minikd.checkpoint import from_pretrained
 from minikd.datasets import Split, load_dataset
+from minikd.evaluation import distilled_against_baseline, evaluate_models
+from minikd.files import UserError
+from minikd.flags import DATA_DIR
 from minikd.inference import predict
 from minikd.metrics import confusion_matrix
 from minikd.tokenizer import load_tokenizer
@@ -59,6 +69,23 @@ def logits_of(folder, split, max_length=32):
     """What the model in `folder`, with its own tokenizer, says to the split."""
     tokens = tokenize_split(split, load_tokenizer(Path(folder)), max_length)
     return predict(from_pretrained(folder), tokens, torch.device("cpu"), "fp32")
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """Ends a script where it calls a function, and returns what that was called with."""
+
+    def at(name):
+        calls = []
+
+        def instead(*arguments, **options):
+            calls.append((arguments, options))
+            raise UserError("seen enough")
+
+        monkeypatch.setattr(name, instead)
+        return calls
+
+    return at
 
 
 def evaluate(script, *arguments, status=0):
@@ -153,6 +180,182 @@ def test_predictions_hold_the_text_and_stay_one_row_an_example(script, spread, t
     assert list(written[0]) == ["index", "label", "predicted", "prob_bad", "prob_good", "text"]
 
 
+# Which model, tokenizer and settings --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A classifier with other weights and another vocabulary than `spread`: the same word has another id."""
+    folder = tmp_path_factory.mktemp("other")
+    return save_model(folder, labels=("good", "bad"), words=[*"aardvark zebra yacht".split(), *WORDS],
+                      initializer_range=0.6, hidden_size=24)  # fmt: skip
+
+
+def test_each_model_reads_with_its_own_tokenizer_and_answers_for_itself(script, reviews, spread, other):
+    evaluate(script, other, spread, "--dataset", reviews)
+    test = load_dataset(reviews).test
+    for folder in (spread, other):
+        probs = logits_of(folder, test).softmax(dim=-1)
+        good = from_pretrained(folder).config.labels.index("good")
+        written = [float(row["prob_good"]) for row in read_csv(f"out/predictions-{folder.name}.csv")]
+        assert written == pytest.approx(probs[:, good].tolist(), abs=1e-5)
+    ids = [load_tokenizer(folder).encode(["great film"], 32)[0].tolist() for folder in (spread, other)]
+    assert ids[0] != ids[1]
+
+
+def test_a_temperature_is_fitted_to_each_model_on_validation_and_applied_to_the_test_split(
+    script, reviews, spread, tmp_path
+):
+    sharp, random = shutil.copytree(spread, tmp_path / "sharp"), np.random.default_rng(3)
+    tensors = load_file(sharp / "model.safetensors")
+    save_file(tensors | {f"classifier.{k}": 3 * tensors[f"classifier.{k}"] for k in ("weight", "bias")},
+              sharp / "model.safetensors")  # fmt: skip
+    for name, wrong in {"train": 0.3, "validation": 0.15, "test": 0.35}.items():  # what is fitted differs by split
+        split = getattr(load_dataset(reviews), name)
+        labels = logits_of(spread, split).argmax(dim=-1).numpy() ^ (random.random(len(split.texts)) < wrong)
+        lines = (f"{text},{('bad', 'good')[label]}\n" for text, label in zip(split.texts, labels))
+        Path(tmp_path / "own").mkdir(exist_ok=True)
+        (tmp_path / "own" / f"{name}.csv").write_text("text,label\n" + "".join(lines))
+    rows, _, _ = evaluate(script, spread, "sharp", "--dataset", "own", "--calibrate")
+    data, fitted = load_dataset("own"), {}
+    for folder in (spread, sharp):
+        validation, test = (logits_of(folder, split) for split in (data.validation, data.test))
+        T = fit_temperature(validation, torch.tensor(data.validation.labels))
+        assert 0.06 < T < 19 and abs(T - fit_temperature(test, torch.tensor(data.test.labels))) > 0.1
+        fitted[folder.name] = T
+        row, after = rows[folder.name], calibration_metrics(test / T, torch.tensor(data.test.labels))
+        assert row["temperature"] == pytest.approx(T, rel=1e-4)
+        assert row["ece_calibrated"] == pytest.approx(after["ece"], abs=1e-4)
+        assert row["nll_calibrated"] == pytest.approx(after["nll"], abs=1e-4)
+    assert fitted["sharp"] == pytest.approx(3 * fitted[spread.name], rel=1e-3)
+
+
+@pytest.mark.parametrize("split", ["validation", "all"])
+def test_calibration_is_refused_on_examples_that_it_fits_on(script, reviews, spread, split):
+    status, _, err = script("evaluate.py", spread, "--dataset", reviews, "--calibrate", "--split", split)
+    assert status == 2 and "--calibrate fits on the validation split" in err and err.count("\n") == 1
+
+
+def test_quantised_copies_agree_with_their_own_original(script, reviews, spread, other):
+    rows, _, out = evaluate(script, spread, other, "--dataset", reviews, "--quantize", "int4")
+    assert list(rows) == [spread.name, f"{spread.name}-int4", other.name, f"{other.name}-int4"]
+    answers = {name: [row["predicted"] for row in read_csv(f"out/predictions-{name}.csv")] for name in rows}
+    for folder in (spread, other):
+        own, full = answers[f"{folder.name}-int4"], answers[folder.name]
+        assert rows[f"{folder.name}-int4"]["agreement"] == pytest.approx(np.mean([a == b for a, b in zip(own, full)]))
+        assert "agreement" not in rows[folder.name]
+        assert f"{folder.name}-int4 against {folder.name} in fp32: latency one at a time" in out
+        assert from_pretrained(f"out/{folder.name}-int4", may_be_quantized=True).config.quantization == "int4"
+        assert read_json(f"out/{folder.name}-int4/run.json")["quantized_from"] == str(folder)
+
+
+def test_flags_that_are_not_given_are_those_the_first_model_was_trained_with(script, reviews, spread, tmp_path, stop):
+    first, second, plain = (tmp_path / name for name in ("first", "second", "plain"))
+    for folder in (first, second, plain):
+        shutil.copytree(spread, folder)
+    record = {"dataset": "fpb", "data_dir": "/theirs", "fpb_agreement": "75", "max_length": 20}
+    (first / "run.json").write_text(json.dumps({"arguments": record}))
+    (second / "run.json").write_text(json.dumps({"arguments": record | {"dataset": "sst2", "max_length": 10}}))
+    calls = stop("minikd.cli.load_dataset")
+    out = [script("evaluate.py", *models)[1] for models in ([first, second], [plain, second, first])]
+    assert calls == [(("fpb", Path("/theirs")), {"agreement": "75"}), (("sst2", Path("/theirs")), {"agreement": "75"})]
+    assert "max_length 20" in out[0] and "max_length 10" in out[1]
+    given = ["--dataset", "imdb", "--data-dir", "mine", "--fpb-agreement", "all", "--max-length", 12]
+    _, out, _ = script("evaluate.py", first, *given)
+    assert calls[2] == (("imdb", Path("mine")), {"agreement": "all"}) and "max_length 12" in out
+    _, out, _ = script("evaluate.py", plain, "--dataset", "imdb")
+    assert calls[3] == (("imdb", DATA_DIR), {"agreement": "50"})
+    assert "max_length 32" in out  # the model's positions are fewer than the corpus's default
+    (first / "run.json").write_text(json.dumps({"arguments": record | {"max_length": 500}}))
+    assert "max_length 32" in script("evaluate.py", first)[1]
+
+
+def test_texts_are_cut_at_the_length_asked_for(script, reviews, spread):
+    rows, results, _ = evaluate(script, spread, "--dataset", reviews, "--max-length", 5)
+    logits = logits_of(spread, load_dataset(reviews).test, max_length=5)
+    written = [float(row["prob_good"]) for row in read_csv(f"out/predictions-{spread.name}.csv")]
+    assert written == pytest.approx(logits.softmax(dim=-1)[:, 1].tolist(), abs=1e-5)
+    assert rows[spread.name]["padded_tokens"] == 5 and results["precision"] == "fp32"
+
+
+def test_the_page_and_the_table_are_of_one_split(script, reviews, spread, other):
+    evaluate(script, spread, other, "--dataset", reviews, "--split", "validation", "--html", "page.html")
+    packed = re.findall(r"[A-Za-z0-9+/=]{100,}", Path("page.html").read_text(encoding="utf-8"))
+    parts = [gzip.decompress(base64.b64decode(part)) for part in packed]
+    assert json.dumps(load_dataset(reviews).validation.texts).encode() in parts
+
+
+def test_new_texts_are_labelled_by_the_model_given_at_the_length_given(script, spread, other):
+    texts = ["great great great great film", "dull plot, very dull plot"]
+    Path("new.txt").write_text("\n".join(texts))
+    for folder, length in ((spread, 32), (other, 32), (spread, 4)):
+        command = ["evaluate.py", folder, "--input", "new.txt", "--output", "labels.csv", "--max-length", length]
+        assert script(*command, *FP32)[0] == 0
+        probs = logits_of(folder, Split(texts, [0, 0]), length).softmax(dim=-1)
+        good = from_pretrained(folder).config.labels.index("good")
+        written = read_csv("labels.csv")
+        assert [row["text"] for row in written] == texts
+        assert [float(row["prob_good"]) for row in written] == pytest.approx(probs[:, good].tolist(), abs=1e-5)
+        names = from_pretrained(folder).config.labels
+        assert [row["predicted"] for row in written] == [names[i] for i in probs.argmax(dim=-1)]
+
+
+# evaluate_models -----------------------------------------------------------------------------------------------------
+
+
+def test_times_memory_and_costs_go_to_the_model_they_are_of(reviews, spread, other, tmp_path, monkeypatch):
+    test, cpu, seen = load_dataset(reviews).test, torch.device("cpu"), {}
+    folders = {"teacher": spread, "student": other}
+    models = {
+        name: [(tmp_path / name, from_pretrained(folder, labels=("bad", "good")))] for name, folder in folders.items()
+    }
+    tokens = {name: tokenize_split(test, load_tokenizer(folder), 32) for name, folder in folders.items()}
+    for name, minutes in (("teacher", 3), ("student", 1)):
+        (tmp_path / name).mkdir()
+        history = [{"seconds": 45.0 * minutes}, {"seconds": 15.0 * minutes}]
+        record = {
+            "arguments": {},
+            "trained_parameters": minutes,
+            "training_memory_mb": 10 * minutes,
+            "history": history,
+        }
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+
+    def speed(given, splits, device, precision):
+        seen["speed"] = (given, splits, device, precision)
+        return [{"batch_128_ms": 10.0 * (i + 1), "latency_ms": float(i)} for i in range(len(given))]
+
+    def memory(model, split, device, precision):
+        name = next(name for name in models if models[name][0][1] is model)
+        assert split is tokens[name] and (device, precision) == (cpu, "fp32")
+        return {"teacher": 700.0, "student": 600.0}[name]
+
+    monkeypatch.setattr("minikd.evaluation.measure_speed", speed)
+    monkeypatch.setattr("minikd.evaluation.inference_memory_mb", memory)
+    rows, logits = evaluate_models(models, tokens, test, cpu, "fp32")
+    assert seen["speed"][0] == [models[name][0][1] for name in models]
+    assert seen["speed"][1] == [tokens[name] for name in models] and seen["speed"][2:] == (cpu, "fp32")
+    keys = ("name", "batch_128_ms", "latency_ms", "peak_memory_mb", "trained_parameters", "training_memory_mb",
+            "training_minutes", "speed_up")  # fmt: skip
+    assert [[row[key] for key in keys] for row in rows] == [
+        ["teacher", 10.0, 0.0, 700.0, 3, 30, 3.0, 1.0], ["student", 20.0, 1.0, 600.0, 1, 10, 1.0, 0.5],
+    ]  # fmt: skip
+    for row in rows:
+        (own,) = logits[row["name"]]
+        assert row["accuracy"] == pytest.approx((own.argmax(dim=-1) == torch.tensor(test.labels)).float().mean().item())
+        assert row["parameters"] == sum(p.numel() for p in models[row["name"]][0][1].parameters())
+        assert row["path"] == str(tmp_path / row["name"])
+
+
+def test_significance_is_distilled_less_baseline():
+    split = Split(["a", "b", "c", "d"], [0, 1, 0, 1])
+    right = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
+    logits = {"teacher": [right], "distilled": [right, right], "baseline": [right.flip(1), right]}
+    found = distilled_against_baseline(logits, split)["significance"]
+    assert found["difference"] == 0.5 and [seed["only_a"] for seed in found["seeds"]] == [4, 0]
+    assert distilled_against_baseline({"teacher": [right]}, split) == {}
+
+
 # train.py ------------------------------------------------------------------------------------------------------------
 
 
@@ -167,3 +370,47 @@ def test_the_results_of_a_trained_teacher_can_be_added_to_those_of_the_readme(sc
     assert added["models"][0]["accuracy"] == row["accuracy"] and added["models"][0]["training_minutes"] > 0
     assert str(tmp_path) not in json.dumps(added) and str(reviews) not in json.dumps(added)
     assert f"| accuracy | {row['accuracy']:.4f} |" in Path("README.md").read_text()
+
+
+def test_train_is_handed_the_splits_and_judged_on_the_test_split(script, reviews, spread, monkeypatch):
+    calls, train = [], minikd.runs.train
+
+    def spy(model, data, validation, *arguments, **options):
+        calls.append((data.labels.tolist(), validation.labels.tolist()))
+        return train(model, data, validation, *arguments, **options)
+
+    monkeypatch.setattr(minikd.runs, "train", spy)
+    flags = ["--model", spread, "--epochs", 2, "--lr", "1e-3", *FP32, "--max-length", 16, "--output-dir", "out"]
+    assert script("train.py", "--dataset", reviews, *flags)[0] == 0
+    data = load_dataset(reviews)
+    assert calls == [(data.train.labels, data.validation.labels)]
+    logits, labels = logits_of("out", data.test, 16), torch.tensor(data.test.labels)
+    (row,) = read_json("out/results.json")["models"]
+    assert row["confusion"] == confusion_matrix(labels, logits.argmax(dim=-1), 2).tolist()
+    assert row["nll"] == pytest.approx(calibration_metrics(logits, labels)["nll"], abs=1e-6)
+    written = read_csv("out/predictions-model.csv")
+    assert [row["text"] for row in written] == data.test.texts
+    assert [row["label"] for row in written] == [data.labels[label] for label in data.test.labels]
+    good = [float(row["prob_good"]) for row in written]
+    assert good == pytest.approx(logits.softmax(dim=-1)[:, 1].tolist(), abs=1e-5)
+    assert not torch.equal(from_pretrained("out").classifier.weight, from_pretrained(spread).classifier.weight)
+
+
+def test_a_new_model_has_the_shape_and_the_vocabulary_asked_for(script, reviews, stop):
+    calls = stop("minikd.runs.train")
+    flags = ["--dataset", reviews, *FP32]
+    for shape in (["--layers", 3], ["--hidden", 64], ["--layers", 1, "--hidden", 128, "--max-length", 600]):
+        script("train.py", *flags, *shape)
+    shapes = [(config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.max_position_embeddings)
+              for config in (arguments[0].config for arguments, _ in calls)]  # fmt: skip
+    assert [shape[:2] for shape in shapes] == [(3, 256), (4, 64), (1, 128)] and shapes[2][3] == 600
+    assert all(arguments[0].config.labels == ("bad", "good") for arguments, _ in calls)
+    assert all(arguments[3].lr == 4e-4 for arguments, _ in calls)  # as the sample's, which start from random weights
+
+
+def test_the_seed_decides_a_new_models_first_weights(script, reviews, stop):
+    calls = stop("minikd.runs.train")
+    for seed in (1, 1, 2):
+        script("train.py", "--dataset", reviews, "--layers", 1, "--hidden", 32, "--seed", seed, *FP32)
+    one, again, two = (arguments[0].classifier.weight for arguments, _ in calls)
+    assert torch.equal(one, again) and not torch.equal(one, two)

@@ -1,0 +1,395 @@
+"""Flags: what each help text promises is what happens, and every value arrives where it is used."""
+
+import re
+import runpy
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import save_model
+
+import minikd.runs
+from minikd import cli, flags
+from minikd.defaults import DEFAULTS
+from minikd.files import UserError
+from minikd.recipes import RECIPES
+from minikd.training import TrainingSettings
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ("train.py", "distill.py", "evaluate.py")
+BY_CORPUS = "by corpus, see below"
+# Defaults that are no value of the flag itself. What they promise is tested further down or beside the code they name.
+DESCRIBED = {
+    "train.py": {
+        "--model": "bert-base-uncased; for the sample, or with --layers or --hidden, a new model",
+        "--layers": "4, of a new model", "--hidden": "256, of a new model",
+        "--max-length": BY_CORPUS, "--epochs": BY_CORPUS, "--lr": f"{BY_CORPUS}; adapters 5e-4",
+        "--track": "neither", "--data-dir": "the folder data beside the scripts",
+        "--output-dir": "runs/<dataset>-model",
+    },
+    "distill.py": {
+        "--recipe": "none", "--teacher": "bert-base-uncased; for the sample a new 4-layer model",
+        "--teacher-epochs": BY_CORPUS, "--teacher-lr": f"{BY_CORPUS}; adapters 5e-4",
+        "--student": "none: its shape follows from --student-layers", "--take-layers": "evenly spaced ones",
+        "--student-layers": "4", "--student-hidden": "the teacher's, but for the shapes named at --student-layers",
+        "--max-length": BY_CORPUS, "--epochs": BY_CORPUS, "--lr": f"{BY_CORPUS}; adapters 5e-4",
+        "--track": "neither", "--data-dir": "the folder data beside the scripts",
+        "--output-dir": "runs/<recipe or dataset>",
+    },
+    "evaluate.py": {
+        **dict.fromkeys(("--dataset", "--data-dir", "--fpb-agreement", "--max-length"),
+                        "as the first model was trained"),
+        **dict.fromkeys(("--quantize", "--html", "--output-dir", "--plot", "--text", "--input", "--output"), "none"),
+    },
+}  # fmt: skip
+
+
+def parsed(monkeypatch, script, *arguments):
+    """The flags of a script as its main() gets them."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    return runpy.run_path(str(ROOT / script), run_name="not main")["parse_args"]()
+
+
+@pytest.fixture
+def parser_of(monkeypatch):
+    """The parser of a script, caught where it would parse."""
+
+    def get(script):
+        caught = []
+        with monkeypatch.context() as patch:
+            patch.setattr(flags.Parser, "parse_args", lambda parser: caught.append(parser) or sys.exit())
+            with pytest.raises(SystemExit):
+                parsed(patch, script)
+        return caught[0]
+
+    return get
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_help_text_names_its_default(script, parser_of, monkeypatch, tmp_path):
+    """A flag that is given its named default changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    described = {}
+    for action in parser_of(script)._actions:
+        if action.nargs == 0 or not action.option_strings:  # a switch is off, a MODEL has none
+            continue
+        flag, found = action.option_strings[-1], re.search(r"\(default: ([^)]+)\)", action.help or "")
+        assert found, f"{script} {flag}: its help names no default"
+        if flag in DESCRIBED[script]:
+            described[flag] = found[1]
+            continue
+        base = ["some-model"] if script == "evaluate.py" else []
+        base += ["--lora-rank", 8] if flag.startswith("--lora") and flag != "--lora-rank" else []
+        without, given = (vars(parsed(monkeypatch, script, *base, *more)) for more in ([], [flag, found[1]]))
+        for args in (without, given):
+            if "lora_rank" in args:
+                args["adapters"] = [cli.lora_settings(type("Args", (), args), rank)
+                                    for rank in (args["lora_rank"], args.get("student_lora_rank"))]  # fmt: skip
+                for name in ("rank", "alpha", "dropout", "targets"):
+                    del args[f"lora_{name}"]
+                args.pop("student_lora_rank", None)
+        assert given == without, f"{script} {flag} {found[1]}"
+    assert described == DESCRIBED[script]
+
+
+def test_help_texts_say_whose_epochs_and_which_precisions(parser_of):
+    texts = {script: {action.option_strings[-1]: action.help for action in parser_of(script)._actions
+                      if action.option_strings} for script in SCRIPTS}  # fmt: skip
+    assert texts["distill.py"]["--epochs"].startswith("passes of the students over the training set")
+    assert texts["train.py"]["--epochs"].startswith("passes over the training set")
+    assert "of the students" in texts["distill.py"]["--lr"]
+    assert all("fp16" in texts[script]["--precision"] for script in SCRIPTS)
+
+
+@pytest.mark.parametrize(("script", "names"), [
+    ("train.py", ["max_length", "batch_size", "epochs", "lr"]),
+    ("distill.py", ["max_length", "batch_size", "teacher_epochs", "teacher_lr", "epochs", "lr"]),
+])  # fmt: skip
+def test_the_table_of_defaults_has_the_names_of_the_scripts_flags(script, names, parser_of):
+    lines = parser_of(script).epilog.splitlines()
+    assert lines[1].split() == names
+    assert [line.split()[0] for line in lines[2:]] == list(DEFAULTS)
+    assert [float(value) for value in lines[4].split()[1:]] == list(DEFAULTS["sst2"][: len(names)])
+
+
+# What the flags hand on ----------------------------------------------------------------------------------------------
+
+# fine-tuning a teacher, training a student: by corpus
+TABLE = {
+    #          max_length  batch_size  teacher_epochs  teacher_lr  epochs    lr
+    "sample":     (64,         32,           3,           4e-4,       2,    6e-4),
+    "imdb":      (256,         32,           2,           2e-5,       4,    5e-5),
+    "sst2":      (128,         32,           3,           2e-5,       4,    5e-5),
+    "fpb":       (128,         32,           4,           3e-5,       6,    5e-5),
+    "films.csv": (256,         32,           3,           2e-5,       4,    5e-5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", TABLE)
+def test_flags_that_are_not_given_take_the_corpuss_values(dataset, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("films.csv").write_text("text,label\n")
+    length, batch_size, teacher_epochs, teacher_lr, epochs, lr = TABLE[dataset]
+    args = parsed(monkeypatch, "distill.py", "--dataset", dataset)
+    assert (args.batch_size, args.teacher_epochs, args.teacher_lr) == (batch_size, teacher_epochs, teacher_lr)
+    assert (args.epochs, args.lr, args.alpha, args.T) == (epochs, lr, [0.5], [2.0])
+    name = dataset.removesuffix(".csv")
+    assert args.output_dir == Path("runs") / name
+    assert args.dataset == (str(tmp_path / "films.csv") if dataset == "films.csv" else dataset)
+    adapters = parsed(monkeypatch, "distill.py", "--dataset", dataset, "--lora-rank", 8)
+    assert (adapters.teacher_lr, adapters.lr) == (5e-4, lr)
+    adapters = parsed(monkeypatch, "distill.py", "--dataset", dataset, "--student-lora-rank", 8)
+    assert (adapters.teacher_lr, adapters.lr) == (teacher_lr, 5e-4)
+
+    args = parsed(monkeypatch, "train.py", "--dataset", dataset)  # a teacher is what it trains
+    assert (args.batch_size, args.epochs, args.lr) == (batch_size, teacher_epochs, teacher_lr)
+    assert args.output_dir == Path("runs") / f"{name}-model"
+    assert parsed(monkeypatch, "train.py", "--dataset", dataset, "--layers", 2).lr == 4e-4  # random weights
+    assert parsed(monkeypatch, "train.py", "--dataset", dataset, "--lora-rank", 2).lr == 5e-4
+    given = parsed(monkeypatch, "train.py", "--dataset", dataset, "--lora-rank", 2, "--lr", 0.1, "--epochs", 9)
+    assert (given.lr, given.epochs) == (0.1, 9)
+
+    assert args.max_length is None  # until the model is known
+    cli.settle_length(args, 512)
+    assert args.max_length == length and capsys.readouterr().out == f"max_length {length}\n"
+    args.max_length = None
+    cli.settle_length(args, 10)
+    assert args.max_length == 10
+    cli.settle_length(given := type("Args", (), {"max_length": 500})(), 10)
+    assert given.max_length == 500  # check_tokenizer complains of it
+
+
+RECIPE_VALUES = {
+    "imdb-small": {"dataset": "imdb", "student": None, "student_layers": 4, "teacher_epochs": 2, "epochs": 4,
+                   "teacher_lr": 2e-5, "lr": 5e-5, "lora_rank": None},
+    "fpb-distilbert": {"dataset": "fpb", "student": "distilbert-base-uncased", "fpb_agreement": "50", "epochs": 6,
+                       "teacher_epochs": 4},
+    "sst2-lora": {"dataset": "sst2", "student": "distilbert-base-uncased", "lora_rank": 8, "student_lora_rank": None,
+                  "teacher_lr": 5e-4, "lr": 5e-5, "teacher_epochs": 3, "epochs": 4},
+    "imdb-cached": {"dataset": "imdb", "student": "distilbert-base-uncased", "teacher_epochs": 1, "epochs": 1,
+                    "teacher_logits": "cache"},
+    "imdb-online": {"dataset": "imdb", "student": "distilbert-base-uncased", "teacher_epochs": 1, "epochs": 1,
+                    "batch_size": 16, "teacher_lr": 2e-5, "lr": 2e-5, "warmup_ratio": 0.0, "teacher_logits": "online"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_its_settings_and_any_flag_beside_it_wins(recipe, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    args = vars(parsed(monkeypatch, "distill.py", "--recipe", recipe))
+    common = {"recipe": recipe, "teacher": "bert-base-uncased", "alpha": [0.5], "T": [2.0], "seeds": 1, "seed": 42,
+              "warmup_ratio": 0.1, "batch_size": 32, "output_dir": Path("runs") / recipe, "no_baseline": False,
+              "choose": "accuracy", "take_layers": None, "student_init": "auto"}  # fmt: skip
+    assert {name: args[name] for name in common | RECIPE_VALUES[recipe]} == common | RECIPE_VALUES[recipe]
+    own = {"dataset": "sample", "teacher": "mine", "epochs": 9, "teacher_epochs": 8, "lr": 0.1, "teacher_lr": 0.2,
+           "batch_size": 5, "warmup_ratio": 0.3, "alpha": [0.7], "T": [3.0], "teacher_logits": "cache", "lora_rank": 3,
+           "fpb_agreement": "all", "output_dir": Path("mine"), "student": "theirs"}  # fmt: skip
+    given = [part for name, value in own.items()
+             for part in (f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [value]))]  # fmt: skip
+    args = vars(parsed(monkeypatch, "distill.py", "--recipe", recipe, *given))
+    assert {name: args[name] for name in own} == own and args["student_layers"] is None
+
+
+@pytest.mark.parametrize("flag", [["--student-layers", 3], ["--take-layers", 0, 1], ["--student-hidden", 64],
+                                  ["--student-init", "random"]])  # fmt: skip
+def test_a_student_shaped_by_flags_replaces_the_recipes(flag, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert parsed(monkeypatch, "distill.py", "--recipe", "imdb-cached", *flag).student is None
+    layers = parsed(monkeypatch, "distill.py", "--recipe", "imdb-small", *flag).student_layers
+    assert layers == {"--student-layers": 3, "--take-layers": None}.get(flag[0], 4)
+
+
+OWN = {"batch_size": 7, "weight_decay": 0.02, "warmup_ratio": 0.3, "grad_accum": 2, "clip": 0.7,
+       "label_smoothing": 0.05, "patience": 5, "seed": 6}  # fmt: skip
+OWN_FLAGS = [part for name, value in OWN.items() for part in (f"--{name.replace('_', '-')}", value)]
+
+
+@pytest.fixture
+def handed_to_the_loop(monkeypatch):
+    """What every training loop of a script is handed: dictionaries of the arguments of `train`."""
+    calls, train = [], minikd.runs.train
+
+    def spy(model, data, validation, settings, folder, device, **options):
+        calls.append({"data": data, "validation": validation, "settings": settings, "device": device, **options})
+        return train(model, data, validation, settings, folder, device, **options)
+
+    monkeypatch.setattr(minikd.runs, "train", spy)
+    return calls
+
+
+def test_every_training_flag_of_train_reaches_the_loop(script, corpus, bare, handed_to_the_loop):
+    flags = ["--epochs", 1, "--lr", "3e-3", "--max-length", 9, "--precision", "fp32", "--device", "cpu", *OWN_FLAGS]
+    assert script("train.py", "--dataset", corpus, "--model", bare, *flags)[0] == 0
+    (call,) = handed_to_the_loop
+    assert call["settings"] == TrainingSettings(epochs=1, lr=3e-3, alpha=1.0, T=1.0, precision="fp32", **OWN)
+    assert (call["device"], call["compile"], call["resume"]) == (torch.device("cpu"), False, False)
+    assert call["teacher"] is None and call["data"].lengths.max() == 9
+
+
+def test_every_training_flag_of_distill_reaches_the_loops(script, corpus, bare, handed_to_the_loop):
+    flags = ["--epochs", 1, "--lr", "3e-3", "--teacher-epochs", 2, "--teacher-lr", "4e-3", "--alpha", 0.3, "--T", 3]
+    flags += ["--max-length", 9, "--precision", "fp32", "--device", "cpu", "--student-layers", 2, *OWN_FLAGS]
+    assert script("distill.py", "--dataset", corpus, "--teacher", bare, *flags)[0] == 0
+    calls = {call["desc"]: call for call in handed_to_the_loop}
+    settings = TrainingSettings(epochs=1, lr=3e-3, precision="fp32", **OWN)
+    assert {name: asdict(call["settings"]) for name, call in calls.items()} == {
+        "teacher": asdict(settings) | {"epochs": 2, "lr": 4e-3},
+        "distilled": asdict(settings) | {"alpha": 0.3, "T": 3.0},
+        "baseline": asdict(settings),
+    }
+    assert [call["teacher"] is None for call in calls.values()] == [True, False, True]
+    assert all(call["data"].lengths.max() == 9 for call in calls.values())
+
+
+class Stop(UserError):
+    """Ends a script where a test has seen enough."""
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """Ends a script where it calls a function, and returns what that was called with."""
+
+    def at(name):
+        calls = []
+
+        def instead(*arguments, **options):
+            calls.append((arguments, options))
+            raise Stop("seen enough")
+
+        monkeypatch.setattr(name, instead)
+        return calls
+
+    return at
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_precision_auto_becomes_what_the_device_is_good_at(script, corpus, bare, stop, monkeypatch, fast, precision):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: fast)
+    calls = stop("minikd.runs.train")
+    command = ["--dataset", corpus, "--epochs", 1, "--max-length", 9, "--device", "cpu"]
+    status, out, _ = script("train.py", "--model", bare, *command)
+    assert f"device cpu; precision {precision}: this" in out
+    assert calls[0][0][3].precision == precision
+
+
+@pytest.mark.parametrize("name", ["train.py", "distill.py"])
+def test_data_and_device_flags_reach_what_they_name(name, script, stop, tmp_path):
+    calls = stop("minikd.cli.load_dataset")
+    script(name, "--dataset", "fpb", "--data-dir", "archives", "--fpb-agreement", "75", "--device", "cpu")
+    assert calls == [(("fpb", tmp_path / "archives"), {"agreement": "75"})]
+    script(name, "--dataset", "imdb", "--device", "cpu")
+    assert calls[1] == (("imdb", (ROOT / "data").resolve()), {"agreement": "50"})
+    devices = stop("minikd.cli.choose_device")
+    script(name, "--device", "mps")
+    script(name)
+    assert [arguments for arguments, _ in devices] == [("mps",), ("auto",)]
+
+
+@pytest.mark.parametrize("name", ["train.py", "distill.py"])
+def test_compile_resume_and_tracking_reach_the_run(name, script, corpus, bare, stop):
+    pytest.importorskip("tensorboard")
+    model = "--model" if name == "train.py" else "--teacher"
+    command = [name, "--dataset", corpus, model, bare, "--max-length", 9, "--device", "cpu", "--output-dir", "out"]
+    calls = stop("minikd.runs.train")
+    script(*command, "--compile", "--resume", "--track", "tensorboard")
+    script(*command)
+    (_, given), (_, plain) = calls
+    assert (given["compile"], given["resume"], plain["compile"], plain["resume"]) == (True, True, False, False)
+    assert list(Path("out/tensorboard").rglob("events*"))
+
+
+def test_adapter_flags_reach_the_adapters(script, corpus, bare, stop):
+    flags = ["--dataset", corpus, "--max-length", 9, "--device", "cpu"]
+    adapters = ["--lora-rank", 3, "--lora-alpha", 6, "--lora-dropout", 0.25, "--lora-targets", "value,key"]
+    wanted = {"rank": 3, "alpha": 6.0, "dropout": 0.25, "targets": ["key", "value"]}
+    calls = stop("minikd.runs.add_lora")
+    script("train.py", "--model", bare, *flags, *adapters)
+    script("distill.py", "--teacher", bare, *flags, *adapters, "--student-layers", 2)
+    script("distill.py", "--teacher", save_model(Path.cwd() / "tuned", labels=("bad", "good")), *flags,
+           "--student-layers", 2, "--student-lora-rank", 2)  # fmt: skip
+    plain = {"rank": 2, "alpha": 16.0, "dropout": 0.0, "targets": ["query", "value"]}
+    assert [options for _, options in calls] == [wanted, wanted, plain]
+
+
+def test_adapters_without_a_rank_are_refused(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for flag, value in (("--lora-alpha", 8), ("--lora-dropout", 0.1), ("--lora-targets", "key")):
+        with pytest.raises(UserError, match=f"{flag}: says how to make adapters; give --lora-rank too"):
+            parsed(monkeypatch, "train.py", flag, value)
+
+
+# How a mistake is reported -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("error", "status", "words"), [
+    (UserError("this is\nwrong"), 2, "x.py: error: this is wrong\n"),
+    (torch.OutOfMemoryError("CUDA out of memory"), 2, "x.py: error: the GPU's memory is full: try a smaller --batch"),
+    (MemoryError(), 2, "x.py: error: the memory is full: try a smaller model"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "x.py: error: the memory is full"),
+    (PermissionError(13, "Permission denied", "a.txt"), 2, "x.py: error: a.txt: Permission denied\n"),
+    (KeyboardInterrupt(), 130, "\nx.py: stopped\n"),
+    (KeyboardInterrupt("stopped at step 3"), 130, "\nx.py: stopped at step 3\n"),
+    (None, 0, ""),
+])  # fmt: skip
+def test_a_mistake_ends_with_one_line_and_its_status(error, status, words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["folder/x.py"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+    def main():
+        if error is not None:
+            raise error
+
+    if status:
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main)
+        assert ended.value.code == status
+    else:
+        cli.run(main)
+    err = capsys.readouterr().err
+    assert err.startswith(words) and err.strip().count("\n") == 0
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    for error in (RuntimeError("shapes differ"), ValueError("ours"), OSError("no number")):
+        with pytest.raises(type(error), match=str(error)):
+            cli.run(lambda error=error: (_ for _ in ()).throw(error))
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--html .*file/out: cannot be written to \(Not a directory\)"):
+        cli.check_writable(tmp_path / "file" / "out", "--html")
+    cli.check_writable(tmp_path / "new" / "out")
+    assert list((tmp_path / "new" / "out").iterdir()) == []  # no probe stays
+
+
+def test_printable_flags_are_those_of_the_run_with_paths_as_text(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    args = parsed(monkeypatch, "train.py", "--output-dir", "out")
+    printed = cli.printable(args)
+    assert printed.keys() == vars(args).keys() and printed["output_dir"] == "out" and printed["weight_decay"] == 0.01
+
+
+def test_flag_types_refuse_what_they_say(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for flag, value, words in (
+        ("--alpha", "-0.1", "'-0.1' is not a number of at least 0 and at most 1"),
+        ("--seeds", "101", "'101' is not a whole number of at least 1 and at most 100"),
+        ("--lr", "0", "'0' is not a number above 0"),
+        ("--grad-accum", "0", "'0' is not a whole number of at least 1"),
+        ("--clip", "inf", "'inf' is not a number of at least 0"),
+        ("--lora-dropout", "1", "'1' is not a number of at least 0 and at most 0.99"),
+        ("--lora-targets", "query,nose", "'query,nose': choose one or more of"),
+        ("--student-hidden", "31", "'31' is not a whole number of at least 32"),
+        ("--max-length", "2", "'2' is not a whole number of at least 3"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            parsed(monkeypatch, "distill.py", flag, value)
+        assert ended.value.code == 2 and words in capsys.readouterr().err, flag
+    for flag, value in (("--alpha", "0"), ("--alpha", "1"), ("--T", "0.01"), ("--T", "100"), ("--clip", "0"),
+                        ("--lora-rank", "0"), ("--patience", "0"), ("--label-smoothing", "1")):  # fmt: skip
+        assert parsed(monkeypatch, "distill.py", flag, value)
