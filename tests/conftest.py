@@ -1,6 +1,7 @@
 """What all tests share: no hub, a cache of their own, and the real files where there are any."""
 
 import csv
+import itertools
 import os
 import re
 import runpy
@@ -8,11 +9,15 @@ import signal
 import sys
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; pytest-xdist uses the other cores
+
 import numpy as np
 import pytest
+import tokenizers
 import torch
 
-from minikd.checkpoint import save_pretrained
+from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
@@ -22,15 +27,21 @@ WORDS = "a the film plot was dull great boring fine superb awful not very slow".
 QUICK = ["--epochs", "2", "--teacher-epochs", "2", "--lr", "1e-3", "--teacher-lr", "1e-3", "--batch-size", "16",
          "--max-length", "16", "--precision", "fp32", "--device", "cpu"]  # fmt: skip
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so before any test
-
 
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory):
-    """The user's cache of tokenised texts is neither read nor written."""
+    """The user's caches are neither read nor written; returns a folder for those of the tests."""
+    folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setenv("MPLCONFIGDIR", str(folder))  # matplotlib lists the fonts once for all tests
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(private_cache, monkeypatch, count=itertools.count()):
+    """A cache for each test, so that no test finds what another one computed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(private_cache / str(next(count))))
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +105,74 @@ def corpus(tmp_path_factory):
         writer.writerow(["text", "label"])
         writer.writerows((text, "good" if "great" in text or "fine" in text else "bad") for text in sorted(texts)[:200])
     return path
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory):
+    """A folder of three files of 150, 41 and 67 distinct texts of 3 to 12 words, with three labels that a word decides
+    in nine of ten. Sorted, the labels are bad, good, mixed."""
+    folder, random = tmp_path_factory.mktemp("corpus") / "films", np.random.default_rng(1)
+    folder.mkdir()
+    texts, common = {}, sorted(set(WORDS) - set().union(*TELLING.values()))
+    while len(texts) < sum(SIZES.values()):
+        label, words = "good bad mixed".split()[random.integers(3)], random.choice(common, random.integers(2, 12))
+        words = np.insert(words, random.integers(len(words) + 1), random.choice(TELLING[label]))
+        texts.setdefault(" ".join(words), label if random.random() < 0.9 else "bad")
+    rows = iter(texts.items())
+    for name, count in SIZES.items():
+        write_rows(folder / f"{name}.csv", itertools.islice(rows, count))
+    return folder
+
+
+SIZES = {"train": 150, "validation": 41, "test": 67}  # of `films`
+TELLING = {"good": ("great", "fine", "superb"), "bad": ("dull", "awful", "boring"), "mixed": ("slow", "not")}
+
+
+def write_rows(path, rows):
+    """A CSV file of texts and labels."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+
+
+def read_rows(path):
+    """Its texts and labels."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row["text"] for row in rows], [row["label"] for row in rows]
+
+
+@pytest.fixture(scope="session")
+def trained(films, tmp_path_factory):
+    """A classifier of four layers that is right on most of `films`. Its own labels are in an order that is neither the
+    sorted one nor its inverse: mixed, bad, good."""
+    labels = ("mixed", "bad", "good")
+    folder = save_model(tmp_path_factory.mktemp("trained"), labels=labels, hidden_size=32, intermediate_size=64)
+    model, tokenizer = from_pretrained(folder), tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_padding(pad_id=model.config.pad_token_id)
+    texts, names = read_rows(films / "train.csv")
+    batch = tokenizer.encode_batch(texts)
+    ids, mask = (torch.tensor([getattr(one, name) for one in batch]) for name in ("ids", "attention_mask"))
+    targets = torch.tensor([labels.index(name) for name in names])
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(10):
+        for rows in torch.randperm(len(texts)).split(16):
+            loss = torch.nn.functional.cross_entropy(model(ids[rows], mask[rows].bool()).logits, targets[rows])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    save_pretrained(model, folder)
+    return folder
+
+
+def spread(model, seed=0):
+    """Gives every weight of a model, in place, a random value, so that its answers vary between texts and labels."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=random)
+            parameter.copy_(1 + 0.3 * noise if "orm.weight" in name else noise * (0.3 if parameter.ndim > 1 else 0.2))
+    return model
 
 
 def save_model(folder, labels=None, words=WORDS, **shape):
