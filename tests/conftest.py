@@ -39,9 +39,12 @@ def private_cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def own_cache(private_cache, monkeypatch, count=itertools.count()):
+def own_cache(private_cache, monkeypatch):
     """A cache for each test, so that no test finds what another one computed."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(private_cache / str(next(count))))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(private_cache / str(next(TESTS))))
+
+
+TESTS = itertools.count()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""The loop against one written out in plain torch: same batches, so the same losses, rates and weights; and what decides
-which epoch is kept."""
+"""The loop against one written out in plain torch: the same batches give the same losses, rates and weights. And what
+decides which epoch is kept."""
 
 import json
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -57,7 +58,7 @@ def distillation(logits, teacher, T):
 def plain_loop(twin, split, validation, settings, teacher=None):
     """Trains `twin` as the documentation of the flags says. Returns the steps' (loss, rate, norm of the gradient) and
     each epoch's (validation accuracy, loss, weights)."""
-    groups_per_epoch = -(-(-(-len(split.labels) // settings.batch_size)) // settings.grad_accum)
+    groups_per_epoch = math.ceil(math.ceil(len(split.labels) / settings.batch_size) / settings.grad_accum)
     total = settings.epochs * groups_per_epoch
     warmup = round(settings.warmup_ratio * total)
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in twin.named_parameters()}
@@ -115,7 +116,7 @@ def plain_loop(twin, split, validation, settings, teacher=None):
 def test_training_gives_the_losses_rates_and_weights_of_a_plain_loop(
     data, tmp_path, monkeypatch, changes, distilled, dtype, tolerance
 ):
-    """In fp64 two programs for one formula agree to many digits. (The fused AdamW takes no fp64 factor for clipping.)"""
+    """In fp64 two programs for one formula agree to many digits; the fused AdamW cannot clip in it."""
     if dtype == torch.float64:
         monkeypatch.setattr(torch.optim, "AdamW", partial(unfused, torch.optim.AdamW))
     monkeypatch.setattr(minikd.training, "LOG_EVERY", 1)
