@@ -2,9 +2,11 @@
 
 import csv
 import itertools
+import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+from safetensors.torch import load_file, save_file
 
 from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
@@ -168,6 +171,18 @@ def trained(films, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def learned(trained, tmp_path_factory):
+    """The encoder of `trained` without its classifier: learns `films` in a few steps."""
+    folder = shutil.copytree(trained, tmp_path_factory.mktemp("learned") / "encoder")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in tensors.items() if not k.startswith("classifier")}, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key not in ("id2label", "label2id", "num_labels")}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def spread(model, seed=0):
     """Gives every weight of a model, in place, a random value, so that its answers vary between texts and labels."""
     random = torch.Generator().manual_seed(seed)
@@ -188,8 +203,6 @@ def save_model(folder, labels=None, words=WORDS, **shape):
     save_pretrained(model, folder)
     tokenizer.save(folder, model.config.model_type, 32)
     if labels is None:
-        from safetensors.torch import load_file, save_file
-
         tensors = {k: v for k, v in load_file(folder / "model.safetensors").items() if not k.startswith("classifier")}
         save_file(tensors, folder / "model.safetensors")
     return folder

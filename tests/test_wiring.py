@@ -3,7 +3,6 @@ one shows; and the figures of their reports, computed anew by tests/independent.
 
 import csv
 import json
-import shutil
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,6 @@ from independent import (
     results_in,
     token_ids,
 )
-from safetensors.torch import load_file, save_file
 
 import minikd.datasets.sample
 import minikd.runs
@@ -59,18 +57,6 @@ def trainings(monkeypatch):
 
     monkeypatch.setattr(minikd.runs, "train", spy)
     return calls
-
-
-@pytest.fixture(scope="session")
-def learned(trained, tmp_path_factory):
-    """The encoder of `trained` without its classifier: learns `films` in a few steps."""
-    folder = shutil.copytree(trained, tmp_path_factory.mktemp("learned") / "encoder")
-    tensors = load_file(folder / "model.safetensors")
-    save_file({k: v for k, v in tensors.items() if not k.startswith("classifier")}, folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    config = {key: value for key, value in config.items() if key not in ("id2label", "label2id", "num_labels")}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def assert_tokens(tokens, folder, path, labels=LABELS):
