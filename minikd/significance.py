@@ -1,91 +1,183 @@
 """Is one model really better than another, or was it luck? Two answers from the same test examples.
 
-The paired bootstrap gives an interval for the difference in accuracy (Efron & Tibshirani 1993, chapter 13; Koehn 2004;
-Dror et al. 2018), McNemar's test a p-value for one pair of models (McNemar 1947; Dietterich 1998). To both,
-an example that both models have right, or both wrong, says nothing about the difference.
+The first is an interval for the difference in accuracy. For one pair of models it covers the choice of test examples
+(Bonett & Price 2012); for several pairs, trained with different seeds, the choice of seeds as well (a two-way analysis
+of variance, whose parts are combined as in Howe 1974). `python tests/coverage_of_intervals.py` simulates how often
+these intervals hold the true difference. The second answer is McNemar's test, a p-value for each pair of models
+(McNemar 1947; Dietterich 1998).
 
 Correctness is boolean, (S, N): S seeds, that is pairs of training runs, by N test examples; arrays or CPU tensors.
+The difference in correctness is 1 where only model a is right, −1 where only b is, and 0 where both or neither are.
 """
+
+import functools
+import math
+from statistics import NormalDist
 
 import numpy as np
 
+TOO_FEW = (
+    97  # with fewer test examples, chance alone moves an accuracy of 50 % by more than 10 points (`chance_margin`)
+)
+
 
 def compare(a, b) -> dict:
-    """Correctness (S, N) of models a and b -> both answers, ready for JSON, as fractions of accuracy.
+    """Both answers for correctness (S, N) of models a and b, ready for JSON, as fractions of accuracy.
 
-    {"difference", "low", "high", "confidence", "seeds": [{"only_a", "only_b", "p"}, …], "examples": N}
-    """
-    a, b = _correctness(a, b)
-    difference, low, high = paired_bootstrap(a, b, confidence=0.95)
-    tests = [dict(zip(("only_a", "only_b", "p"), mcnemar(*pair))) for pair in zip(a, b)]
-    interval = {"difference": difference, "low": low, "high": high, "confidence": 0.95}
-    return interval | {"seeds": tests, "examples": a.shape[1]}
-
-
-def paired_bootstrap(
-    a, b, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """(accuracy of a − accuracy of b, low, high): the percentile interval over `resamples`, for correctness (S, N).
-
-    Each resample draws N examples with replacement, the same for both models and all seeds, and S seeds with
-    replacement, run s of a staying with run s of b. With S > 1 the interval thus speaks of another test set and other
-    seeds (the pigeonhole bootstrap, Owen 2007), but roughly: too wide where the seeds hardly differ, too narrow where
-    they differ far more than the test set can blur, since a few seeds are a small sample. With S = 1 it speaks of
-    another test set alone, for these two training runs.
-
-    No example is drawn one by one. Given the seeds, an example counts as one of the 2S + 1 integers from −S to S, and
-    how often each is drawn is multinomial: the same distribution, in a fraction of the time.
+    {"difference", "low", "high", "confidence", "method", "seeds": [{"only_a", "only_b", "p"}, …], "examples": N}
 
     Raises ValueError for shapes that differ, no examples, or anything but booleans.
     """
     a, b = _correctness(a, b)
-    seeds, examples = a.shape
-    random = np.random.default_rng(seed)
-    patterns, counts = np.unique(a.astype(np.int8) - b, axis=1, return_counts=True)  # (S, K), (K,): few are distinct
-    draws = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)  # (resamples, S): times each is drawn
-    totals = []
-    for times, repeats in zip(*np.unique(draws, axis=0, return_counts=True)):
-        values = (times.astype(np.float32) @ patterns.astype(np.float32)).astype(np.int64)  # (K,), in −S … S
-        shares = np.bincount(values + seeds, weights=counts, minlength=2 * seeds + 1) / examples
-        totals.append(random.multinomial(examples, shares, size=repeats) @ np.arange(-seeds, seeds + 1))
-    low, high = np.quantile(np.concatenate(totals), [(1 - confidence) / 2, (1 + confidence) / 2]) / a.size
-    return (int(a.sum()) - int(b.sum())) / a.size, float(low), float(high)
+    counts = [(int((one & ~two).sum()), int((two & ~one).sum())) for one, two in zip(a, b)]
+    return _record(counts, a.shape[1], interval(a.astype(np.int8) - b))
 
 
-def mcnemar(a, b) -> tuple[int, int, float]:
-    """(examples only a has right, only b has right, p) for the correctness (N,) of two models on the same examples.
+def compare_counts(only_a: int, only_b: int, examples: int) -> dict:
+    """`compare` for one pair of models, from the numbers of examples that only a and only b has right, out of all.
 
-    p is that of the exact two-sided binomial test: were the models equally good, each example on which one is right
+    The "seeds" and "examples" of an earlier results file are enough, so its interval can be renewed without its models.
+    """
+    return _record([(only_a, only_b)], examples, paired_interval(only_a, only_b, examples))
+
+
+def interval(difference: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """(low, high) for the difference in accuracy, from differences in correctness (S, N): one of the two below."""
+    if len(difference) == 1:
+        only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
+        return paired_interval(only_a, only_b, difference.shape[1], confidence)
+    return two_way_interval(difference, confidence)
+
+
+def paired_interval(only_a: int, only_b: int, examples: int, confidence: float = 0.95) -> tuple[float, float]:
+    """(low, high) for one pair of models and other test examples. It says nothing of other training runs.
+
+    The adjusted Wald interval of Bonett & Price (2012), recommended by Fagerland, Lydersen & Laake (2014): that of the
+    normal approximation, after adding two examples, one that only a has right and one that only b has right. It keeps
+    its promise for few examples too, and has a width where the models agree on every example.
+    """
+    if not 0 <= only_a + only_b <= examples or min(only_a, only_b) < 0 or examples < 1:
+        raise ValueError(f"{only_a} and {only_b} of {examples} examples: counts must fit")
+    a, b = (only_a + 1) / (examples + 2), (only_b + 1) / (examples + 2)
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt((a + b - (a - b) ** 2) / (examples + 2))
+    return max(a - b - half, -1.0), min(a - b + half, 1.0)
+
+
+def two_way_interval(difference: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """(low, high) for pairs of models from other seeds, tested on other examples; `difference` is (S, N), S ≥ 2.
+
+    Seeds and examples are crossed: difference[s, n] = mean + seed[s] + example[n] + residual[s, n]. The mean square of
+    seeds has the expectation N·Var(seed) + Var(residual), that of examples S·Var(example) + Var(residual) (two-way
+    analysis of variance with random effects and one observation per cell; Searle, Casella & McCulloch 1992,
+    chapter 4), so that the variance of the grand mean is the sum of two parts, divided by S·N:
+
+        seeds and residual: MS(seeds), which S − 1 degrees of freedom estimate
+        examples:           MS(examples) − MS(residual), or 0 where this is negative
+
+    Each part has its own quantile, Student's t with S − 1 degrees of freedom and the normal one, and the squares of
+    the two half-widths add up (Howe 1974; Zou & Donner 2008). One t for the sum (Satterthwaite 1946) would be too
+    narrow where two or three seeds happen to agree. The seeds' half-width is at least what the residual alone gives,
+    so that the interval is never narrower than that of the examples. With two seeds it is very wide, as t is 12.7.
+
+    As in `paired_interval`, two examples are added, one that only a has right and one that only b has, in all seeds.
+    """
+    seeds = len(difference)
+    extra = np.tile(np.array([1, -1], dtype=difference.dtype), (seeds, 1))
+    difference = np.concatenate([difference, extra], axis=1)  # (S, N + 2)
+    examples = difference.shape[1]
+    by_seed, by_example, mean = (
+        difference.mean(axis=1),
+        difference.mean(axis=0),
+        difference.mean(),
+    )  # (S,), (N + 2,), ()
+    residual = difference - by_seed[:, None] - by_example + mean
+    ms_seeds = examples * by_seed.var(ddof=1)
+    ms_examples = seeds * by_example.var(ddof=1)
+    ms_residual = (residual**2).sum() / ((seeds - 1) * (examples - 1))
+
+    t, z = t_quantile((1 + confidence) / 2, seeds - 1), NormalDist().inv_cdf((1 + confidence) / 2)
+    of_seeds = max(t**2 * ms_seeds, z**2 * ms_residual)
+    of_examples = z**2 * max(ms_examples - ms_residual, 0)
+    half = math.sqrt((of_seeds + of_examples) / (seeds * examples))
+    return max(float(mean) - half, -1.0), min(float(mean) + half, 1.0)
+
+
+@functools.cache
+def t_quantile(probability: float, degrees: int) -> float:
+    """The quantile of Student's t distribution with a whole number of degrees of freedom, to six digits.
+
+    With t = √degrees · tan(angle), the density of the angle is proportional to cos(angle)^(degrees − 1).
+    """
+    angles = np.linspace(-math.pi / 2, math.pi / 2, 100_001)
+    density = np.cos(angles) ** (degrees - 1)
+    area = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return math.sqrt(degrees) * math.tan(np.interp(probability, area / area[-1], angles))
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """McNemar's p for the numbers of examples that only model a, and only model b, has right.
+
+    That of the exact two-sided binomial test: were the models equally good, each example on which one is right
     and the other wrong would be a toss of a fair coin. Without any, p is 1. Exact at every count: the binomial sum
     is one of Python's integers, and only the quotient is rounded.
-
-    Raises ValueError as `paired_bootstrap` does.
     """
-    (a,), (b,) = _correctness(a, b)
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     tosses = only_a + only_b
     tail = ways = 1  # ways = C(tosses, k), summed over k = 0 … the smaller count
     for k in range(min(only_a, only_b)):
         ways = ways * (tosses - k) // (k + 1)
         tail += ways
-    return only_a, only_b, min(1.0, 2 * tail / 2**tosses)
+    return min(1.0, 2 * tail / 2**tosses)
+
+
+def chance_margin(examples: int) -> float:
+    """How far chance alone moves an accuracy of 50 % on so many examples: half the width of its 95 % interval."""
+    return NormalDist().inv_cdf(0.975) * math.sqrt(0.25 / examples)
 
 
 def sentence(comparison: dict, name_a: str = "distilled", name_b: str = "baseline") -> str:
-    """What `compare` found, in plain words: the difference, the interval, the verdict, and McNemar's p per seed."""
+    """What `compare` found, in plain words: the difference, the interval, the verdict, and McNemar's p per seed.
+
+    A record without "method" is of an earlier version, which used a paired bootstrap.
+    """
     low, high, seeds = comparison["low"], comparison["high"], len(comparison["seeds"])
-    if low <= 0 <= high:
-        verdict = "includes 0: this test does not show that either is better"
-    else:
-        verdict = f"excludes 0: {name_a if low > 0 else name_b} is the better one"
-        verdict += ", as far as one seed can tell" if seeds == 1 else ""
+    method = comparison.get("method", "paired bootstrap")
+    over = f"{method} over {comparison['examples']:,} examples and {seeds} seed{'s' * (seeds > 1)}"
     p_values = ", ".join("<0.001" if test["p"] < 0.001 else f"{test['p']:.3f}" for test in comparison["seeds"])
     return (
         f"{name_a} − {name_b}: {_points(comparison['difference'])} points of accuracy "
-        f"({comparison['confidence']:.0%} interval {_points(low)} to {_points(high)}, paired bootstrap over "
-        f"{comparison['examples']:,} examples and {seeds} seed{'s' * (seeds > 1)}). The interval {verdict}; "
-        f"McNemar's p{' per seed' * (seeds > 1)}: {p_values}."
+        f"({comparison['confidence']:.0%} interval {_points(low)} to {_points(high)}, {over}). "
+        f"{_verdict(comparison, name_a, name_b)}; McNemar's p{' per seed' * (seeds > 1)}: {p_values}."
     )
+
+
+def _verdict(comparison: dict, name_a: str, name_b: str) -> str:
+    """What the interval allows to say: of these two models with one seed, of such training runs with several."""
+    low, high, one_pair = comparison["low"], comparison["high"], len(comparison["seeds"]) == 1
+    if comparison["examples"] < TOO_FEW:
+        return "So few examples allow no verdict"
+    if low <= 0 <= high:
+        if one_pair:
+            return "The interval includes 0: this test does not show which of this pair of models is better"
+        return "The interval includes 0: this test does not show that training runs like these make either better"
+    better = name_a if low > 0 else name_b
+    if not one_pair and "method" not in comparison:
+        return "The interval excludes 0, but a bootstrap of so few seeds is too narrow for a verdict"
+    if one_pair:
+        return f"The interval excludes 0: of this pair of models, {better} is the better one (other runs may differ)"
+    return f"The interval excludes 0: in training runs like these, {better} is better on average"
+
+
+def _record(counts: list[tuple[int, int]], examples: int, limits: tuple[float, float]) -> dict:
+    tests = [{"only_a": one, "only_b": two, "p": mcnemar(one, two)} for one, two in counts]
+    return {
+        "difference": sum(one - two for one, two in counts) / (len(counts) * examples),
+        "low": limits[0],
+        "high": limits[1],
+        "confidence": 0.95,
+        "method": "Bonett-Price" if len(counts) == 1 else "two-way analysis of variance",
+        "seeds": tests,
+        "examples": examples,
+    }
 
 
 def _points(difference: float) -> str:

@@ -1,13 +1,27 @@
-"""The interval against scipy's bootstrap and in simulated experiments; McNemar's p against scipy's binomial test."""
+"""The interval by hand, against other formulas, and in simulated experiments; McNemar's p against scipy's binomial."""
 
+import itertools
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
+from coverage_of_intervals import coverage
 from scipy import stats
 
-from minikd.significance import compare, mcnemar, paired_bootstrap, sentence
+from minikd.significance import (
+    TOO_FEW,
+    chance_margin,
+    compare,
+    compare_counts,
+    interval,
+    mcnemar,
+    paired_interval,
+    sentence,
+    t_quantile,
+    two_way_interval,
+)
 
 
 def answers(seeds=1, examples=400, only_a=0.1, only_b=0.05, seed=0):
@@ -16,83 +30,149 @@ def answers(seeds=1, examples=400, only_a=0.1, only_b=0.05, seed=0):
     return (case == 0) | (case == 2), (case == 1) | (case == 2)
 
 
-def bootstrap_by_loop(a, b, resamples=4000):
-    """Every resample drawn as the definition says: seeds with replacement, examples with replacement."""
-    random, (seeds, examples) = np.random.default_rng(1), a.shape
-    difference = a.astype(int) - b
-    drawn = [
-        difference[random.integers(0, seeds, seeds)][:, random.integers(0, examples, examples)].mean()
-        for _ in range(resamples)
-    ]
-    return np.quantile(drawn, [0.025, 0.975])
+def difference_of(a, b):
+    return a.astype(np.int8) - b
+
+
+def half_width(limits):
+    return (limits[1] - limits[0]) / 2
+
+
+SETTINGS = [*itertools.product((1, 2, 3, 5, 10), (484, 2000), (0.0, 0.01, 0.03)), (10, 25_000, 0.01)]
+
+
+@pytest.mark.parametrize(("seeds", "examples", "spread"), SETTINGS)
+def test_the_interval_holds_the_true_difference_in_95_percent_of_simulated_experiments(seeds, examples, spread):
+    repeats = 60 if examples < 10_000 else 10  # of each of 8 kinds of experiment
+    found = np.mean(coverage(seeds, examples, spread, repeats))
+    error = math.sqrt(0.95 * 0.05 / (8 * repeats))  # standard error of a share of 95 %: one point, or 2.4
+    assert found >= 0.95 - 3 * error
+    if seeds >= 5:  # nor does it buy this by being too wide, beyond what t costs with so few seeds
+        assert found <= 0.975 + 3 * error
+
+
+@pytest.mark.parametrize("examples", [3, 10, 30, 100])
+def test_one_pairs_interval_keeps_its_promise_on_few_examples(examples):
+    """Not simulated: the coverage is the sum of the probabilities of all counts whose interval holds the truth."""
+    total = examples + 1
+    counts = np.array([(a, b, examples - a - b) for a in range(total) for b in range(total - a)])
+    low, high = np.array([paired_interval(int(a), int(b), examples) for a, b, _ in counts]).T
+    for disagreement, share in itertools.product((0.01, 0.05, 0.2, 0.5), (0.5, 0.65, 0.95)):
+        a, b = disagreement * share, disagreement * (1 - share)
+        probability = stats.multinomial.pmf(counts, examples, [a, b, 1 - a - b])
+        assert probability[(low <= a - b) & (a - b <= high)].sum() > 0.94
+
+
+def test_one_pairs_interval_is_walds_after_adding_an_example_for_each_model():
+    a, b = answers()
+    values = np.concatenate([difference_of(a, b)[0], [1, -1]])
+    half = stats.norm.ppf(0.95) * values.std() / math.sqrt(402)
+    expected = values.mean() - half, values.mean() + half
+    assert interval(difference_of(a, b), confidence=0.9) == pytest.approx(expected)
+
+
+def test_one_pairs_interval_by_hand():
+    # (312 + 1) / 25002 − (252 + 1) / 25002 = 0.0023998; its variance is (566 / 25002 − 0.0023998²) / 25002.
+    assert paired_interval(312, 252, 25_000) == pytest.approx((0.0023998 - 0.0018647, 0.0023998 + 0.0018647), abs=2e-7)
+    assert paired_interval(252, 312, 25_000) == pytest.approx((-0.0042645, -0.0005351), abs=2e-7)  # models swapped
+
+
+def test_an_earlier_record_is_renewed_from_its_counts_alone():
+    a, b = answers()
+    (test,) = compare(a, b)["seeds"]
+    assert compare_counts(test["only_a"], test["only_b"], 400) == compare(a, b)
+    for wrong in ((-1, 0, 10), (6, 5, 10), (0, 0, 0)):
+        with pytest.raises(ValueError, match="counts must fit"):
+            compare_counts(*wrong)
+
+
+def test_mean_squares_are_those_of_a_two_way_table_by_hand():
+    difference = np.array([[1, 1], [1, -1]])
+    table = np.array([[1, 1, 1, -1], [1, -1, 1, -1]])  # with the two added examples; its mean is 0.25
+    ms_seeds = 4 * ((0.5 - 0.25) ** 2 + (0 - 0.25) ** 2)  # 0.5
+    ms_examples = 2 * ((1 - 0.25) ** 2 * 2 + (0 - 0.25) ** 2 + (-1 - 0.25) ** 2) / 3  # 5.5 / 3
+    ms_residual = (((table - 0.25) ** 2).sum() - ms_seeds - 3 * ms_examples) / 3  # 1.5 / 3
+    assert (ms_seeds, ms_examples, ms_residual) == pytest.approx((0.5, 5.5 / 3, 0.5))
+    half = math.sqrt(((stats.t.ppf(0.7, 1) ** 2) * 0.5 + stats.norm.ppf(0.7) ** 2 * (5.5 / 3 - 0.5)) / 8)
+    low, high = two_way_interval(difference, confidence=0.4)
+    floor = math.sqrt(stats.norm.ppf(0.7) ** 2 * 5.5 / 3 / 8)
+    assert half > floor and (low, high) == pytest.approx((0.25 - half, 0.25 + half))
+
+
+def test_seeds_that_differ_get_students_t():
+    random = np.random.default_rng(0)
+    true = np.array([-0.1, 0.0, 0.02, 0.1, 0.13])  # far more than what 20,000 examples blur
+    difference = (random.random((5, 20_000)) < 0.2 + true[:, None]).astype(np.int8)
+    difference -= random.random((5, 20_000)) < 0.2
+    means = difference.mean(axis=1)
+    expected = stats.t.interval(0.95, 4, means.mean(), means.std(ddof=1) / math.sqrt(5))
+    assert two_way_interval(difference) == pytest.approx(expected, abs=0.001)
+
+
+def test_seeds_that_agree_leave_the_interval_of_the_examples():
+    a, b = answers()
+    same = difference_of(a, b).repeat(4, axis=0)  # four pairs with the same answers: no evidence beyond that of one
+    assert two_way_interval(same) == pytest.approx(interval(same[:1]), abs=1e-4)
+
+
+def test_the_interval_is_never_narrower_than_that_of_the_examples():
+    one = difference_of(*answers(1))
+    shifted = np.concatenate([one, np.roll(one, 200, axis=1)])
+    assert shifted.mean(axis=1).std() == 0  # the two pairs have the same accuracies, but on different examples
+    assert half_width(two_way_interval(shifted)) >= 1.96 * shifted.mean(axis=0).std() / math.sqrt(402)
+
+
+def test_a_negative_component_counts_as_none():
+    one = np.repeat([1, -1, 0], [20, 20, 360])
+    opposite = np.stack([one, -one])  # examples whose means differ less than chance explains; seeds with equal means
+    ms_residual = 2 * 40 / 401
+    assert half_width(two_way_interval(opposite)) == pytest.approx(1.96 * math.sqrt(ms_residual / (2 * 402)), rel=1e-3)
+
+
+def test_two_seeds_give_a_wide_interval_and_more_a_narrower_one():
+    random = np.random.default_rng(1)
+    difference = np.sign(random.normal(size=(2, 2000)) + [[-0.05], [0.05]]).astype(np.int8)
+    difference[:, 600:] = 0
+    two, six = two_way_interval(difference), two_way_interval(np.tile(difference, (3, 1)))
+    assert half_width(two) > 2.5 * half_width(six) and two[0] < 0 < two[1]
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 5])
-def test_interval_equals_a_plain_resampling_loop(seeds):
+def test_models_that_agree_on_every_example_are_not_known_to_be_equal(seeds):
+    same = np.zeros((seeds, 484), dtype=np.int8)
+    low, high = interval(same)
+    assert low == -high and 0.004 < high < 0.007  # some three examples of 484, the "rule of three"
+    assert interval(same[:, :1])[1] > 0.7
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_one_example_decides_nothing_and_limits_are_possible_differences(seeds):
+    low, high = interval(np.ones((seeds, 1), dtype=np.int8))
+    assert -1 <= low < 0 < high <= 1
+    assert interval(-np.ones((seeds, 3000), dtype=np.int8))[0] == -1.0
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_interval_is_deterministic_and_takes_the_opposite_sign_when_models_swap(seeds):
     a, b = answers(seeds)
-    a[-1, :60] = True  # the seeds differ, so that drawing them matters
-    difference, low, high = paired_bootstrap(a, b)
-    assert difference == pytest.approx(a.mean() - b.mean())
-    expected = bootstrap_by_loop(a, b)
-    # Both ends are quantiles of thousands of draws: their Monte-Carlo error is some 3 % of the interval's width.
-    assert (low, high) == pytest.approx(expected, abs=0.06 * (expected[1] - expected[0]))
-
-
-def test_interval_equals_scipys_paired_bootstrap():
-    a, b = answers()
-    theirs = stats.bootstrap(
-        (a[0].astype(float), b[0].astype(float)),
-        lambda x, y, axis: (x - y).mean(axis=axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=5000,
-        method="percentile",
-        confidence_level=0.9,
-        rng=np.random.default_rng(2),
-    ).confidence_interval
-    # A quantile is a multiple of one example in 400, 0.0025: the two may be one such step apart.
-    assert paired_bootstrap(a, b, confidence=0.9)[1:] == pytest.approx((theirs.low, theirs.high), abs=0.0026)
-
-
-@pytest.mark.parametrize("probability", [0.04, 0.0])
-def test_interval_covers_the_true_difference_in_95_percent_of_experiments(probability):
-    true = probability - 0.04
-    intervals = [
-        paired_bootstrap(*answers(1, 1000, probability, 0.04, seed), resamples=1000)[1:] for seed in range(400)
-    ]
-    assert 0.92 <= np.mean([low <= true <= high for low, high in intervals]) <= 0.98
+    found, again = compare(a, b), compare(torch.from_numpy(a), torch.from_numpy(b))
+    assert found == again
+    swapped = compare(b, a)
+    assert (swapped["difference"], swapped["low"], swapped["high"]) == pytest.approx(
+        (-found["difference"], -found["high"], -found["low"])
+    )
 
 
 def test_pairing_narrows_the_interval_where_the_models_know_the_same_examples():
-    a, b = answers(only_a=0.02, only_b=0.01)
+    a, b = answers(3, only_a=0.02, only_b=0.01)
     apart = np.random.default_rng(0).permutation(b, axis=1)  # the same accuracies, the pairs torn apart
-    _, low, high = paired_bootstrap(a, b)
-    _, low_apart, high_apart = paired_bootstrap(a, apart)
-    assert high - low < 0.5 * (high_apart - low_apart)
+    assert half_width(interval(difference_of(a, b))) < 0.5 * half_width(interval(difference_of(a, apart)))
 
 
-def test_seeds_that_differ_widen_the_interval_and_seeds_that_agree_do_not():
-    a, b = answers(1, 2000)
-    agreeing = paired_bootstrap(a.repeat(4, axis=0), b.repeat(4, axis=0))
-    assert agreeing == pytest.approx(paired_bootstrap(a, b), abs=0.002)
-    better, worse = np.concatenate([a, b, a, b]), np.concatenate([b, a, b, a])  # + for two seeds, − for two
-    difference, low, high = paired_bootstrap(better, worse)
-    assert difference == 0 and low < agreeing[1] - agreeing[2] and high > agreeing[2] - agreeing[1]
-
-
-def test_interval_is_the_same_for_the_same_seed_and_takes_the_opposite_sign_when_models_swap():
-    a, b = answers(3)
-    assert paired_bootstrap(a, b) == paired_bootstrap(torch.from_numpy(a), torch.from_numpy(b))
-    assert paired_bootstrap(a, b) != paired_bootstrap(a, b, seed=1)
-    difference, low, high = paired_bootstrap(b, a)
-    assert (-difference, -high, -low) == pytest.approx(paired_bootstrap(a, b), abs=0.002)
-
-
-def test_ten_seeds_of_25_000_examples_without_a_common_pattern_are_affordable():
-    random = np.random.default_rng(0)
-    a, b = random.random((10, 25_000)) < 0.6, random.random((10, 25_000)) < 0.5
-    difference, low, high = paired_bootstrap(a, b, resamples=500)
-    assert 0.09 < low < difference < high < 0.11
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 30, 200])
+@pytest.mark.parametrize("probability", [0.025, 0.5, 0.8, 0.975, 0.995])
+def test_quantiles_of_students_t_are_scipys(degrees, probability):
+    assert t_quantile(probability, degrees) == pytest.approx(stats.t.ppf(probability, degrees), rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -100,61 +180,99 @@ def test_ten_seeds_of_25_000_examples_without_a_common_pattern_are_affordable():
     [(0, 0), (0, 1), (1, 1), (3, 2), (0, 20), (12, 30), (100, 100), (600, 500), (4000, 4200), (0, 5000), (9000, 3000)],
 )
 def test_mcnemar_equals_the_exact_binomial_test(only_a, only_b):
-    case = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [only_a, only_b, 40, 9]))
-    a, b = (case == 0) | (case == 2), (case == 1) | (case == 2)
     expected = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    assert mcnemar(a, b) == (only_a, only_b, pytest.approx(expected, rel=1e-9, abs=1e-300))
-    assert mcnemar(b, a) == (only_b, only_a, mcnemar(a, b)[2])
+    assert mcnemar(only_a, only_b) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+    assert mcnemar(only_b, only_a) == mcnemar(only_a, only_b)
 
 
 def test_mcnemar_by_hand():
     a, b = np.array([True, True, True, True, False, True]), np.array([False, False, False, False, True, True])
-    assert mcnemar(a, b) == (4, 1, 2 * (1 + 5) / 2**5)
+    assert compare(a, b)["seeds"] == [{"only_a": 4, "only_b": 1, "p": 2 * (1 + 5) / 2**5}]
 
 
 def test_identical_models_differ_by_nothing():
     a, _ = answers(3)
-    assert paired_bootstrap(a, a) == (0, 0, 0)
+    assert compare(a, a)["difference"] == 0
     assert compare(a, a)["seeds"] == [{"only_a": 0, "only_b": 0, "p": 1.0}] * 3
     assert "+0.00 points" in sentence(compare(a, a)) and "includes 0" in sentence(compare(a, a))
 
 
-def test_comparison_holds_both_answers_and_survives_json():
-    a, b = answers(2)
+@pytest.mark.parametrize(("seeds", "method"), [(1, "Bonett-Price"), (2, "two-way analysis of variance")])
+def test_comparison_holds_both_answers_and_survives_json(seeds, method):
+    a, b = answers(seeds)
+    a[0, :100] = True  # the seeds differ
     found = compare(torch.from_numpy(a), torch.from_numpy(b))
-    difference, low, high = paired_bootstrap(a, b)
+    low, high = interval(difference_of(a, b))
+    counts = [((a[s] & ~b[s]).sum(), (b[s] & ~a[s]).sum()) for s in range(seeds)]
     assert found == {
-        "difference": difference,
+        "difference": pytest.approx(a.mean() - b.mean()),
         "low": low,
         "high": high,
         "confidence": 0.95,
-        "seeds": [dict(zip(("only_a", "only_b", "p"), mcnemar(a[s], b[s]))) for s in range(2)],
+        "method": method,
+        "seeds": [{"only_a": one, "only_b": two, "p": mcnemar(int(one), int(two))} for one, two in counts],
         "examples": 400,
     }
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_sentence_says_whether_the_interval_includes_zero():
-    tests = [{"only_a": 9, "only_b": 1, "p": 0.0216}, {"only_a": 40, "only_b": 1, "p": 3e-11}]
-    found = {"difference": 0.0138, "low": 0.0031, "high": 0.025, "confidence": 0.95, "seeds": tests, "examples": 25000}
-    assert sentence(found) == (
-        "distilled − baseline: +1.38 points of accuracy (95% interval +0.31 to +2.50, paired bootstrap over "
-        "25,000 examples and 2 seeds). The interval excludes 0: distilled is the better one; "
-        "McNemar's p per seed: 0.022, <0.001."
+TESTS = [{"only_a": 9, "only_b": 1, "p": 0.0216}, {"only_a": 40, "only_b": 1, "p": 3e-11}]
+FOUND = {"difference": 0.0138, "low": 0.0031, "high": 0.025, "confidence": 0.95,
+         "method": "two-way analysis of variance", "seeds": TESTS, "examples": 25000}  # fmt: skip
+
+
+def test_sentence_speaks_of_training_runs_like_these_where_there_are_several():
+    assert sentence(FOUND) == (
+        "distilled − baseline: +1.38 points of accuracy (95% interval +0.31 to +2.50, two-way analysis of variance "
+        "over 25,000 examples and 2 seeds). The interval excludes 0: in training runs like these, distilled is better "
+        "on average; McNemar's p per seed: 0.022, <0.001."
     )
-    assert "−0.20 to +2.50" in sentence(found | {"low": -0.002}) and "+0.00 to" in sentence(found | {"low": -1e-9})
-    assert "includes 0: this test does not show that either is better" in sentence(found | {"low": -0.002})
-    worse = sentence(found | {"difference": -0.02, "low": -0.03, "high": -0.01, "seeds": tests[:1]}, "A", "B")
-    assert worse.startswith("A − B: −2.00 points") and "1 seed)" in worse
-    assert "excludes 0: B is the better one, as far as one seed can tell; McNemar's p: 0.022." in worse
+    includes = sentence(FOUND | {"low": -0.002})
+    assert "includes 0: this test does not show that training runs like these make either better; McNemar" in includes
+    assert "−0.20 to +2.50" in includes and "+0.00 to" in sentence(FOUND | {"low": -1e-9})
+    worse = sentence(FOUND | {"difference": -0.02, "low": -0.03, "high": -0.01}, "A", "B")
+    assert worse.startswith("A − B: −2.00 points") and "in training runs like these, B is better on average" in worse
+
+
+def test_sentence_speaks_of_this_pair_of_models_where_there_is_one():
+    one = FOUND | {"seeds": TESTS[:1], "method": "Bonett-Price"}
+    assert sentence(one) == (
+        "distilled − baseline: +1.38 points of accuracy (95% interval +0.31 to +2.50, Bonett-Price over "
+        "25,000 examples and 1 seed). The interval excludes 0: of this pair of models, distilled is the better one "
+        "(other runs may differ); McNemar's p: 0.022."
+    )
+    worse = sentence(one | {"difference": -0.02, "low": -0.03, "high": -0.01})
+    assert "of this pair of models, baseline is the better one (other runs" in worse
+    assert "includes 0: this test does not show which of this pair of models is better;" in sentence(one | {"low": -1})
+
+
+def test_an_earlier_records_sentence_names_the_method_that_made_it():
+    old = {key: value for key, value in FOUND.items() if key != "method"}
+    text = sentence(old)
+    assert "(95% interval +0.31 to +2.50, paired bootstrap over 25,000 examples and 2 seeds)" in text
+    assert "excludes 0, but a bootstrap of so few seeds is too narrow for a verdict; McNemar" in text
+    assert "of this pair of models, distilled is the better one" in sentence(old | {"seeds": TESTS[:1]})
+
+
+def test_too_few_examples_get_no_verdict():
+    all_right, all_wrong = np.ones((1, 96), dtype=bool), np.zeros((1, 96), dtype=bool)
+    text = sentence(compare(all_right, all_wrong))
+    assert "So few examples allow no verdict; McNemar's p: <0.001." in text and "better" not in text
+    enough = np.ones((1, 97), dtype=bool)
+    assert "distilled is the better one" in sentence(compare(enough, ~enough))
+
+
+def test_too_few_is_where_chance_moves_an_accuracy_by_more_than_ten_points():
+    assert chance_margin(TOO_FEW) <= 0.10 < chance_margin(TOO_FEW - 1)
+    assert chance_margin(3) == pytest.approx(0.5658, abs=1e-4)
 
 
 def test_anything_but_paired_booleans_is_refused():
     a, b = answers(2)
     with pytest.raises(ValueError, match="boolean"):
-        paired_bootstrap(a.astype(int), b)  # predictions, say, instead of predicted == labels
+        compare(a.astype(int), b)  # predictions, say, instead of predicted == labels
     for wrong in (b[:1], b[:, :-1]):
         with pytest.raises(ValueError, match="one shape"):
             compare(a, wrong)
     with pytest.raises(ValueError, match="with examples in it"):
-        mcnemar(a[0, :0], b[0, :0])
+        compare(a[:, :0], b[:, :0])
