@@ -13,7 +13,7 @@ from minikd.drawing import three_digits
 from minikd.evaluation import compare_with_first, quantization_changes
 from minikd.files import UserError, atomic_write, write_json
 from minikd.recipes import RECIPES
-from minikd.runs import environment
+from minikd.runs import environment, read_run
 from minikd.significance import sentence
 from minikd.sweep import CRITERIA, sweep_choice
 from minikd.training import read_log
@@ -208,7 +208,8 @@ def results_of(rows: list[dict], data: Dataset, split_name: str, arguments: dict
 
 def loss_curves(folder: Path, points: int = 200) -> dict:
     """The curves in a run's log.jsonl: train [[epoch, loss], …], thinned to about `points` means of neighbours;
-    validation [[epoch, accuracy, loss], …]. {} where there is no log."""
+    validation [[epoch, accuracy, loss], …]; and the settings of that loss: alpha (1 without a teacher), T and
+    label_smoothing. {} where there is no log."""
     lines = read_log(folder)
     train = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
     size = -(-len(train) // points) or 1
@@ -217,8 +218,13 @@ def loss_curves(folder: Path, points: int = 200) -> dict:
     validation = [[line[key] for key in keys] for line in lines if "validation_loss" in line]
     if not validation:
         return {}
-    return {"train": [[statistics.mean(column) for column in zip(*group)] for group in groups],
-            "validation": validation}  # fmt: skip
+    curves = {"train": [[statistics.mean(column) for column in zip(*group)] for group in groups],
+              "validation": validation}  # fmt: skip
+    made_from = read_run(folder).get("made_from") or {}
+    settings = (made_from.get("settings") or {}) | ({} if made_from.get("teacher") else {"alpha": 1.0, "T": 1.0})
+    if "label_smoothing" in settings:
+        curves["settings"] = {key: settings[key] for key in ("alpha", "T", "label_smoothing")}
+    return curves
 
 
 def write_results(results: dict, output_dir: Path | None) -> None:

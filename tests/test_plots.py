@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import statistics
 import struct
 import subprocess
@@ -10,8 +11,10 @@ import sys
 import numpy as np
 import pytest
 
+from minikd.drawing import ROLES, looks
 from minikd.files import UserError
 from minikd.plots import DPI, dashboard, draw
+from minikd.report import loss_curves
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -89,11 +92,12 @@ def whole():
 
 
 def test_every_part_of_the_results_has_a_panel(whole):
-    assert list(panels_of(whole)) == [
+    assert set(panels_of(whole)) == {
         "Quality",
         "Size",
         "Latency",
-        "Training loss",
+        "Training loss, labels alone",
+        "Training loss, distilled",
         "Validation accuracy",
         "Reliability",
         "Confusion: teacher",
@@ -101,18 +105,18 @@ def test_every_part_of_the_results_has_a_panel(whole):
         "Confusion: baseline",
         "Sweep: validation accuracy",
         "Sweep: validation ECE",
-    ]
+    }
 
 
 @pytest.mark.parametrize(
     ("absent", "panels"),
     [
         (("accuracy", "f1"), ["Quality"]),
-        (("parameters", "size_mb"), ["Size"]),
+        (("size_mb",), ["Size"]),
         (("latency_1_ms", "latency_ms"), ["Latency"]),
         (("confusion",), ["Confusion: teacher", "Confusion: distilled", "Confusion: baseline"]),
         (("reliability",), ["Reliability"]),
-        (("curves",), ["Training loss", "Validation accuracy"]),
+        (("curves",), ["Training loss, labels alone", "Training loss, distilled", "Validation accuracy"]),
         (("sweep",), ["Sweep: validation accuracy", "Sweep: validation ECE"]),
     ],
 )
@@ -127,36 +131,70 @@ def test_a_part_without_data_has_no_panel_and_takes_no_room(whole, absent, panel
     check_layout(part)
 
 
-def test_a_model_keeps_its_colour_in_every_panel(whole):
-    colors = {name: set() for name in MODELS}
-    where = {name: set() for name in MODELS}
+def colors_in(figure, names) -> dict:
+    """{name: {panel: its colours there}} of everything that is drawn for a model."""
+    found = {name: {} for name in names}
 
     def seen(name, color, title):
-        colors[name].add(matplotlib.colors.to_hex(color))
-        where[name].add(title)
+        found[name].setdefault(title, set()).add(matplotlib.colors.to_hex(color).upper())
 
-    for title, ax in panels_of(whole).items():
+    for title, ax in panels_of(figure).items():
         for line in ax.lines:
-            if line.get_label() in colors:
+            if line.get_label() in found:
                 seen(line.get_label(), line.get_color(), title)
         for container in ax.containers:
-            if isinstance(container, matplotlib.container.ErrorbarContainer):
-                seen(container.get_label(), container[0].get_color(), title)
-        if title == "Size":
-            for name, bar in zip(MODELS, ax.patches):
-                seen(name, bar.get_facecolor(), title)
-        if title.startswith("Confusion"):
+            if container.get_label() in found:
+                first = container[0]
+                color = first.get_color() if hasattr(first, "get_color") else first.get_facecolor()
+                seen(container.get_label(), color, title)
+        if title.removeprefix("Confusion: ") in found:
             seen(title.removeprefix("Confusion: "), ax.images[0].get_cmap()(1.0), title)
-    shared = {"Quality", "Size", "Latency", "Training loss", "Validation accuracy", "Reliability"}
-    assert where == {name: shared | {f"Confusion: {name}"} for name in MODELS}
-    assert all(len(found) == 1 for found in colors.values()) and len(set.union(*colors.values())) == 3
+    return found
 
 
-def test_twenty_models_are_told_apart_by_colour_marker_and_line():
-    figure = draw(make_results([f"model {i}" for i in range(20)]))
+@pytest.mark.parametrize("names", [("baseline", "distilled", "teacher"), ("distilled", "teacher", "baseline")])
+def test_a_role_has_its_colour_in_every_panel_whatever_the_order(names):
+    found = colors_in(draw(make_results(names)), MODELS)
+    shared = {"Quality", "Size", "Latency", "Validation accuracy", "Reliability"}
+    for name, panels in found.items():
+        kind = "distilled" if name == "distilled" else "labels alone"
+        assert set(panels) == shared | {f"Confusion: {name}", f"Training loss, {kind}"}
+        assert set.union(*panels.values()) == {ROLES[name].upper()}
+
+
+def test_a_role_has_its_colour_whichever_models_are_in_the_picture():
+    for names in (["distilled"], ["other", "baseline", "distilled"], ["distilled", "distilled-int8"]):
+        panels = colors_in(draw(make_results(names)), ["distilled"])["distilled"]
+        assert set.union(*panels.values()) == {ROLES["distilled"]}
+    assert looks(["sst2-teacher", "my distilled student"]).keys() == {"sst2-teacher", "my distilled student"}
+    hues = {name: hue_of(look["color"]) for name, look in looks(["sst2-teacher", "my distilled student"]).items()}
+    assert hues["sst2-teacher"] == pytest.approx(hue_of(ROLES["teacher"]), abs=0.01)
+    assert hues["my distilled student"] == pytest.approx(hue_of(ROLES["distilled"]), abs=0.01)
+    assert looks(["b", "teacher", "a"]) == looks(["a", "b", "teacher"])  # no place in a list matters
+
+
+def hue_of(color):
+    return matplotlib.colors.rgb_to_hsv(matplotlib.colors.to_rgb(color))[0]
+
+
+@pytest.mark.parametrize("base", ["teacher", "distilled", "baseline", "fpb-full", "distilled-2"])
+def test_a_quantised_copy_has_its_originals_hue_and_another_shade_marker_and_line(base):
+    names = [base, f"{base}-int8", f"{base}-int4"]
+    found = looks([*names, "another"])
+    assert all(hue_of(found[name]["color"]) == pytest.approx(hue_of(found[base]["color"]), abs=0.02) for name in names)
+    for key in ("color", "marker", "linestyle"):
+        assert len({found[name][key] for name in names}) == 3, key
+    if base in ROLES:  # the copy's look does not depend on its original's being there
+        assert looks(names[2:]) == {names[2]: found[names[2]]}
+
+
+@pytest.mark.parametrize("name", ["model {}", "distilled-{}"])
+def test_twenty_models_are_told_apart_by_colour_marker_and_line(name):
+    figure = draw(make_results([name.format(i) for i in range(20)]))
     lines = panels_of(figure)["Validation accuracy"].lines
-    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20
-    assert len({line.get_color() for line in lines[:8]}) == 8
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == 20
+    if name == "model {}":
+        assert len({look["color"] for look in looks(f"model {i}" for i in range(5)).values()} | {*ROLES.values()}) == 8
 
 
 def test_axes_carry_their_units(whole):
@@ -166,9 +204,9 @@ def test_axes_carry_their_units(whole):
         if title not in ("Confusion: distilled", "Confusion: baseline")  # the row's first names the true labels
     }
     assert labels["Quality"][0] == "score (0 to 1)"
-    assert labels["Size"][0] == "million parameters"
+    assert labels["Size"][0] == "MiB"
     assert labels["Latency"][0] == "ms per example (log scale)"
-    assert labels["Training loss"] == ("epoch", "loss (nats)")
+    assert labels["Training loss, distilled"] == ("epoch", "loss (nats)")
     assert labels["Validation accuracy"] == ("epoch", "accuracy (0 to 1)")
     assert labels["Reliability"] == ("confidence (0 to 1)", "accuracy (0 to 1)")
     assert labels["Confusion: teacher"] == ("predicted label", "true label")
@@ -176,10 +214,11 @@ def test_axes_carry_their_units(whole):
 
 
 def test_the_title_says_corpus_split_examples_device_precision_and_seeds(whole):
-    heading, settings = (text.get_text() for text in whole.texts)
+    heading, settings = (text.get_text() for text in whole.subfigs[0].texts)
     assert heading == "sst2, test split, 872 examples"
     assert settings == "bf16 · cpu, AMD EPYC · 2 threads · seed 7"
-    assert draw(make_results(["teacher"], seeds=5)).texts[1].get_text().endswith("2 threads · mean ± std over 5 seeds")
+    settings = draw(make_results(["teacher"], seeds=5)).subfigs[0].texts[1].get_text()
+    assert settings.endswith("2 threads · mean ± std over 5 seeds")
 
 
 def test_quality_over_seeds_is_the_mean_with_its_std_and_latency_the_median():
@@ -202,21 +241,119 @@ def test_latency_has_a_log_axis_where_figures_are_far_apart(slow, scale):
     assert panels_of(draw(results))["Latency"].get_xscale() == scale
 
 
-def test_size_is_written_in_millions_and_mib(whole):
-    assert "109 M,  418 MiB" in texts_of(panels_of(whole)["Size"])
+def test_size_bars_are_as_long_as_the_weights_so_that_quantised_models_differ():
+    results = make_results(["distilled", "distilled-int8", "distilled-int4"])
+    for row, mib in zip(results["models"], (59.571, 15.636, 8.3745)):
+        row |= {"parameters": 15_615_234, "size_mb": mib}
+    ax = panels_of(draw(results))["Size"]
+    assert [bar.get_width() for bar in ax.patches] == [59.571, 15.636, 8.3745]
+    assert ax.get_xlim()[0] == 0 and ax.get_xscale() == "linear"
+    assert texts_of(ax)[:3] == ["59.6 MiB · 15.6 M", "15.6 MiB · 15.6 M", "8.37 MiB · 15.6 M"]
 
 
-def test_a_constant_loss_stays_constant_when_smoothed():
+def test_quality_holds_the_bag_of_words_the_best_possible_and_the_interval():
+    results = make_results()
+    results |= {"bag_of_words": {"accuracy": 0.81, "f1": 0.8}, "best_possible_accuracy": 0.95}
+    results["significance"] = {"difference": 0.014, "low": -0.004, "high": 0.031, "confidence": 0.95}
+    ax = panels_of(draw(results))["Quality"]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == [*MODELS, "bag of words", "best possible", "distilled − baseline"]
+    marks = {container.get_label(): container[0].get_xdata()[0] for container in ax.containers[::-1]}
+    assert (marks["bag of words"], marks["best possible"]) == (0.81, 0.95)
+    assert {"0.810", "0.800", "0.950", "+1.40 points\n95%: −0.40 to +3.10"} <= set(texts_of(ax))
+    (interval,) = (line for line in ax.lines if line.get_label() == "interval")
+    baseline = MODELS["baseline"][0]
+    assert interval.get_xdata() == pytest.approx([baseline - 0.004, baseline + 0.031])  # on the scale of the scores
+    assert ax.get_xlim()[0] < 0.8 and ax.get_xlim()[1] > 0.95
+    for broken in ({"low": None}, {"high": float("nan")}, {"difference": None}):
+        part = draw(results | {"significance": results["significance"] | broken})
+        assert "distilled − baseline" not in [
+            label.get_text() for label in panels_of(part)["Quality"].get_yticklabels()
+        ]
+
+
+def losses_of(results) -> dict:
+    """{title without "Training loss, ": (note, names drawn)}"""
+    panels = panels_of(draw(results)).items()
+    return {
+        title.removeprefix("Training loss, "): (texts_of(ax)[-1], {line.get_label() for line in ax.lines} & names)
+        for title, ax in panels
+        for names in [{row["name"] for row in results["models"]}]
+        if title.startswith("Training loss")
+    }
+
+
+def test_losses_of_different_formulas_share_no_axis():
+    results = make_results() | {"arguments": {"alpha": [0.5], "T": [2.0]}}
+    del results["sweep"]
+    assert losses_of(results) == {
+        "labels alone": ("CE, smoothed", {"teacher", "baseline"}),
+        "distilled": ("0.5 · CE + 0.5 · 2² · KL, smoothed", {"distilled"}),
+    }
+    results["arguments"] = {"alpha": [0.1, 0.5], "T": [2.0], "label_smoothing": 0.1}
+    results["sweep"] = {"chosen": {"alpha": 0.1, "T": 2.0}}
+    assert losses_of(results) == {
+        "labels alone": ("CE (label smoothing 0.1), smoothed", {"teacher", "baseline"}),
+        "distilled": ("0.1 · CE (label smoothing 0.1) + 0.9 · 2² · KL, smoothed", {"distilled"}),
+    }
+    results["sweep"] = results["arguments"] = None
+    assert losses_of(results)["distilled"] == ("alpha · CE + (1 − alpha) · T² · KL, smoothed", {"distilled"})
+
+
+def test_the_formula_is_that_recorded_with_the_curve_whatever_the_models_name():
+    results = make_results(["a", "b", "distilled"]) | {"arguments": {"alpha": [0.9], "T": [2.0]}, "sweep": None}
+    for name, alpha, T in (("a", 0.0, 4.0), ("b", 1.0, 2.0), ("distilled", 0.5, 8.0)):
+        results["curves"][name]["settings"] = {"alpha": alpha, "T": T, "label_smoothing": 0.0}
+    figure = draw(results)
+    notes = [texts_of(ax)[-1] for ax in figure.axes if ax.get_title(loc="left").startswith("Training loss")]
+    assert sorted(notes) == ["0.5 · CE + 0.5 · 8² · KL, smoothed", "1 · 4² · KL, smoothed", "CE, smoothed"]
+
+
+def test_a_curve_comes_with_the_settings_of_its_loss(tmp_path):
+    lines = [{"step": 1, "epoch": 0.5, "loss": 0.7}, {"epoch": 1, "validation_accuracy": 0.8, "validation_loss": 0.5}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {"alpha": 0.3, "T": 4.0, "label_smoothing": 0.1, "lr": 1e-4}
+    for teacher, expected in (("key", settings), (None, settings | {"alpha": 1.0, "T": 1.0})):
+        run = {"arguments": {}, "made_from": {"teacher": teacher, "settings": settings}}
+        (tmp_path / "run.json").write_text(json.dumps(run))
+        assert loss_curves(tmp_path)["settings"] == {key: expected[key] for key in ("alpha", "T", "label_smoothing")}
+    (tmp_path / "run.json").unlink()
+    assert loss_curves(tmp_path) == {"train": [[0.5, 0.7]], "validation": [[1, 0.8, 0.5]]}
+
+
+def test_one_epoch_of_validation_is_no_curve_and_takes_no_room():
+    results = make_results()
+    for curve in results["curves"].values():
+        curve["validation"] = curve["validation"][:1]
+    figure = draw(results)
+    assert "Validation accuracy" not in panels_of(figure) and "Training loss, distilled" in panels_of(figure)
+    widths = {title: ax.get_subplotspec().colspan for title, ax in panels_of(figure).items()}
+    assert (widths["Reliability"].start, widths["Reliability"].stop) == (1, 2)  # half the page each
+    results["curves"]["teacher"]["validation"].append([2, 0.8, 0.4])
+    assert "Validation accuracy" in panels_of(draw(results))
+
+
+def test_only_what_is_smoothed_says_so():
+    results = make_results(["teacher"])
+    results["curves"]["teacher"]["train"] = [[i / 37, 0.7] for i in range(1, 38)]
+    ax = panels_of(draw(results))["Training loss, labels alone"]
+    assert len(ax.lines) == 1 and not any("smoothed" in text for text in texts_of(ax))
+
+
+def test_a_constant_loss_stays_constant_when_smoothed_and_a_straight_one_straight():
     results = make_results(["teacher"])
     results["curves"]["teacher"]["train"] = [[i / 100, 0.7] for i in range(1, 301)]
-    raw, smooth = panels_of(draw(results))["Training loss"].lines
+    raw, smooth = panels_of(draw(results))["Training loss, labels alone"].lines
     assert smooth.get_ydata() == pytest.approx(np.full(300, 0.7))
     assert raw.get_alpha() < 1 and smooth.get_alpha() is None
+    results["curves"]["teacher"]["train"] = [[i / 80, 1 - i / 100] for i in range(1, 81)]  # a twentieth: 4 points
+    raw, smooth = panels_of(draw(results))["Training loss, labels alone"].lines
+    assert smooth.get_ydata()[10:-10] == pytest.approx(raw.get_ydata()[10:-10])  # not moved to the left
 
 
 def test_the_smoothed_loss_is_a_moving_average_over_a_twentieth_of_the_curve():
     results = make_results(["teacher"])
-    raw, smooth = (line.get_ydata() for line in panels_of(draw(results))["Training loss"].lines)
+    raw, smooth = (line.get_ydata() for line in panels_of(draw(results))["Training loss, labels alone"].lines)
     assert smooth[30] == pytest.approx(np.mean(raw[29:32]))
     assert smooth[0] == pytest.approx(np.mean(raw[:2]))
 
@@ -233,9 +370,10 @@ def test_reliability_joins_the_bins_that_hold_examples_and_sizes_them_by_count()
     assert areas[2] - areas[0] == pytest.approx((areas[1] - areas[0]) * 299 / 98)
 
 
-def test_the_key_gives_the_ece(whole):
-    texts = [text for ax in whole.axes for text in texts_of(ax)]
-    assert {f"{name}   ECE 0.030" for name in MODELS} <= set(texts)
+def test_the_key_gives_every_models_look_and_ece(whole):
+    (legend,) = (ax.get_legend() for ax in whole.axes if ax.get_legend())
+    assert [text.get_text() for text in legend.get_texts()] == [f"{name}   ECE 0.030" for name in MODELS]
+    assert [line.get_color() for line in legend.get_lines()] == [ROLES[name] for name in MODELS]
 
 
 def test_confusion_is_shaded_by_share_of_the_true_label_and_written_in_counts():
@@ -248,6 +386,17 @@ def test_confusion_is_shaded_by_share_of_the_true_label_and_written_in_counts():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["neg", "pos"]
 
 
+def test_confusion_of_several_seeds_is_their_mean_and_says_so():
+    results = make_results(["teacher", "distilled"], seeds=5)
+    results["models"][0] |= {"accuracy": 0.9, "f1": 0.9, "ece": 0.03, "confusion": [[40, 10], [5, 45]]}  # of one seed
+    results["models"][1]["confusion"] = [[218, 32], [25, 225]]  # the sum of 5
+    panels = panels_of(draw(results))
+    assert texts_of(panels["Confusion: teacher"])[:4] == ["40", "10", "5", "45"]
+    assert texts_of(panels["Confusion: distilled"])[:4] == ["43.6", "6.4", "5.0", "45.0"]
+    assert "mean of 5 seeds" in texts_of(panels["Confusion: distilled"])[-1]
+    assert "seeds" not in texts_of(panels["Confusion: teacher"])[-1]
+
+
 @pytest.mark.parametrize(("labels", "written"), [(10, True), (11, False)])
 def test_many_labels_are_shaded_but_not_written(labels, written):
     ax = panels_of(draw(make_results(["teacher"], [f"topic {i}" for i in range(labels)])))["Confusion: teacher"]
@@ -255,17 +404,51 @@ def test_many_labels_are_shaded_but_not_written(labels, written):
     assert len(ax.get_xticklabels()) == labels
 
 
-def test_the_sweep_frames_the_chosen_cell_and_darkens_the_better_ones(whole):
+def test_the_sweep_frames_the_chosen_cell_and_writes_the_points_above_the_baseline(whole):
     panels = panels_of(whole)
     accuracy, ece = panels["Sweep: validation accuracy"], panels["Sweep: validation ECE"]
-    assert texts_of(accuracy)[:3] == ["0.800", "0.790", "0.770"]  # alpha 0.1 at T 1, 2 and 4
-    assert np.unravel_index(accuracy.images[0].get_array().argmax(), (3, 3)) == (2, 0)
-    assert np.ptp(ece.images[0].get_array()[:, 0]) == 0 and ece.images[0].get_array()[0].argmax() == 0
+    best = max(point[1] for point in make_results()["curves"]["baseline"]["validation"])
+    expected = [f"{value:.3f}\n{100 * (value - best):+.1f}".replace("-", "−") for value in (0.8, 0.79, 0.77)]
+    assert texts_of(accuracy)[:3] == expected  # alpha 0.1 at T 1, 2 and 4
+    assert texts_of(ece)[:3] == ["0.010", "0.020", "0.040"]
     for ax in (accuracy, ece):
         (frame,) = ax.lines
         assert (min(frame.get_xdata()), max(frame.get_xdata())) == (-0.5, 0.5)
         assert (min(frame.get_ydata()), max(frame.get_ydata())) == (1.5, 2.5)
-        assert "chosen, alpha 0.9, T 1" in texts_of(ax)[-1]
+        assert "framed: chosen" in texts_of(ax)[-1]
+
+
+def shade(image, value):
+    return np.array(image.cmap(image.norm(value))[:3])
+
+
+def test_the_sweeps_colours_have_an_absolute_scale_with_the_baseline_as_its_middle():
+    results = make_results()
+    results["curves"]["baseline"]["validation"] = [[1, 0.78, 0.5], [2, 0.80, 0.5], [3, 0.79, 0.5]]
+    for i, cell in enumerate(results["sweep"]["cells"]):
+        cell |= {"validation_accuracy": 0.801 + i / 4000, "validation_ece": 0.05 + i / 4000}  # 0.2 points apart
+    panels = panels_of(draw(results))
+    for title in ("Sweep: validation accuracy", "Sweep: validation ECE"):
+        image = panels[title].images[0]
+        values = image.get_array()
+        assert np.ptp(values) == pytest.approx(0.002)  # the figures themselves, not a stretched copy
+        assert np.abs(shade(image, values.max()) - shade(image, values.min())).max() < 0.04  # which can hardly be seen
+    image = panels["Sweep: validation accuracy"].images[0]
+    assert shade(image, 0.80) == pytest.approx(1, abs=0.01)  # the baseline's best epoch is white
+    assert np.mean(image.get_clim()) == pytest.approx(0.80)
+    assert hue_of(shade(image, 0.84)) == pytest.approx(hue_of(ROLES["distilled"]), abs=0.02)
+    assert hue_of(shade(image, 0.76)) == pytest.approx(hue_of(ROLES["baseline"]), abs=0.02)
+    assert image.colorbar.ax.get_yticklabels()[1].get_text() == "0.800\nbaseline"
+    results["sweep"]["cells"][0]["validation_accuracy"] = 0.5  # outside ± 5 points: the scale makes room
+    image = panels_of(draw(results))["Sweep: validation accuracy"].images[0]
+    assert image.get_clim()[0] < 0.5 and np.mean(image.get_clim()) == pytest.approx(0.80)
+
+
+def test_a_sweep_without_a_baseline_is_compared_with_its_median():
+    results = make_results(["teacher", "distilled"])
+    image = panels_of(draw(results))["Sweep: validation accuracy"].images[0]
+    assert np.mean(image.get_clim()) == pytest.approx(np.median(image.get_array().data))
+    assert image.colorbar.ax.get_yticklabels()[1].get_text().endswith("median")
 
 
 def check_layout(figure):
@@ -273,8 +456,9 @@ def check_layout(figure):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()  # which lays it out
     boxes = [(ax.get_title(loc="left") or "key", ax.get_tightbbox(renderer)) for ax in figure.axes]
-    boxes += [(text.get_text(), text.get_window_extent(renderer)) for text in figure.texts]
+    boxes += [(text.get_text(), text.get_window_extent(renderer)) for text in figure.subfigs[0].texts]
     for name, box in boxes:
         assert box.x0 >= 0 and box.y0 >= 0, name
         assert box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height, name
@@ -357,7 +541,7 @@ def test_without_matplotlib_one_line_says_what_to_install(tmp_path, monkeypatch)
 
 
 def test_the_users_style_neither_changes_nor_is_changed(tmp_path):
-    results = make_results(["teacher"])
+    results = {"models": make_results(["teacher"])["models"]}
     dashboard(results, tmp_path / "plain.png")
     with matplotlib.rc_context({"figure.facecolor": "black", "font.size": 30, "text.color": "red"}):
         before = dict(matplotlib.rcParams)
