@@ -29,7 +29,7 @@ def match_labels(model: Classifier, source, data, tokenizer, args, device: torch
     own, labels = model.config.labels, data.labels
     order = order_by_name(own, labels)
     if args.label_order and order is not None:
-        print(f"{source}: its labels are matched by name; --label-order is not used for it")
+        print(f"{source}: has the data's labels by name; --label-order is not used for it")
     elif len(own) != len(labels) or order is None and not args.label_order and not _unnamed(own):
         raise UserError(
             f"{source}: the model's labels {list(own)} are not the data's {list(labels)}"
