@@ -166,6 +166,10 @@ def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) ->
         )
     if labels is not None and "classifier.weight" not in tensors:
         config = config.with_labels(labels)
+    elif len(config.labels) < 2:
+        raise UserError(
+            f"{folder / 'config.json'}: a classifier needs two or more different labels, not {list(config.labels)}"
+        )
     model = new_model(config)
     try:
         new, ignored = load_tensors(model, tensors)

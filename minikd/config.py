@@ -92,7 +92,7 @@ class EncoderConfig:
                 f"config: hidden_size {self.hidden_size} is not divisible by "
                 f"num_attention_heads {self.num_attention_heads}"
             )
-        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
+        if not self.labels or len(set(self.labels)) < len(self.labels):  # a bare encoder's config may list one alone
             raise UserError(f"config: a classifier needs two or more different labels, not {list(self.labels)}")
 
     @property

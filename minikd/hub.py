@@ -1,5 +1,7 @@
 """A model's folder, here or fetched from Hugging Face's hub, and the weights in it."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -8,6 +10,21 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from minikd.files import UserError
+
+# Where transformers looks for weights, in its order; an index lists the files ("shards") of a model that is in several.
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 
 def model_folder(name_or_dir) -> Path:
@@ -27,17 +44,21 @@ def model_folder(name_or_dir) -> Path:
 
     try:
         path = Path(hf_hub_download(name, "config.json"))
-        for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        for file in TOKENIZER_FILES:
+            with suppress(EntryNotFoundError, OSError):
+                hf_hub_download(name, file)  # tokenizer.py complains if one is missing that it needs
+        for file in WEIGHTS:
             try:
-                hf_hub_download(name, file)
-            except (EntryNotFoundError, OSError):
-                pass  # not on the hub; or offline, and no earlier run fetched it: tokenizer.py complains if it must
-        try:
-            hf_hub_download(name, "model.safetensors")
-        except EntryNotFoundError:  # not on the hub or, offline, not among what an earlier run fetched
-            hf_hub_download(name, "pytorch_model.bin")
+                weights = Path(hf_hub_download(name, file))
+                break
+            except EntryNotFoundError:  # not on the hub or, offline, not among what an earlier run fetched
+                if file == WEIGHTS[-1]:
+                    raise
+        if weights.name.endswith(".index.json"):
+            for shard in sorted(set(_read_index(weights).values())):
+                hf_hub_download(name, shard)
         return path.parent
-    except (OSError, HFValidationError) as error:
+    except (OSError, EntryNotFoundError, HFValidationError) as error:
         raise UserError(
             f"{name}: neither a folder here nor to be fetched from the hub ({type(error).__name__}). Put its "
             f"config.json, model.safetensors (or pytorch_model.bin) and vocab.txt (or tokenizer.json) into a folder "
@@ -47,32 +68,104 @@ def model_folder(name_or_dir) -> Path:
 
 def is_fine_tuned(name_or_dir) -> bool:
     """Whether the checkpoint has a classifier of its own, as opposed to a bare pre-trained encoder."""
-    folder = model_folder(name_or_dir)
-    try:
-        with safe_open(folder / "model.safetensors", "pt") as file:  # reads the names only
-            return "classifier.weight" in file.keys()
-    except (OSError, SafetensorError):
-        return "classifier.weight" in read_tensors(folder)[1]  # older layout; or a complaint
+    path = _weights_file(model_folder(name_or_dir))
+    if path.name.endswith(".index.json"):
+        names = list(_read_index(path))
+    elif path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt") as file:  # reads the names only
+                names = list(file.keys())
+        except (OSError, SafetensorError):
+            names = list(_read_file(path))  # for its complaint
+    else:
+        names = list(_read_file(path))
+    return "classifier.weight" in _without_wrappers(names)
 
 
 def read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The weights file of a model folder and its tensors. Raises UserError if missing, cut or no checkpoint."""
-    path = folder / "model.safetensors"
-    for file in (path, folder / "pytorch_model.bin"):
-        if file.is_file() and file.stat().st_size < 1000 and b"git-lfs" in file.read_bytes():
-            raise UserError(f"{file}: is a pointer of git-lfs, not the weights themselves; run git lfs pull there")
+    """The weights file of a model folder, or the index of its shards, and all tensors.
+
+    Names have no `module.` (of DataParallel) or `_orig_mod.` (of torch.compile) in front, where all of the file's do.
+    Raises UserError for files that are missing, cut short, damaged or no checkpoint.
+    """
+    path = _weights_file(folder)
+    tensors = _read_shards(path) if path.name.endswith(".index.json") else _read_file(path)
+    return path, dict(zip(_without_wrappers(tensors), tensors.values()))
+
+
+def _weights_file(folder: Path) -> Path:
+    """The first of WEIGHTS that the folder has. Raises UserError for none."""
+    for name in WEIGHTS:
+        if (folder / name).exists():
+            return folder / name
+    raise UserError(f"{folder}: has no model.safetensors or pytorch_model.bin; a model folder needs one of them")
+
+
+def _without_wrappers(names) -> list[str]:
+    """The names without the prefixes of modules that wrap a whole model, which all of its tensors' names have."""
+    names = list(names)
+    for prefix in ("module.", "_orig_mod.") * 2:  # either may be in the other
+        if names and all(name.startswith(prefix) for name in names):
+            names = [name.removeprefix(prefix) for name in names]
+    return names
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """The weight_map of an index: tensor -> name of the shard that holds it, a file in the index's own folder.
+
+    Raises UserError for a damaged index and for a shard that is elsewhere.
+    """
     try:
-        if path.exists():
-            return path, safetensors_torch.load_file(path)
-        path = folder / "pytorch_model.bin"
-        if path.exists():  # weights_only: a pickle from elsewhere must not run code
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-            if isinstance(tensors, dict) and all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-                return path, tensors
-            raise ValueError("not a dictionary of tensors")
+        shard_of = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        if not shard_of or not all(isinstance(shard, str) for shard in shard_of.values()):
+            raise ValueError("weight_map must name a file for each tensor")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is not an index of shards ({error}); fetch it again") from None
+    for shard in shard_of.values():
+        if shard in ("", ".", "..") or "/" in shard or "\\" in shard:
+            raise UserError(
+                f"{path}: names the shard {shard!r}, which is not a file beside it; the file is not trusted"
+            )
+    return shard_of
+
+
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    """The tensors of all shards that an index names. Raises UserError where index and shards do not agree."""
+    shard_of, tensors, found_in = _read_index(path), {}, {}
+    for shard in sorted(set(shard_of.values())):
+        if not (path.parent / shard).exists():
+            raise UserError(f"{path}: names {shard}, which is not in the folder; fetch this file too")
+        part = _read_file(path.parent / shard)
+        missing = [name for name, place in shard_of.items() if place == shard and name not in part]
+        if missing:
+            raise UserError(
+                f"{path.parent / shard}: lacks {missing[0]}, which {path.name} says it holds; fetch both again"
+            )
+        twice = sorted(part.keys() & tensors.keys())
+        if twice:
+            raise UserError(f"{path.parent / shard}: holds {twice[0]}, as {found_in[twice[0]]} does; fetch both again")
+        tensors |= part
+        found_in |= dict.fromkeys(part, shard)
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file of weights. Raises UserError if it is cut short, damaged or no checkpoint."""
+    try:
+        if path.stat().st_size < 1000 and b"git-lfs" in path.read_bytes():
+            raise UserError(f"{path}: is a pointer of git-lfs, not the weights themselves; run git lfs pull there")
+        if path.suffix == ".safetensors":
+            return safetensors_torch.load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)  # a pickle from elsewhere must not run code
+        if isinstance(tensors, dict) and all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+            return tensors
+        raise ValueError("not a dictionary of tensors")
+    except UserError:
+        raise
     except SafetensorError as error:
         raise UserError(f"{path}: is cut short or damaged ({error}); fetch it again") from None
     except Exception as error:  # torch.load raises half a dozen kinds for a broken file
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{path}: cannot be loaded as weights ({reason[0]}); fetch it again") from None
-    raise UserError(f"{folder}: has no model.safetensors or pytorch_model.bin; a model folder needs one of them")

@@ -1,0 +1,361 @@
+"""Weights in one file or in many, under wrapped names, here or fetched by name: the same model, or one clear line."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+import transformers
+from equality import CONFIGS, load_quietly, randomised
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+
+from minikd.adapter_files import load_adapted, save_adapters
+from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.files import UserError
+from minikd.hub import TOKENIZER_FILES, WEIGHTS, is_fine_tuned, model_folder, read_tensors
+from minikd.lora import add_lora, merge_lora
+
+KINDS = {"model.safetensors": (save_file, "safetensors"), "pytorch_model.bin": (torch.save, "bin")}
+both_kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def refusal(load, *arguments, **options) -> str:
+    """The one line with which `load` refuses."""
+    with pytest.raises(UserError) as caught:
+        load(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def rewrite(folder, kind="model.safetensors", shards=1, change=lambda tensors: tensors):
+    """Saves the weights of a folder anew: as one file of this kind, or as so many shards with an index."""
+    tensors = change(load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").unlink()
+    save, ending = KINDS[kind]
+    if shards == 1:
+        save(tensors, folder / kind)
+        return
+    names = [f"{kind.split('.')[0]}-{i + 1:05d}-of-{shards:05d}.{ending}" for i in range(shards)]
+    shard_of = {name: names[i % shards] for i, name in enumerate(tensors)}
+    for shard in names:
+        save({name: tensor for name, tensor in tensors.items() if shard_of[name] == shard}, folder / shard)
+    index = {"metadata": {"total_size": 1}, "weight_map": shard_of}
+    (folder / f"{kind}.index.json").write_text(json.dumps(index))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A classifier and the folder it was saved in."""
+    model = randomised(CONFIGS["bert"].with_labels(("bad", "good")), seed=3)
+    save_pretrained(model, tmp_path / "model")
+    return model, tmp_path / "model"
+
+
+def assert_same_weights(model, other):
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_shards_that_transformers_saves_are_read(saved, tmp_path, capsys):
+    model, folder = saved
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="5KB")
+    assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 3
+    assert_same_weights(model, from_pretrained(tmp_path / "theirs", ("bad", "good")))
+    assert "model.safetensors.index.json: 41 tensors" in capsys.readouterr().out
+    assert is_fine_tuned(tmp_path / "theirs")
+
+
+@both_kinds
+@pytest.mark.parametrize("shards", [1, 2, 5])
+def test_shards_of_either_kind_are_read(saved, kind, shards):
+    model, folder = saved
+    rewrite(folder, kind, shards)
+    assert_same_weights(model, load_quietly(folder))
+    assert is_fine_tuned(folder)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    assert torch.equal(theirs.classifier.weight, model.classifier.weight)
+
+
+@both_kinds
+def test_shards_without_a_classifier_are_not_fine_tuned(saved, kind):
+    folder = saved[1]
+    rewrite(folder, kind, 3, lambda tensors: {n: t for n, t in tensors.items() if "classifier" not in n})
+    assert not is_fine_tuned(folder)
+    assert from_pretrained(folder, ("a", "b", "c")).config.labels == ("a", "b", "c")
+
+
+def test_one_file_is_taken_before_shards_and_safetensors_before_bin(saved):
+    model, folder = saved
+    other = randomised(CONFIGS["bert"].with_labels(("bad", "good")), seed=4)
+    content = {}
+    for kind in KINDS:
+        for shards in (1, 2):
+            save_pretrained(other, folder)
+            rewrite(folder, kind, shards)
+            content |= {path.name: path.read_bytes() for path in folder.iterdir()}
+            for path in folder.glob("*model*"):
+                path.unlink()
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    for name in WEIGHTS:
+        assert read_tensors(folder)[0].name == name
+        (folder / name).unlink()
+    assert "has no model.safetensors or pytorch_model.bin" in refusal(is_fine_tuned, folder)
+
+
+FIRST = {
+    "model.safetensors": "model-00001-of-00002.safetensors",
+    "pytorch_model.bin": "pytorch_model-00001-of-00002.bin",
+}
+
+
+def edit_map(change):
+    def damage(folder, kind):
+        path = folder / f"{kind}.index.json"
+        index = json.loads(path.read_text())
+        change(index["weight_map"])
+        path.write_text(json.dumps(index))
+
+    return damage
+
+
+def edit_first_shard(change):
+    def damage(folder, kind):
+        path = folder / FIRST[kind]
+        tensors = load_file(path) if kind == "model.safetensors" else torch.load(path, weights_only=True)
+        change(tensors)
+        KINDS[kind][0](tensors, path)
+
+    return damage
+
+
+def write_index(content):
+    return lambda folder, kind: (folder / f"{kind}.index.json").write_bytes(content)
+
+
+SECOND_SHARD = "00002-of-00002"
+DAMAGES = {
+    "no JSON": (write_index(b"{"), "index.json: is not an index of shards"),
+    "no text": (write_index(b"\xff\xfe"), "index.json: is not an index of shards"),
+    "a list": (write_index(b"[]"), "index.json: is not an index of shards"),
+    "no weight_map": (write_index(b"{}"), "index.json: is not an index of shards"),
+    "an empty weight_map": (write_index(b'{"weight_map": {}}'), "index.json: is not an index of shards"),
+    "a weight_map of numbers": (write_index(b'{"weight_map": {"a": 1}}'), "index.json: is not an index of shards"),
+    "a weight_map that is a list": (write_index(b'{"weight_map": ["a"]}'), "index.json: is not an index of shards"),
+    "no shard": (lambda folder, kind: (folder / FIRST[kind]).unlink(), "00001-of-00002.{ending}, which is not in"),
+    "half a shard": (
+        lambda folder, kind: (folder / FIRST[kind]).write_bytes((folder / FIRST[kind]).read_bytes()[:-700]),
+        "00001-of-00002.{ending}: ",
+    ),
+    "a pointer": (
+        lambda folder, kind: (folder / FIRST[kind]).write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "00001-of-00002.{ending}: is a pointer of git-lfs",
+    ),
+    "a tensor listed that no shard has": (
+        edit_map(lambda shard_of: shard_of.update({"bert.more": shard_of["classifier.bias"]})),
+        "lacks bert.more, which",
+    ),
+    "a tensor gone from its shard": (
+        edit_first_shard(lambda tensors: tensors.pop(min(tensors))), "00001-of-00002.{ending}: lacks ",
+    ),
+    "a tensor in two shards": (
+        edit_first_shard(lambda tensors: tensors.update({"bert.pooler.dense.bias": torch.ones(24),
+                                                         "bert.pooler.dense.weight": torch.ones(24, 24)})),
+        "00002-of-00002.{ending}: holds bert.pooler.dense.",
+    ),
+    "a tensor that the model has not": (
+        edit_first_shard(lambda tensors: tensors.update({"bert.more": torch.ones(2)})),
+        "index.json: the configuration does not know 1 tensor(s): bert.more",
+    ),
+}  # fmt: skip
+
+
+@both_kinds
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_shards_are_refused_with_one_line_that_names_the_file(saved, kind, damage):
+    folder = saved[1]
+    rewrite(folder, kind, 2)
+    change, expected = DAMAGES[damage]
+    change(folder, kind)
+    assert expected.format(ending=KINDS[kind][1]) in refusal(from_pretrained, folder)
+
+
+@both_kinds
+@pytest.mark.parametrize("shard", ["../outside", "/outside", "sub/inside", "..\\outside", "..", ".", ""])
+def test_a_shard_outside_the_folder_is_not_read(saved, kind, shard, tmp_path):
+    folder = saved[1]
+    rewrite(folder, kind, 2)
+    for place in ("outside", "model/sub/inside"):  # it is there and would fit
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / FIRST[kind], tmp_path / place)
+    shard = str(tmp_path / "outside") if shard == "/outside" else shard
+    edit_map(lambda shard_of: shard_of.update({n: shard for n, s in shard_of.items() if s == FIRST[kind]}))(
+        folder, kind
+    )
+    for load in (from_pretrained, is_fine_tuned):
+        assert f"index.json: names the shard {shard!r}, which is not a file beside it" in refusal(load, folder)
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_shard_that_would_run_code_is_refused_and_does_not_run(saved, tmp_path):
+    folder = saved[1]
+    rewrite(folder, "pytorch_model.bin", 2)
+    torch.save({"classifier.weight": Trap(tmp_path / "ran")}, folder / FIRST["pytorch_model.bin"])
+    assert "00001-of-00002.bin: cannot be loaded as weights" in refusal(from_pretrained, folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@both_kinds
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_of_wrapped_models_are_read(saved, kind, shards, prefix):
+    model, folder = saved
+    rewrite(folder, kind, shards, lambda tensors: {prefix + name: tensor for name, tensor in tensors.items()})
+    assert is_fine_tuned(folder)
+    assert_same_weights(model, load_quietly(folder))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_of_a_wrapped_encoder_saved_alone_are_read(saved, prefix):
+    model, folder = saved
+    encoder = {"bert.": prefix}
+    rewrite(folder, change=lambda tensors: {
+        name.replace(old, new): tensor for name, tensor in tensors.items() for old, new in encoder.items()
+        if name.startswith(old)
+    })  # fmt: skip
+    assert not is_fine_tuned(folder)
+    assert_same_weights(model.encoder, from_pretrained(folder, ("x", "y")).encoder)
+
+
+def test_a_prefix_on_some_names_only_is_refused(saved):
+    rewrite(saved[1], change=lambda tensors: {
+        ("module." if "pooler" in name else "") + name: tensor for name, tensor in tensors.items()
+    })  # fmt: skip
+    assert "does not know 2 tensor(s): module.bert.pooler.dense.bias" in refusal(from_pretrained, saved[1])
+
+
+ONE_LABEL = [{"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}, {"num_labels": 1}]
+
+
+def with_labels(folder, fields):
+    config = json.loads((folder / "config.json").read_text())
+    kept = {name: value for name, value in config.items() if name not in ("id2label", "label2id")}
+    (folder / "config.json").write_text(json.dumps(kept | fields))
+
+
+@pytest.mark.parametrize("fields", ONE_LABEL, ids=["id2label", "num_labels"])
+def test_a_bare_encoder_whose_config_lists_one_label_gets_the_labels_of_the_data(saved, fields):
+    model, folder = saved
+    with_labels(folder, fields)
+    rewrite(folder, change=lambda tensors: {n: t for n, t in tensors.items() if "classifier" not in n})
+    loaded = from_pretrained(folder, ("a", "b", "c"))
+    assert loaded.config.labels == ("a", "b", "c") and loaded.classifier.weight.shape == (3, 24)
+    assert_same_weights(model.encoder, loaded.encoder)
+    assert "config.json: a classifier needs two or more different labels" in refusal(from_pretrained, folder)
+
+
+@pytest.mark.parametrize("fields", ONE_LABEL, ids=["id2label", "num_labels"])
+def test_a_classifier_of_one_label_is_refused(saved, fields):
+    folder = saved[1]
+    with_labels(folder, fields)
+    rewrite(folder, change=lambda t: t | {"classifier.weight": torch.ones(1, 24), "classifier.bias": torch.ones(1)})
+    for labels in (None, ("bad", "good")):
+        message = refusal(from_pretrained, folder, labels=labels)
+        assert "config.json: a classifier needs two or more different labels, not ['LABEL_0']" in message
+
+
+def test_adapters_load_onto_a_base_in_shards_under_wrapped_names(saved, tmp_path, capsys):
+    model, folder = saved
+    rewrite(folder, "pytorch_model.bin", 3, lambda tensors: {f"module.{n}": t for n, t in tensors.items()})
+    add_lora(model, 2, 4.0, 0.0, ["query", "value"])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3)
+    save_adapters(model, tmp_path / "adapter", str(folder))
+    merge_lora(model)
+    assert_same_weights(model, load_adapted(tmp_path / "adapter", ("bad", "good")))
+
+
+def test_a_run_starts_from_a_bare_encoder_in_shards_with_one_label(script, corpus, bare, tmp_path):
+    folder = shutil.copytree(bare, tmp_path / "published")
+    with_labels(folder, {"num_labels": 1})
+    rewrite(folder, "pytorch_model.bin", 2, lambda tensors: {f"module.{n}": t for n, t in tensors.items()})
+    status, _, err = script("train.py", "--dataset", corpus, "--model", folder, "--epochs", 1, "--batch-size", 64,
+                            "--max-length", 16, "--precision", "fp32", "--device", "cpu")  # fmt: skip
+    assert (status, err) == (0, "")
+    assert load_quietly("runs/films-model").config.labels == ("bad", "good")
+
+
+class Hub:
+    """A repository, and a cache: `hf_hub_download` as the scripts call it, with what it was asked for."""
+
+    def __init__(self, repository: Path, cache: Path, offline=False):
+        self.repository, self.cache, self.offline, self.fetched = repository, cache, offline, []
+
+    def __call__(self, name, file):
+        assert name == "someone/some-model" and "/" not in file
+        source = self.cache if self.offline else self.repository
+        if not (source / file).exists():
+            raise LocalEntryNotFoundError(file) if self.offline else EntryNotFoundError(file)
+        self.cache.mkdir(exist_ok=True)
+        if not self.offline:
+            shutil.copy(source / file, self.cache / file)
+        self.fetched.append(file)
+        return str(self.cache / file)
+
+
+@both_kinds
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_model_is_fetched_by_name_with_all_its_files_and_then_found_offline(
+    saved, kind, shards, tmp_path, monkeypatch
+):
+    model, folder = saved
+    rewrite(folder, kind, shards)
+    for file in TOKENIZER_FILES[1:4]:
+        (folder / file).write_text("{}")
+    (folder / "README.md").write_text("not needed")
+    wanted = {path.name for path in folder.iterdir()} - {"README.md"}
+    hub = Hub(folder, tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    assert model_folder("someone/some-model") == tmp_path / "cache"
+    assert sorted(hub.fetched) == sorted(wanted)  # nothing else, and nothing twice
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == wanted
+    hub.offline = True
+    assert_same_weights(model, load_quietly("someone/some-model"))
+    assert is_fine_tuned("someone/some-model")
+    (tmp_path / "cache" / max(name for name in wanted if "model" in name and "index" not in name)).unlink()
+    assert "neither a folder here nor to be fetched" in refusal(model_folder, "someone/some-model")
+
+
+def test_an_index_on_the_hub_that_names_files_elsewhere_fetches_none_of_them(saved, tmp_path, monkeypatch):
+    folder = saved[1]
+    rewrite(folder, "model.safetensors", 2)
+    edit_map(lambda shard_of: shard_of.update({"classifier.bias": "../outside"}))(folder, "model.safetensors")
+    hub = Hub(folder, tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    assert "names the shard '../outside'" in refusal(model_folder, "someone/some-model")
+    assert hub.fetched == ["config.json", "model.safetensors.index.json"]
+
+
+def test_a_repository_without_weights_is_answered_with_what_to_put_where(saved, tmp_path, monkeypatch):
+    (saved[1] / "model.safetensors").unlink()
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", Hub(saved[1], tmp_path / "cache"))
+    assert "neither a folder here nor to be fetched" in refusal(model_folder, "someone/some-model")
+
+
+def test_config_with_one_label_survives_reading_and_writing():
+    one = replace(CONFIGS["bert"], labels=("only",))
+    assert type(one).from_dict(one.to_dict()) == one
