@@ -14,7 +14,7 @@ from minikd.evaluation import compare_with_first, quantization_changes
 from minikd.files import UserError, atomic_write, write_json
 from minikd.recipes import RECIPES
 from minikd.runs import environment, read_run
-from minikd.significance import sentence
+from minikd.significance import TOO_FEW, chance_margin, sentence
 from minikd.sweep import CRITERIA, sweep_choice
 from minikd.training import read_log
 
@@ -116,8 +116,21 @@ def _cell(value, form: str) -> str:
 
 
 def notes(results: dict) -> str:
-    """What stands under the table: the simple baseline, the ceiling where it is known, significance, machine."""
+    """The lines under the table: a warning where the split is too small, what the students started from, the simple
+    baseline, the ceiling where it is known, significance, machine."""
     lines = []
+    if results["examples"] < TOO_FEW:
+        margin = 100 * chance_margin(results["examples"])
+        lines.append(
+            f"only {results['examples']} examples in the {results['split']} split, too few to tell models apart: "
+            f"chance alone moves an accuracy by up to ±{margin:.0f} points (95%)"
+        )
+    if results.get("first_weights"):
+        students = [row["name"] for row in results["models"] if row["name"] in ("distilled", "baseline")]
+        lines.append(
+            f"{' and '.join(students)} start{'s' * (len(students) == 1)} from {results['first_weights']}"
+            + "; the baseline is trained on the labels alone" * ("baseline" in students)
+        )
     if results.get("bag_of_words"):
         lines.append(
             f"bag of words (logistic regression): accuracy {_cell(results['bag_of_words']['accuracy'], '{:.4f}')}"

@@ -163,8 +163,10 @@ def _verdict(comparison: dict, name_a: str, name_b: str) -> str:
     if not one_pair and "method" not in comparison:
         return "The interval excludes 0, but a bootstrap of so few seeds is too narrow for a verdict"
     if one_pair:
-        return f"The interval excludes 0: of this pair of models, {better} is the better one (other runs may differ)"
-    return f"The interval excludes 0: in training runs like these, {better} is better on average"
+        verdict = f"of this pair of models, {better} is the better one (other training runs may differ)"
+    else:
+        verdict = f"in training runs like these, {better} is better on average"
+    return f"The interval excludes 0: {verdict}"
 
 
 def _record(counts: list[tuple[int, int]], examples: int, limits: tuple[float, float]) -> dict:

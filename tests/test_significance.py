@@ -239,10 +239,10 @@ def test_sentence_speaks_of_this_pair_of_models_where_there_is_one():
     assert sentence(one) == (
         "distilled − baseline: +1.38 points of accuracy (95% interval +0.31 to +2.50, Bonett-Price over "
         "25,000 examples and 1 seed). The interval excludes 0: of this pair of models, distilled is the better one "
-        "(other runs may differ); McNemar's p: 0.022."
+        "(other training runs may differ); McNemar's p: 0.022."
     )
     worse = sentence(one | {"difference": -0.02, "low": -0.03, "high": -0.01})
-    assert "of this pair of models, baseline is the better one (other runs" in worse
+    assert "of this pair of models, baseline is the better one (other training runs" in worse
     assert "includes 0: this test does not show which of this pair of models is better;" in sentence(one | {"low": -1})
 
 
