@@ -1,5 +1,6 @@
-"""Knowledge distillation, the whole experiment: a teacher, a student distilled from it, and the same student trained
-without it, compared on the test set.
+"""Knowledge distillation, the whole experiment: a teacher, a student distilled from it, and as a baseline the same
+student trained on the labels alone, compared on the test set. Both students have the same first weights. Where these
+are the fine-tuned teacher's layers, the baseline does without the teacher's logits, but not without its weights.
 
     python distill.py --student-layers 4 --alpha 0.5 --T 2
     python distill.py --dataset imdb --student-layers 4 --alpha 0.5 --T 2
@@ -80,7 +81,7 @@ def run(args, tracking):
 
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
     teacher, tokenizer = starting_teacher(args, data, device)
-    student, layers = starting_student(args, teacher, tokenizer, data, args.seed, device)
+    student, layers, first_weights = starting_student(args, teacher, tokenizer, data, args.seed, device)
     fine_tuned = teacher is not None and args.teacher is not None and is_fine_tuned(args.teacher)
     check_plan(args, teacher, student, fine_tuned)
     train, validation, test = (
@@ -168,7 +169,8 @@ def run(args, tracking):
             tracking.summary(path, row, i)
             predictions = folders[i] / f"predictions-{path.name}.csv"
             write_predictions(predictions, data.test, logits[row["name"]][i], data.labels)
-    results = results_of(rows, data, "test", cli.printable(args), device) | {"seeds": seeds}
+    results = results_of(rows, data, "test", cli.printable(args), device)
+    results |= {"seeds": seeds, "first_weights": first_weights}
     results |= distilled_against_baseline(logits, data.test) | ({"sweep": sweep} if sweep else {})
     write_results(results, output)
 

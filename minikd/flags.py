@@ -293,7 +293,12 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
         default="cache",
         help="compute them once for all epochs, or anew in each step (default: cache)",
     )
-    group.add_argument("--no-baseline", action="store_true", help="leave out the student trained without the teacher")
+    group.add_argument(
+        "--no-baseline",
+        action="store_true",
+        help="leave out the baseline: the same student, from the same first weights (they may be the fine-tuned "
+        "teacher's layers), trained on the labels alone",
+    )
     group.add_argument(
         "--seeds",
         type=integer(1, 100),

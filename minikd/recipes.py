@@ -28,7 +28,7 @@ SETTINGS = {  # by distill.py's flags
     },
 }  # fmt: skip
 
-# By experiment, model and the report's key of the figure. "baseline" is the student trained without the teacher.
+# By experiment, model and the report's key of the figure. "baseline" is the student trained on the labels alone.
 PUBLISHED = {
     "imdb-small": {
         "distilled": {"parameters": "28,764,674", "accuracy": "0.8784", "f1": "0.8742", "precision": "0.9054",

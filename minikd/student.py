@@ -6,6 +6,7 @@ GLUE.
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -26,14 +27,16 @@ PRETRAINED_VOCABULARY = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295
 
 def starting_student(
     args, teacher, tokenizer, data, seed: int, device: torch.device
-) -> tuple[Classifier | None, list[int]]:
-    """The student with its first weights; or None, and the layers of the fine-tuned teacher that it will be made of.
+) -> tuple[Classifier | None, list[int], str]:
+    """(student, [], its first weights in words); or (None, layers, the same in words) where the student will be made of
+    these layers of the teacher, which is not fine-tuned yet.
 
     `seed` decides whatever is random in it: all of the weights, or those of the new classifier.
     """
     torch.manual_seed(seed)
     if args.student:
-        return pretrained_student(args.student, args, tokenizer, data, device), []
+        source = Path(args.student).resolve().name if Path(args.student).is_dir() else args.student
+        return pretrained_student(args.student, args, tokenizer, data, device), [], f"the weights of {source}"
 
     like = teacher.config if teacher else replace(SAMPLE_TEACHER, vocab_size=tokenizer.vocab_size, labels=data.labels)
     count = len(args.take_layers) if args.take_layers else args.student_layers or 4
@@ -54,29 +57,31 @@ def starting_student(
         )
     unlike_published = like.hidden_size == 768 and count == 4 and not has_published_vocabulary(tokenizer)
     layers = args.take_layers or evenly_spaced_layers(like.num_hidden_layers, count) if init == "teacher" else []
-    print(
-        f"student: {config.num_hidden_layers} layers, {config.hidden_size} wide, first weights: "
-        + {"teacher": f"the teacher's layers {layers}", "pretrained": PRETRAINED_SMALL, "random": "random"}[init]
-        + (f" (its vocabulary is not that of {PRETRAINED_SMALL})" if init == "teacher" and unlike_published else "")
-    )
+    words = {
+        "teacher": f"the fine-tuned teacher's layers {layers}",
+        "pretrained": f"the weights of {PRETRAINED_SMALL}",
+        "random": "random weights",
+    }[init]
+    other = f" (its vocabulary is not that of {PRETRAINED_SMALL})" if init == "teacher" and unlike_published else ""
+    print(f"student: {config.num_hidden_layers} layers, {config.hidden_size} wide, first weights: {words}{other}")
     if init == "random":
         if args.student_lora_rank:
             raise UserError("--student-lora-rank: this student starts from random weights; adapters need learned ones")
-        return Classifier(config), []
+        return Classifier(config), [], words
     if init == "pretrained":
         if not published:
             raise UserError(
                 "--student-init pretrained: no published weights of this shape and vocabulary are known; name some by "
                 "--student"
             )
-        return pretrained_student(PRETRAINED_SMALL, args, tokenizer, data, device), []
+        return pretrained_student(PRETRAINED_SMALL, args, tokenizer, data, device), [], words
     if config.hidden_size != like.hidden_size:
         raise UserError(
             f"--student-init teacher: the student is {config.hidden_size} wide and the teacher {like.hidden_size}; "
             f"widths must agree"
         )
     student_from_teacher(teacher, layers)  # a rehearsal: unknown layers are complained of now, not after the training
-    return None, layers
+    return None, layers, words
 
 
 def pretrained_student(name: str, args, tokenizer, data, device: torch.device) -> Classifier:

@@ -55,7 +55,7 @@ def test_distill_leaves_three_models_and_their_comparison(script, corpus, bare):
         )
         assert all(float(line["prob_bad"]) + float(line["prob_good"]) == pytest.approx(1, abs=1e-5) for line in lines)
     assert from_pretrained(output / "distilled").config.num_hidden_layers == 2
-    assert "the teacher's layers [0, 3]" in out
+    assert "the fine-tuned teacher's layers [0, 3]" in out
     for word in ("parameters", "ms/sample", "speed-up", "retention", "bag of words"):
         assert word in out and word in (output / "results.md").read_text()
     runs = [json.loads((output / name / "run.json").read_text()) for name in ("distilled", "baseline")]
@@ -137,7 +137,7 @@ def test_a_fine_tuned_teacher_is_used_as_it_is_with_its_labels_in_the_datas_orde
 def test_the_students_layers_can_be_named(script, corpus, bare):
     take = ["--take-layers", 1, 2, 3, "--no-baseline"]
     status, out, _ = script("distill.py", "--dataset", corpus, "--teacher", bare, *take, *QUICK)
-    assert status == 0 and "3 layers, 16 wide, first weights: the teacher's layers [1, 2, 3]" in out
+    assert status == 0 and "3 layers, 16 wide, first weights: the fine-tuned teacher's layers [1, 2, 3]" in out
 
 
 def test_a_student_can_start_from_a_folder_or_from_random_weights(script, corpus, bare, fine_tuned):
@@ -268,7 +268,7 @@ def test_without_a_length_texts_are_cut_where_the_model_ends(script, corpus, fin
 def test_a_file_called_sample_is_the_users_own(script, corpus, bare, tmp_path):
     shutil.copy(corpus, tmp_path / "sample.csv")
     status, out, _ = script("distill.py", "--dataset", "sample.csv", "--teacher", bare, "--student-layers", 2, *QUICK)
-    assert status == 0 and "first weights: the teacher's layers [0, 3]" in out
+    assert status == 0 and "first weights: the fine-tuned teacher's layers [0, 3]" in out
     status, _, err = script("distill.py", "--dataset", "sample.csv", *QUICK)  # the default teacher is on the hub
     assert status == 2 and "bert-base-uncased: neither a folder here nor to be fetched" in err
 

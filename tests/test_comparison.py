@@ -1,0 +1,206 @@
+"""Finished models side by side: each figure belongs to its own model, and the report says what the figures can bear."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK, WORDS, save_model
+
+from minikd import efficiency
+from minikd.batching import tokenize_split
+from minikd.checkpoint import from_pretrained
+from minikd.config import EncoderConfig
+from minikd.datasets import Split
+from minikd.efficiency import measure_speed
+from minikd.evaluation import compare_with_first, distilled_against_baseline, evaluate_models
+from minikd.inference import model_fingerprint
+from minikd.model import Classifier, count_parameters
+from minikd.readme import without_paths
+from minikd.report import notes, report
+from minikd.significance import compare
+from minikd.student import student_from_teacher
+from minikd.tokenizer import train_wordpiece
+
+CPU = torch.device("cpu")
+LABELS = [0, 1, 1, 2, 0, 2, 1, 1] * 15 + [0]  # 121
+
+
+def spread(seed, layers=1, vocab_size=200):
+    """A classifier of three labels whose answers differ from text to text."""
+    torch.manual_seed(seed)
+    config = EncoderConfig(vocab_size=vocab_size, hidden_size=16, num_hidden_layers=layers, num_attention_heads=2,
+                           intermediate_size=32, max_position_embeddings=64, labels=("a", "b", "c"))  # fmt: skip
+    model = Classifier(config).eval()
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.ndim == 2:  # with the usual 0.02, all texts get nearly the same logits
+                weights.normal_(0, 0.7)
+    return model
+
+
+def delayed(model, seconds):
+    """The model, made slower by so many seconds a pass."""
+    model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+    return model
+
+
+@pytest.fixture(scope="module")
+def evaluated():
+    """Three unlike models, two of them with two seeds, on texts that their tokenizers cut differently."""
+    random = np.random.default_rng(0)
+    split = Split([" ".join(random.choice(WORDS, random.integers(3, 10))) for _ in LABELS], LABELS)
+    by_word, by_letter = train_wordpiece(WORDS * 3, 200), train_wordpiece(WORDS, 45)
+    tokens = dict.fromkeys(("teacher", "baseline"), tokenize_split(split, by_word, 64))
+    tokens["distilled"] = tokenize_split(split, by_letter, 64)
+    models = {
+        "teacher": [(Path("t"), spread(0, layers=2, vocab_size=200))],
+        "baseline": [(Path("b"), spread(3, vocab_size=1_500_000)), (Path("b2"), spread(4, vocab_size=1_500_000))],
+        "distilled": [(Path("d"), delayed(spread(1), 0.03)), (Path("d2"), spread(2))],
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficiency, "TURNS", (1, 1))
+        rows, logits = evaluate_models(models, tokens, split, CPU, "fp32")
+    return models, tokens, {row["name"]: row for row in rows}, logits
+
+
+def test_logits_are_each_models_own_on_its_own_tokens_in_the_splits_order(evaluated):
+    models, tokens, _, logits = evaluated
+    for name, seeds in models.items():
+        split = tokens[name]
+        for (_, model), found in zip(seeds, logits[name], strict=True):
+            for i in range(0, len(LABELS), 7):
+                ids = torch.from_numpy(split.ids[split.offsets[i] : split.offsets[i + 1]]).long()
+                with torch.no_grad():
+                    assert torch.allclose(found[i], model(ids[None])[0], atol=1e-4)
+
+
+def test_quality_is_that_of_each_models_and_seeds_own_logits(evaluated):
+    _, _, rows, logits = evaluated
+    labels = torch.tensor(LABELS)
+    own = {name: [(one.argmax(dim=-1) == labels).double().mean().item() for one in logits[name]] for name in rows}
+    assert len({value for values in own.values() for value in values}) == 5
+    assert rows["teacher"]["accuracy"] == pytest.approx(own["teacher"][0])
+    for name in ("distilled", "baseline"):
+        assert rows[name]["accuracy"] == pytest.approx(own[name])
+
+
+def test_costs_are_those_of_the_rows_own_model(evaluated):
+    models, tokens, rows, _ = evaluated
+    for name, row in rows.items():
+        path, model = models[name][0]
+        assert (row["path"], row["parameters"]) == (str(path), count_parameters(model))
+        assert (row["latency_1_ms"] > 30) == (row["batch_128_ms"] > 30) == (name == "distilled")
+        assert row["padded_tokens"] == tokens[name].lengths.max()
+        assert (row["peak_memory_mb"] > rows["teacher"]["peak_memory_mb"] + 60) == (name == "baseline")
+    assert rows["distilled"]["padded_tokens"] > 1.5 * rows["teacher"]["padded_tokens"]
+    assert rows["distilled"]["speed_up"] < 0.5 and rows["teacher"]["speed_up"] == 1
+
+
+def test_a_slow_model_is_the_slow_one_in_every_place():
+    split = tokenize_split(Split(["a film"] * 130, [0] * 130), train_wordpiece(WORDS * 3, 200), 16)
+    for slow in range(3):
+        models = [spread(i) if i != slow else delayed(spread(i), 0.02) for i in range(3)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(efficiency, "TURNS", (1, 1))
+            results = measure_speed(models, [split] * 3, CPU, "fp32")
+        for key in ("latency_1_ms", "batch_100_ms", "batch_128_ms"):
+            assert max(range(3), key=lambda i: results[i][key]) == slow
+        assert min(range(3), key=lambda i: results[i]["throughput"]) == slow
+
+
+def test_ratios_pair_each_seed_with_the_same_seed_of_the_first_model():
+    costs = {"parameters": 100, "batch_128_ms": 10.0}
+    first = costs | {"accuracy": [0.8, 0.5], "f1": [0.5, 0.8]}
+    ratios = compare_with_first(
+        {"parameters": 25, "batch_128_ms": 4.0, "accuracy": [0.6, 0.45], "f1": [0.4, 0.2]}, first
+    )
+    assert ratios["accuracy_change"] == pytest.approx([-20, -5])
+    assert ratios["retention"] == pytest.approx([0.75, 0.9]) and ratios["f1_retention"] == pytest.approx([0.8, 0.25])
+    assert ratios["efficiency_ratio"] == pytest.approx([3.0, 3.6])
+    assert (ratios["speed_up"], ratios["parameter_fraction"]) == (2.5, 0.25)
+    against_one = compare_with_first(first, costs | {"accuracy": 0.4, "f1": 0.5})
+    assert against_one["retention"] == pytest.approx([2.0, 1.25]) and against_one["f1_retention"] == [1.0, 1.6]
+    of_one = compare_with_first(costs | {"accuracy": 0.4, "f1": 0.5}, first)
+    assert of_one["retention"] == pytest.approx([0.5, 0.8])
+    nothing = compare_with_first(costs | {"accuracy": 0.4, "f1": 0.5}, costs | {"accuracy": 0.0, "f1": 0.5})
+    assert nothing["retention"] is None and nothing["efficiency_ratio"] is None
+
+
+def test_the_difference_is_distilled_less_baseline_seed_by_seed():
+    labels = [0, 1, 0, 1]
+
+    def logits(*right):
+        truth = torch.tensor(labels)
+        predicted = torch.where(torch.tensor(right), truth, 1 - truth)
+        return torch.nn.functional.one_hot(predicted, 2).float()
+
+    all_wrong = logits(False, False, False, False)
+    found = distilled_against_baseline(
+        {
+            "baseline": [all_wrong, logits(True, False, False, False)],  # in another order than the report's
+            "teacher": [all_wrong],
+            "distilled": [logits(True, True, True, False), logits(False, True, True, False)],
+        },
+        Split([""] * 4, labels),
+    )["significance"]
+    assert [(test["only_a"], test["only_b"]) for test in found["seeds"]] == [(3, 0), (2, 1)]
+    assert found["difference"] == (3 + 1) / 8 and found["examples"] == 4
+    assert distilled_against_baseline({"distilled": [all_wrong], "teacher": [all_wrong]}, Split([""] * 4, labels)) == {}
+
+
+def results(examples, *names, **other):
+    rows = [{"name": name, "accuracy": 0.5} for name in names]
+    return {"dataset": "films", "split": "test", "examples": examples, "precision": "fp32", "device": "cpu",
+            "threads": 1, "models": rows, "arguments": {}} | other  # fmt: skip
+
+
+def test_a_split_too_small_to_say_anything_says_so():
+    right = np.ones((1, 3), dtype=bool)
+    text = report(results(3, "distilled", "baseline", significance=compare(right, ~right)))
+    assert "only 3 examples in the test split" in text and "±57 points" in text and "allow no verdict" in text
+    assert "only 96 examples" in notes(results(96, "distilled")) and "±10 points" in notes(results(96, "distilled"))
+    assert "only" not in notes(results(97, "distilled"))
+
+
+def test_evaluate_says_that_a_split_is_too_small(script, corpus, fine_tuned):
+    status, out, _ = script("evaluate.py", fine_tuned, "--dataset", corpus, "--output-dir", "out")
+    line = (
+        "only 20 examples in the test split, too few to tell models apart: chance alone moves an accuracy by up to ±22"
+    )
+    assert status == 0 and line in out and line in Path("out/results.md").read_text()
+    status, out, _ = script("evaluate.py", fine_tuned, "--dataset", corpus, "--split", "train")
+    assert status == 0 and "only" not in out
+
+
+def test_the_report_says_what_the_students_started_from(script, corpus, bare):
+    command = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK]
+    assert script(*command)[0] == 0
+    found = json.loads(Path("runs/films/results.json").read_text())
+    assert found["first_weights"] == "the fine-tuned teacher's layers [0, 3]"
+    lines = Path("runs/films/results.md").read_text().splitlines()
+    start = "distilled and baseline start from the fine-tuned teacher's layers [0, 3]"
+    assert f"{start}; the baseline is trained on the labels alone" in lines
+    teacher = from_pretrained("runs/films/teacher")
+    torch.manual_seed(42)  # for the new classifier
+    start = model_fingerprint(student_from_teacher(teacher, [0, 3]))  # and so they did
+    for name in ("distilled", "baseline"):
+        run = json.loads(Path(f"runs/films/{name}/run.json").read_text())
+        assert run["made_from"]["initial_weights"] == start
+
+
+def test_the_report_names_random_weights_and_a_folders_weights(script, corpus, bare, fine_tuned, tmp_path):
+    base = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--no-baseline", *QUICK]
+    status, out, _ = script(*base, "--student-layers", 1, "--student-hidden", 32)
+    assert status == 0 and "\ndistilled starts from random weights\n" in out and "labels alone" not in out
+    own = save_model(tmp_path / "my-encoder")
+    status, out, _ = script(*base, "--student", own)
+    assert status == 0 and "\ndistilled starts from the weights of my-encoder\n" in out
+    found = json.loads(Path("runs/films/results.json").read_text())
+    assert str(tmp_path) not in json.dumps(without_paths(found))
+
+
+def test_earlier_results_without_first_weights_are_still_reported():
+    assert "start" not in notes(results(484, "distilled", "baseline"))
