@@ -10,6 +10,7 @@ Loss of the distilled student:
 """
 
 import copy
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,14 @@ from minikd.batching import tokenize_split
 from minikd.evaluation import distilled_against_baseline, evaluate_models, write_predictions
 from minikd.files import UserError
 from minikd.hub import is_fine_tuned
+from minikd.inference import caching_minutes
 from minikd.lock import only_run_in
 from minikd.recipes import RECIPES, recipe_defaults
 from minikd.report import results_of, write_results
-from minikd.runs import check_not_source, train_or_reuse
+from minikd.runs import check_not_source, train_or_reuse, trained_before
 from minikd.student import starting_student, student_from_teacher
 from minikd.sweep import run_sweep
-from minikd.teacher import keep_copy, source_of_logits, starting_teacher
+from minikd.teacher import keep_copy, logits_path, source_of_logits, starting_teacher
 from minikd.tracking import Tracking
 
 
@@ -74,6 +76,7 @@ def main():
 
 def run(args, tracking):
     """The experiment, in four steps."""
+    began = time.time()
     device = cli.start(args)
     data = cli.load_data(args)
     settings = cli.training_settings(args)
@@ -84,6 +87,7 @@ def run(args, tracking):
     student, layers, first_weights = starting_student(args, teacher, tokenizer, data, args.seed, device)
     fine_tuned = teacher is not None and args.teacher is not None and is_fine_tuned(args.teacher)
     check_plan(args, teacher, student, fine_tuned)
+    print(plan(args, len(data.train.texts), trains_teacher=teacher is not None and not fine_tuned))
     train, validation, test = (
         tokenize_split(split, tokenizer, args.max_length) for split in (data.train, data.validation, data.test)
     )
@@ -170,9 +174,42 @@ def run(args, tracking):
             predictions = folders[i] / f"predictions-{path.name}.csv"
             write_predictions(predictions, data.test, logits[row["name"]][i], data.labels)
     results = results_of(rows, data, "test", cli.printable(args), device)
-    results |= {"seeds": seeds, "first_weights": first_weights}
+    cache = logits_path(args) if teacher and args.teacher_logits == "cache" else None
+    found_finished = add_minutes(rows, models, cache, began)
+    results |= {"seeds": seeds, "first_weights": first_weights, "found_finished": found_finished}
     results |= distilled_against_baseline(logits, data.test) | ({"sweep": sweep} if sweep else {})
     write_results(results, output)
+
+
+def plan(args, examples: int, trains_teacher: bool) -> str:
+    """What the experiment will train, and how often, in a line."""
+    pairs = len(set(args.alpha)) * len(set(args.T))
+    steps = [f"fine-tune the teacher ({args.teacher_epochs} epochs)"] * trains_teacher
+    if args.teacher != "oracle" and args.teacher_logits == "cache":
+        steps.append(f"cache its logits on {examples:,} texts")
+    if pairs > 1:
+        steps.append(f"sweep over {pairs} students")
+    distilled = args.seeds - (pairs > 1)  # the sweep's best is that of the first seed
+    counts = [f"distil {distilled}"] if distilled else []
+    if not args.no_baseline:
+        counts.append(f"train {args.seeds} on the labels alone")
+    if counts:
+        steps.append("students: " + ", ".join(counts))
+    return f"to do: {'; '.join(steps)} ({args.epochs} epochs a student); what is finished already is not done again"
+
+
+def add_minutes(rows, models, cache: Path | None, began: float) -> list[str]:
+    """Puts into the rows how long the logits in `cache` and the whole run took. Returns the names of what this run
+    found finished: that time is not in its own."""
+    found = [name for name, seeds in models.items() if any(trained_before(began, folder) for folder, _ in seeds)]
+    for row in rows:
+        if row["name"] == "teacher" and cache:
+            row["caching_minutes"] = caching_minutes(cache)
+            if cache.stat().st_mtime < began:
+                found.append("the teacher's logits")
+        if row["name"] == "distilled":
+            row["run_minutes"] = (time.time() - began) / 60
+    return found
 
 
 def check_plan(args, teacher, student, fine_tuned: bool) -> None:

@@ -1,5 +1,6 @@
 """Forward passes: device and precision, the logits of a whole split, and the cache of a teacher's logits."""
 
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -131,7 +132,8 @@ def teacher_logits(
 
     It fits when data, tokenizer, length, precision and the teacher's weights are the same, by fingerprint. One pass
     serves every epoch and every student, because dropout is off in the teacher and its inputs never change. Rows are
-    in the order of the split, so that shuffling cannot misalign them: look them up by an example's index.
+    in the order of the split, so that shuffling cannot misalign them: look them up by an example's index. The file
+    records how long computing them took (`caching_minutes`).
     """
     key = fingerprint(split.fingerprint, model_fingerprint(teacher), precision)
     try:
@@ -145,9 +147,20 @@ def teacher_logits(
         pass  # none yet
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         print(f"teacher logits: {path} is damaged or not a cache; computing them anew")
+    started = time.perf_counter()
     logits = predict(teacher.to(device), split, device, precision, desc="teacher logits")
-    atomic_write(path, safetensors_torch.save({"logits": logits}, metadata={"fingerprint": key}))
+    metadata = {"fingerprint": key, "seconds": f"{time.perf_counter() - started:.3f}"}
+    atomic_write(path, safetensors_torch.save({"logits": logits}, metadata=metadata))
     return logits
+
+
+def caching_minutes(path: Path) -> float | None:
+    """How long the logits in the cache at `path` took to compute, whenever that was; None where no cache says so."""
+    try:
+        with safe_open(path, "pt") as file:
+            return float(file.metadata()["seconds"]) / 60
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _checked(logits: Tensor, model: Classifier, split: TokenizedSplit) -> Tensor:

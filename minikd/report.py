@@ -45,6 +45,8 @@ LINES = (
     ("throughput", "samples/s, in batches of 100", "{:,.0f}"),
     ("peak_memory_mb", "peak memory of inference, MiB", "{:,.0f}"),
     ("training_minutes", "minutes of training", "{:,.1f}"),
+    ("caching_minutes", "minutes of caching its logits", "{:,.1f}"),
+    ("run_minutes", "minutes of the whole run", "{:,.1f}"),
     ("training_added_mb", "peak memory that training adds, MiB", "{:,.0f}"),
     ("training_memory_mb", "peak memory of training, MiB", "{:,.0f}"),  # of older versions: with all the process held
     ("accuracy_change", "change of accuracy, points", "{:+.2f}"),
@@ -148,6 +150,12 @@ def notes(results: dict) -> str:
     if results.get("significance"):
         lines.append(sentence(results["significance"]))
     lines += quantization_changes(results["models"], results["precision"])
+    if results.get("found_finished") is not None:
+        found = results["found_finished"] + ["the steps before --resume"] * bool(results["arguments"].get("resume"))
+        lines.append(
+            "minutes of the whole run: those of this command, evaluation included"
+            + f"; not in them, because earlier commands did it: {', '.join(found)}" * bool(found)
+        )
     if published_figures(results):
         also = RECIPES[results["arguments"]["recipe"]].also
         lines.append(

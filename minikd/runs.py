@@ -217,6 +217,12 @@ def read_run(folder: Path) -> dict:
         return {}
 
 
+def trained_before(moment: float, folder: Path) -> bool:
+    """Whether the model in `folder` was trained before `moment` (in seconds of `time.time()`), or is a copy of one that
+    was trained elsewhere."""
+    return "copied_from" in read_run(folder) or (folder / "run.json").stat().st_mtime < moment
+
+
 def environment(device: torch.device) -> dict:
     """Versions and machine, as run.json and results.json record them."""
     return {

@@ -37,6 +37,7 @@ def run_sweep(
         name = f"alpha {alpha:g}, T {T:g}"
         student = distil(alpha, T, output / "sweep" / f"alpha-{alpha}-T-{T}", name)
         logits = predict(student.to(device), validation, device, precision)
+        student.cpu()  # a GPU's memory is for the next one
         figures = calibration_metrics(logits, labels)
         cells.append({
             "alpha": alpha,

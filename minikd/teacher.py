@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -14,7 +15,7 @@ from minikd.hub import model_folder
 from minikd.inference import autocast, model_fingerprint, teacher_logits
 from minikd.label_order import match_labels
 from minikd.model import Classifier
-from minikd.runs import check_tokenizer, environment
+from minikd.runs import check_tokenizer, environment, finish_publishing, publish, read_run
 from minikd.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 
 
@@ -51,14 +52,27 @@ def keep_copy(teacher: Classifier, tokenizer: Tokenizer, args, device: torch.dev
         print(f"teacher: {args.teacher} is fine-tuned already and is used as it is")
         return
     print(f"teacher: {args.teacher} is fine-tuned already and is used as it is; a copy goes to {folder}")
-    for file in ("run.json", "log.jsonl"):  # of another teacher that was trained here
-        (folder / file).unlink(missing_ok=True)
-    for stale in (".partial", "adapter"):
-        shutil.rmtree(folder / stale, ignore_errors=True)
-    save_pretrained(teacher, folder)
-    tokenizer.save(folder, teacher.config.model_type, teacher.config.max_position_embeddings)
+    partial = folder / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of another teacher that was being trained here
+    finish_publishing(folder)
+    (folder / "log.jsonl").unlink(missing_ok=True)  # the copy brings none
+    save_pretrained(teacher, partial)
+    tokenizer.save(partial, teacher.config.model_type, teacher.config.max_position_embeddings)
     record = {"name": "teacher", "copied_from": args.teacher, "arguments": cli.printable(args)}
-    write_json(folder / "run.json", record | environment(device))
+    write_json(partial / "run.json", training_of(model_folder(args.teacher)) | record | environment(device))
+    publish(partial, folder)
+
+
+def training_of(folder: Path) -> dict:
+    """What the run.json of a model says of its training's costs, for that of a copy; {} where it has none.
+
+    Its confusion matrices are left out: their labels may come in another order than the copy's.
+    """
+    run = read_run(folder)
+    costs = {key: run[key] for key in ("trained_parameters", "training_added_mb", "training_memory_mb") if key in run}
+    if run.get("history"):
+        costs["history"] = [{k: v for k, v in epoch.items() if k != "confusion"} for epoch in run["history"]]
+    return costs
 
 
 def source_of_logits(teacher, train, data, args, device):
@@ -72,16 +86,23 @@ def source_of_logits(teacher, train, data, args, device):
         logits = torch.from_numpy(data.train.probabilities).clamp_min(1e-6).log()
     else:
         key = model_fingerprint(teacher)
-        teacher.to(device).eval()
+        teacher.eval()
         if args.teacher_logits == "cache":
-            path = args.output_dir / "teacher-logits.safetensors"
-            logits = teacher_logits(teacher, train, path, device, args.precision)
+            logits = teacher_logits(teacher, train, logits_path(args), device, args.precision)
+            teacher.cpu()  # a GPU's memory is for the students
     if logits is not None:
         logits = logits.to(device)
         return lambda batch: logits[batch.index], key  # by example, never by position in the batch
+
+    teacher.to(device)
 
     def online(batch):
         with torch.no_grad(), autocast(device, args.precision):
             return teacher(batch.input_ids, batch.attention_mask).logits
 
     return online, key
+
+
+def logits_path(args) -> Path:
+    """Where the cache of the teacher's logits lies."""
+    return args.output_dir / "teacher-logits.safetensors"

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
-from dataclasses import replace
+import signal
+import time
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from conftest import WORDS, save_model
 from test_training import CPU, make_split
 
 from minikd.batching import tokenize_split
-from minikd.checkpoint import from_pretrained
+from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
+from minikd.evaluation import training_costs
+from minikd.files import UserError, atomic_write
 from minikd.inference import model_fingerprint
 from minikd.model import Classifier
 from minikd.runs import publish, train_or_reuse
@@ -29,11 +33,11 @@ class Kill(BaseException):
     """The end of the process: no `except Exception` sees it."""
 
 
-def make_model(seed=0, labels=LABELS):
+def make_model(seed=0, labels=LABELS, **shape):
     torch.manual_seed(seed)
     return Classifier(EncoderConfig(
         vocab_size=TOKENIZER.vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=16, labels=labels,
+        intermediate_size=32, max_position_embeddings=16, labels=labels, **shape,
     ))  # fmt: skip
 
 
@@ -144,3 +148,110 @@ def test_a_run_killed_while_it_was_published_is_used_again_without_resume(
     capsys.readouterr()
     run(folder, reuse=True)
     assert "model: using" in capsys.readouterr().out and contents(folder) == expected
+
+
+def test_a_run_that_is_stopped_while_it_trains_anew_leaves_the_older_one_whole(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    run(folder)
+    older = contents(folder)
+    for where in ("minikd.runs.train", "minikd.runs.save_pretrained", "minikd.runs.publish"):
+        with monkeypatch.context() as patch, pytest.raises(Kill):
+            patch.setattr(where, lambda *_, **__: (_ for _ in ()).throw(Kill))
+            run(folder, settings=replace(SETTINGS, lr=5e-3))
+        assert contents(folder)[:3] == older[:3], where
+
+
+def test_a_models_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    save_pretrained(make_model(0), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == {"config.json", "model.safetensors"}
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)  # the bytes are written, and do not reach the disk
+    for write in (
+        lambda: save_pretrained(make_model(1), tmp_path),
+        lambda: atomic_write(tmp_path / "model.safetensors", b"half"),
+    ):
+        with pytest.raises(OSError, match="No space left"):
+            write()
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+OTHER = tokenize_split(make_split(60, 7), TOKENIZER, 16)
+CHANGES = {
+    "data": dict(data=OTHER),
+    "validation": dict(validation=OTHER),
+    "initial_weights": dict(model=lambda: make_model(1)),
+    "labels": dict(model=lambda: make_model(labels=("bad", "fine"))),
+    "config": dict(model=lambda: make_model(hidden_dropout_prob=0.5)),
+    "teacher": dict(teacher_key="another"),
+    "lora": dict(lora=dict(rank=2, alpha=4.0, dropout=0.0, targets=["query"])),
+    **{
+        f"{name} {getattr(SETTINGS, name)} → {value}": dict(settings=replace(SETTINGS, **{name: value}))
+        for name, value in dict(
+            epochs=3, batch_size=8, lr=1e-4, weight_decay=0.1, warmup_ratio=0.2, grad_accum=2, clip=0.5,
+            label_smoothing=0.1, patience=1, seed=6, alpha=0.5, T=2.0, precision="bf16",
+        ).items()
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder)
+    return folder
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_is_used_again_only_where_everything_it_was_made_from_is_the_same(finished, monkeypatch, capsys, change):
+    monkeypatch.setattr("minikd.runs.train", lambda *_, **__: (_ for _ in ()).throw(Kill))
+    again = {name: value() if name == "model" else value for name, value in CHANGES[change].items()}
+    with pytest.raises(Kill):
+        run(finished, reuse=True, **again)
+    assert change in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"--resume: .* was made from other settings") as refused:
+        again = {name: value() if name == "model" else value for name, value in CHANGES[change].items()}
+        run(finished, resume=True, **again)
+    assert change in str(refused.value)
+    run(finished, reuse=True)  # and the same run is not trained again
+    assert "made from the same settings" in capsys.readouterr().out
+
+
+def test_every_setting_of_a_training_is_among_the_changes():
+    changed = {change.split()[0] for change in CHANGES}
+    assert {field.name for field in fields(TrainingSettings)} <= changed
+
+
+def test_the_minutes_of_training_are_minutes_and_include_the_part_before_a_stop(tmp_path, monkeypatch):
+    (tmp_path / "run.json").write_text(json.dumps({"arguments": {}, "history": [{"seconds": 30.0}, {"seconds": 90.0}]}))
+    assert training_costs(tmp_path)["training_minutes"] == 2.0
+    folder, calls = tmp_path / "stopped", []
+
+    def slow_teacher(batch):
+        calls.append(1)
+        if len(calls) == 2:
+            time.sleep(0.7)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return torch.zeros(len(batch.index), 2)
+
+    more = dict(settings=replace(SETTINGS, epochs=1), teacher=slow_teacher)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, **more)
+    time.sleep(1.5)  # the time between counts for nothing
+    run(folder, resume=True, **more)
+    (epoch,) = json.loads((folder / "run.json").read_text())["history"]
+    assert len(calls) == 4 and 0.7 < epoch["seconds"] < 2.0
+
+
+def test_a_state_of_an_older_version_is_resumed(tmp_path):
+    """It has neither the seconds of its epoch nor the config of its model."""
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, teacher=lambda batch: (os.kill(os.getpid(), signal.SIGTERM), torch.zeros(len(batch.index), 2))[1])
+    state = torch.load(tmp_path / ".partial/state.pt", weights_only=True)
+    del state["seconds"], state["made_from"]["config"]
+    torch.save(state, tmp_path / ".partial/state.pt")
+    run(tmp_path, resume=True, teacher=lambda batch: torch.zeros(len(batch.index), 2))
+    assert (tmp_path / "run.json").exists()
