@@ -17,7 +17,7 @@ from minikd.batching import tokenize_split
 from minikd.calibration import calibration_metrics, fit_temperature
 from minikd.checkpoint import save_pretrained
 from minikd.config import FORMATS, EncoderConfig
-from minikd.dark_knowledge import write_page
+from minikd.dark_knowledge import description, write_page
 from minikd.datasets.rows import Layout
 from minikd.defaults import DEFAULTS
 from minikd.evaluation import distilled_against_baseline, evaluate_models, load_finished, write_predictions
@@ -260,10 +260,20 @@ def compare(args, device):
     write_results(results, args.output_dir)
     if args.html:
         truth = None if split.probabilities is None else torch.from_numpy(split.probabilities)
-        write_page(
-            args.html, data.name, args.split, data.labels, split.texts, split.labels, logits, true_probabilities=truth
+        runs = {name: read_run(models[unquantized.get(name, name)][0][0]) for name in models}
+        about = {name: description(runs[name], model.config) for name, ((_, model),) in models.items()}
+        note = write_page(
+            args.html,
+            data.name,
+            args.split,
+            data.labels,
+            split.texts,
+            split.labels,
+            logits,
+            true_probabilities=truth,
+            about=about,
         )
-        print(f"page: {args.html}")
+        print(f"page: {args.html}" + f" ({note})" * bool(note))
 
 
 def was_trained_on(source, dataset):

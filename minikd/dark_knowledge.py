@@ -1,12 +1,16 @@
-"""One HTML page that shows a split's examples with every model's softened probabilities: the "dark knowledge" of
-Hinton's talk of 2014, the soft targets of Hinton, Vinyals & Dean 2015.
+"""One HTML page that shows a split's examples with every model's probabilities, which a slider softens: the "dark
+knowledge" of Hinton's talk of 2014, the soft targets of Hinton, Vinyals & Dean 2015.
 
 The page is one file that opens from a disk and asks for nothing outside it. Its HTML, style and script are
 dark_knowledge.html; this module fills in the data. A gzip stream in base64 holds the float32 logits, so that the page's
 softmax is the model's own, and another the texts: base64 contains no character that could end a script element.
+
+The page stays below LIMIT bytes where it can: long texts are truncated, and no example or number is left out, so that
+accuracies, confusion matrices and filters are those of the whole split.
 """
 
 import base64
+import bisect
 import gzip
 import hashlib
 import json
@@ -17,9 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minikd.config import EncoderConfig
+from minikd.drawing import looks
 from minikd.files import UserError, atomic_write
 
 TEMPLATE = Path(__file__).with_suffix(".html")
+LIMIT = 5_000_000  # bytes
+SHORTEST = 80  # characters: texts are truncated to no less
 
 
 def write_page(
@@ -30,14 +38,15 @@ def write_page(
     texts: list[str],
     true_labels: list[int],
     models: dict[str, Tensor],
-    T: float = 2.0,
+    T: float = 1.0,
     true_probabilities: Tensor | None = None,
-) -> None:
-    """Writes the page to `path`, atomically.
+    about: dict[str, str] | None = None,
+) -> str:
+    """Writes the page to `path`, atomically. Returns what its reader should know of its size; "" if nothing.
 
     labels: the C names. texts, true_labels: N of each. models: name -> logits (N, C); the first is taken for the
     teacher. T: the temperature at which the page opens. true_probabilities (N, C), where they are known, become one
-    more row, "truth".
+    more row, "truth", which the temperature does not change. about: name -> what to say of the model (`description`).
 
     Raises UserError if a model's logits are not finite, ValueError for shapes, label ids or T that make no sense, and
     OSError if the file cannot be written.
@@ -58,17 +67,75 @@ def write_page(
     parts = list(tables.values())
     if true_probabilities is not None:
         parts.append(_table("true_probabilities", true_probabilities, shape))
-    numbers = b"".join(part.tobytes() for part in [*parts, ids.astype("<u4")])
+    numbers = _packed(b"".join(part.tobytes() for part in [*parts, ids.astype("<u4")]))
+    template, look = TEMPLATE.read_text(encoding="utf-8"), looks(models)
+    packed, note = _fitting(texts, disagreement(tables), LIMIT - len(numbers) - len(template.encode()) - 10_000)
     meta = {
         "dataset": dataset,
         "split": split,
         "labels": list(labels),
         "models": list(models),
+        "colors": [look[name]["color"] for name in models],
+        "about": [(about or {}).get(name, "") for name in models],
         "examples": len(texts),
         "T": T,
         "truth": true_probabilities is not None,
+        "note": note,
     }
-    atomic_write(path, _fill(TEMPLATE.read_text(encoding="utf-8"), meta, numbers, texts))
+    content = _fill(template, meta, numbers, packed)
+    atomic_write(path, content)
+    size = len(content.encode())
+    if size > LIMIT:
+        note += f"{'; ' if note else ''}{size / 1e6:.1f} MB, which a browser may be slow to open: show fewer models"
+    return note
+
+
+def description(run: dict, config: EncoderConfig) -> str:
+    """A model's layers and how it was trained, as far as `run`, its run.json, says:
+    "3 layers, distilled with alpha 0.5 and T 2"."""
+    layers = config.num_hidden_layers
+    parts = [f"{layers} layer{'s' * (layers != 1)}", *([config.quantization] if config.quantization else [])]
+    made_from = run.get("made_from") or {}
+    settings = made_from.get("settings") or {}
+    if settings and made_from.get("teacher"):
+        parts.append(f"distilled with alpha {settings['alpha']:g} and T {settings['T']:g}")
+    elif settings:
+        parts.append("trained on the labels alone")
+    return ", ".join(parts)
+
+
+def disagreement(tables: dict[str, np.ndarray]) -> np.ndarray:
+    """(N,) how far the two models that differ most are apart: the total variation distance ½ Σ |p − q| of their
+    probabilities, 0 to 1. Of a single model: how unsure it is, 1 minus its largest probability."""
+    probs = [torch.from_numpy(logits).double().softmax(dim=-1) for logits in tables.values()]
+    if len(probs) == 1:
+        return 1 - probs[0].amax(dim=-1).numpy()
+    pairs = [(p - q).abs().sum(dim=-1) / 2 for i, p in enumerate(probs) for q in probs[:i]]
+    return torch.stack(pairs).amax(dim=0).numpy()
+
+
+def _fitting(texts: list[str], order: np.ndarray, budget: int) -> tuple[str, str]:
+    """The texts, packed, in at most `budget` bytes if that can be, and what was done for it, in words.
+
+    A quarter of the room is for whole texts, of the examples that are highest in `order`; the others are truncated to
+    one length. A truncated text is [its beginning, the length of the whole]."""
+    packed = _packed(_json(texts).encode("utf-8"))
+    lengths, ranked = np.array([len(text) for text in texts]), np.argsort(-order, kind="stable")
+    room, length, truncated = float(lengths.sum()), None, 0  # characters; characters; texts
+    while len(packed) > budget and length != SHORTEST:
+        room *= max(0.02, 0.97 * budget / len(packed))
+        whole = np.zeros(len(texts), dtype=bool)
+        whole[ranked[np.cumsum(lengths[ranked]) <= room / 4]] = True
+        rest, left = lengths[~whole], room - lengths[whole].sum()
+        # The greatest length at which the rest takes no more than what is left.
+        longer = range(SHORTEST + 1, int(lengths.max()) + 1)
+        length = SHORTEST + bisect.bisect_right(longer, left, key=lambda n: np.minimum(rest, n).sum())  # noqa: B023
+        cut = ~whole & (lengths > length)
+        truncated = int(cut.sum())
+        shown = [[text[:length], len(text)] if short else text for text, short in zip(texts, cut)]
+        packed = _packed(_json(shown).encode("utf-8"))
+    note = f"{truncated:,} of {len(texts):,} texts are truncated to {length} characters to keep this page small"
+    return packed, note if truncated else ""
 
 
 def _table(name: str, values: Tensor, shape: tuple[int, int]) -> np.ndarray:
@@ -77,13 +144,13 @@ def _table(name: str, values: Tensor, shape: tuple[int, int]) -> np.ndarray:
     return torch.as_tensor(values).detach().float().cpu().numpy().astype("<f4")
 
 
-def _fill(template: str, meta: dict, numbers: bytes, texts: list[str]) -> str:
+def _fill(template: str, meta: dict, numbers: str, texts: str) -> str:
     """The template with @POLICY@, @META@, @NUMBERS@ and @TEXTS@ replaced, in one pass: data is never searched."""
     values = {
         "POLICY": _policy(template),
         "META": _json(meta).replace("<", "\\u003c"),  # so that no name can close the script element
-        "NUMBERS": _packed(numbers),
-        "TEXTS": _packed(_json(texts).encode("utf-8")),
+        "NUMBERS": numbers,
+        "TEXTS": texts,
     }
     return re.sub(r"@([A-Z]+)@", lambda match: values[match[1]], template)
 

@@ -1,15 +1,19 @@
 """The dark-knowledge page, driven in a headless Chromium: what it shows is what torch computes, and data stays data."""
 
+import math
 import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 import torch
 
-from minikd.dark_knowledge import write_page
+from minikd.config import EncoderConfig
+from minikd.dark_knowledge import LIMIT, SHORTEST, TEMPLATE, description, write_page
+from minikd.drawing import ROLES, looks
 from minikd.files import UserError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -113,24 +117,107 @@ def three(tmp_path_factory):
     texts, labels, logits = corpus(60, 3)
     truth = torch.randn(60, 3, generator=torch.Generator().manual_seed(1)).softmax(dim=-1)
     truth[0] = torch.tensor([0.0, 1.0, 0.0])
-    write_page(path, "reviews", "test", ("bad", "so-so", "good"), texts, labels.tolist(), logits, 2.0, truth)
+    about = {"distilled": "3 layers, distilled with alpha 0.3 and T 5"}
+    names = ("bad", "so-so", "good")
+    write_page(path, "reviews", "test", names, texts, labels.tolist(), logits, true_probabilities=truth, about=about)
     return path, texts, labels, logits, truth
 
 
 @pytest.mark.parametrize("T", [1.0, 4.0])
-def test_probabilities_are_the_softmax_of_the_logits_over_T(browse, three, T):
+def test_probabilities_are_the_softmax_of_the_logits_over_T_and_the_truth_is_itself_at_every_T(browse, three, T):
     path, _, _, logits, truth = three
-    page = browse(path, f"T={T}")
+    page = browse(path, f"T={T}&sort=corpus")
     assert page.texts["T-value"] == f"{T:.1f}" and page.indices == list(range(25))
     for i in range(25):
-        rows = [*(logits[name][i] for name in NAMES), truth[i].log()]  # the truth softens as well
-        assert torch.allclose(page.probabilities(i), (torch.stack(rows) / T).softmax(dim=-1), atol=5.01e-4)
+        rows = [*((logits[name][i] / T).softmax(dim=-1) for name in NAMES), truth[i]]
+        assert torch.allclose(page.probabilities(i), torch.stack(rows), atol=5.01e-4)
+    assert f"truth {truth.amax(dim=-1).mean():.3f}" in page.texts["means"]
 
 
-def test_the_page_opens_at_the_T_given_and_counts_what_its_filters_keep(browse, three):
+def test_the_page_opens_at_the_models_own_probabilities_where_they_differ_most(browse, three):
+    path, _, _, logits, _ = three
+    page = browse(path)
+    assert page.texts["T-value"] == "1.0" and page.texts["meaning"] == "the models’ own probabilities"
+    probs = {name: logits[name].softmax(dim=-1) for name in NAMES}
+    apart = torch.stack([(probs[a] - probs[b]).abs().sum(-1) for a in NAMES for b in NAMES]).amax(dim=0)
+    assert page.indices == apart.argsort(descending=True)[:25].tolist()
+    first = page.indices[0]
+    assert len({int(logits[name][first].argmax()) for name in NAMES}) > 1
+    assert torch.allclose(page.probabilities(0)[:3], torch.stack([probs[n][first] for n in NAMES]), atol=5.01e-4)
+    assert browse(path, "T=4").texts["meaning"] == "softened"
+
+
+def with_script(path, source, target):
+    """A copy of the page in which one more script may run: it has no policy."""
+    html = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", source.read_text(encoding="utf-8"))
+    path.write_text(f"{html}<script>setTimeout(() => {{ {target} }}, 2000)</script>", encoding="utf-8")
+    return path
+
+
+def test_the_slider_is_logarithmic_from_1_to_20(browse, three, tmp_path):
+    move = """const slider = document.getElementById("T"), seen = [];
+        for (const x of [0, .25, .5, .75, 1]) {
+            slider.value = x;
+            slider.dispatchEvent(new Event("input"));
+            seen.push(T);
+        }
+        for (const button of document.querySelectorAll("#presets button")) { button.click(); seen.push(slider.value) }
+        document.title = seen.join(" ");"""
+    page = browse(with_script(tmp_path / "moved.html", three[0], move))
+    *moved, at_1, at_2, at_4, at_8, at_20 = map(float, page.titles[0].split())
+    assert moved == pytest.approx([20**x for x in (0, 0.25, 0.5, 0.75, 1)], rel=0.005)
+    assert (at_1, at_20) == (0, 1)
+    assert [at_2, at_4, at_8] == pytest.approx([math.log(T, 20) for T in (2, 4, 8)], abs=0.0051)  # to the slider's step
+
+
+def test_the_page_says_of_each_model_what_is_known_of_it(browse, three):
+    page = browse(three[0])
+    assert page.texts["models"] == "teacherdistilled: 3 layers, distilled with alpha 0.3 and T 5baseline"
+
+
+def test_a_description_has_the_layers_alpha_and_T_of_run_json():
+    config = EncoderConfig(num_hidden_layers=3)
+    settings = {"alpha": 0.5, "T": 2.0, "epochs": 3}
+    run = {"arguments": {"alpha": [0.1, 0.5]}, "made_from": {"teacher": "key", "settings": settings}}
+    assert description(run, config) == "3 layers, distilled with alpha 0.5 and T 2"
+    run["made_from"]["teacher"] = None
+    assert description(run, config) == "3 layers, trained on the labels alone"
+    assert description({}, replace(config, num_hidden_layers=1, quantization="int8")) == "1 layer, int8"
+
+
+@pytest.mark.parametrize("names", [("baseline", "distilled", "teacher"), ("distilled-int8", "teacher", "another")])
+def test_a_model_has_the_colour_that_it_has_in_the_dashboard(browse, tmp_path, names):
+    texts, labels, logits = corpus(3, 2, models=names)
+    write_page(tmp_path / "p.html", "reviews", "test", ("no", "yes"), texts, labels.tolist(), logits)
+    page = browse(tmp_path / "p.html")
+    drawn = [a["style"].removeprefix("--c: ").rstrip(";") for tag, a in page.tags if a.get("class") == "dot"]
+    assert drawn[: len(names)] == [looks(names)[name]["color"] for name in names]
+    assert [color for name, color in zip(names, drawn) if name in ROLES] == [ROLES[n] for n in names if n in ROLES]
+    cells = [a["style"] for tag, a in page.tags if tag == "td" and "style" in a]
+    assert set(cells) == {f"--c: {looks(names)[name]['color']};" for name in names}
+
+
+def test_on_a_phone_the_first_example_is_above_the_fold(browse, three, tmp_path):
+    told = """const box = document.querySelector("article").getBoundingClientRect();
+        parent.postMessage([innerWidth, box.top, box.bottom, document.documentElement.scrollWidth].join(" "), "*");"""
+    inner = with_script(tmp_path / "inner.html", three[0], told)
+    (tmp_path / "phone.html").write_text(
+        f"""<main id="told"></main>
+        <iframe src="{inner.as_uri()}" style="width: 360px; height: 640px; border: 0"></iframe>
+        <script>addEventListener("message", event => {{
+            document.getElementById("told").textContent = event.data;
+            document.getElementById("told").setAttribute("aria-busy", "false");
+        }})</script>"""
+    )
+    width, top, bottom, content = map(float, browse(tmp_path / "phone.html").texts["told"].split())
+    assert width == 360 and content <= 360  # nothing is wider than the screen
+    assert top < 340 and bottom < 640
+
+
+def test_the_page_counts_what_its_filters_keep(browse, three):
     path, _, labels, logits, _ = three
     page = browse(path)
-    assert page.texts["T-value"] == "2.0" and page.texts["status"] == "60 examples"
+    assert page.texts["status"] == "60 examples"
     predicted = [logits[name].argmax(dim=-1) for name in NAMES]
     top = logits["teacher"].softmax(dim=-1).max(dim=-1).values
     unsure = {f"largest probability below {p} ({int((top < p).sum())})" for p in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)}
@@ -154,33 +241,26 @@ def test_filters_search_order_and_pages_list_exactly_the_right_examples(browse, 
     assert 3 < len(expected) < 25
     page = browse(path, "unsure=0.9&disagree=1-2&wrong=2&sort=entropy")
     assert page.indices == expected and page.texts["status"] == f"{len(expected)} of 60 examples"
-    assert browse(path, "q=NUMBER+5").indices == [5, *range(50, 60)]
+    assert browse(path, "q=NUMBER+5&sort=corpus").indices == [5, *range(50, 60)]
 
-    spread = torch.stack([(logits[a].softmax(-1) - logits[b].softmax(-1)).abs().sum(-1) for a in NAMES for b in NAMES])
-    page = browse(path, "sort=spread&page=3")
-    assert page.indices == spread.amax(dim=0).argsort(descending=True)[50:].tolist()
-    assert page.texts["page"] == "page 3 of 3"
+    page = browse(path, "sort=corpus&page=3")
+    assert page.indices == list(range(50, 60)) and page.texts["page"] == "page 3 of 3"
 
 
 def test_a_click_on_a_cell_of_the_confusion_matrix_lists_its_examples(browse, three, tmp_path):
     path, _, labels, logits, _ = three
     of_cell = ((labels == 2) & (logits["distilled"].argmax(dim=-1) == 1)).nonzero().flatten().tolist()
     assert of_cell
-    by_address = browse(path, "model=1&cell=2-1")
+    by_address = browse(path, "model=1&cell=2-1&sort=corpus")
     assert by_address.indices == of_cell
     assert f"{len(of_cell)} of 60 examples: true label good, distilled says so-so" == by_address.texts["status"]
 
-    # The same with a hand on the page: the copy has no policy, so that one more script may click in it.
-    html = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", path.read_text(encoding="utf-8"))
-    clicks = """<script>setTimeout(() => {
+    # The same with a hand on the page.
+    clicks = """document.getElementById("sort").value = "corpus";
         document.querySelector("input[name=model][value='1']").click();
         document.querySelector("[data-cell='2-1']").click();
-        const slider = document.getElementById("T");
-        slider.value = 8;
-        slider.dispatchEvent(new Event("input"));
-    }, 2000)</script>"""
-    (tmp_path / "clicked.html").write_text(html + clicks, encoding="utf-8")
-    page = browse(tmp_path / "clicked.html")
+        document.querySelectorAll("#presets button")[3].click();"""
+    page = browse(with_script(tmp_path / "clicked.html", path, clicks))
     assert page.indices == of_cell and page.texts["T-value"] == "8.0"
     softened = (logits["teacher"][of_cell[0]] / 8).softmax(dim=-1)
     assert torch.allclose(page.probabilities(0)[0], softened, atol=5.01e-4)
@@ -191,7 +271,7 @@ def test_hostile_texts_and_names_stay_text(browse, tmp_path):
     texts = list(HOSTILE)
     _, _, logits = corpus(len(texts), 3, models=(HOSTILE[0], HOSTILE[2], HOSTILE[5]))
     write_page(path, HOSTILE[0], HOSTILE[1], HOSTILE[:3], texts, [0] * len(texts), logits)
-    page = browse(path)
+    page = browse(path, "sort=corpus")
     expected = [text.replace("\ud800", "\ufffd").replace("\udfff", "\ufffd") for text in texts]
     assert ["".join(text) for _, text, _ in page.items] == expected
     assert page.titles == [f"Dark knowledge: {HOSTILE[0]}, {HOSTILE[1]}"]
@@ -210,29 +290,84 @@ def test_the_page_can_ask_for_nothing_outside_itself(three):
     assert re.findall(r'href="([^"]*)"', program) == ["#"]
 
 
-def test_25000_long_reviews_load_and_the_search_finds_one(browse, tmp_path):
-    path = tmp_path / "large.html"
+def long_reviews(examples, words_each, seed=0):
     words = [f"word{i}" for i in range(5000)]
-    picks = torch.randint(5000, (25_000, 160), generator=torch.Generator().manual_seed(0)).tolist()
-    texts = [" ".join([words[p] for p in row]) for row in picks]
-    texts[24_999] += " needle"
+    picks = torch.randint(5000, (examples, words_each), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [" ".join([words[p] for p in row]) for row in picks]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A page of 25,000 reviews of some 1,400 characters: its path, the note on its size and what it was made of."""
+    path = tmp_path_factory.mktemp("large") / "large.html"
+    texts = long_reviews(25_000, 160)
+    texts[24_999] = f"needle {texts[24_999]}"
     _, labels, logits = corpus(25_000, 2)
     assert sum(map(len, texts)) > 1300 * 25_000
-    write_page(path, "imdb", "test", ("negative", "positive"), texts, labels.tolist(), logits)
+    note = write_page(path, "imdb", "test", ("negative", "positive"), texts, labels.tolist(), logits)
+    return path, note, texts, labels, logits
+
+
+def test_25000_long_reviews_take_less_than_5_mb_and_the_page_says_what_is_truncated(browse, large):
+    path, note, texts, labels, logits = large
+    assert 0.9 * LIMIT < path.stat().st_size <= LIMIT == 5_000_000
+    truncated, length = re.match(r"([\d,]+) of 25,000 texts are truncated to (\d+) characters", note).groups()
+    assert SHORTEST < int(length) < 1000
+    page = browse(path)
+    assert note in page.texts["note"]
+    first = page.indices[0]
+    shown = "".join(page.items[0][1])  # where the models differ most, the text is whole
+    assert shown.rstrip(" …") == texts[first][: len(shown.rstrip(" …"))] and "Truncated" not in page.texts["cards"]
+    whole = 25_000 - int(truncated.replace(",", ""))
+    assert 100 < whole < 25_000
     page = browse(path, "q=needle")
     assert page.texts["status"] == "1 of 25,000 examples" and page.indices == [24_999]
+    assert f"Truncated here: {length} of {len(texts[24_999]):,} characters." in page.texts["cards"]
+    assert texts[24_999].startswith("".join(page.items[0][1]).rstrip(" …"))
+
+
+def test_truncating_texts_changes_no_number(browse, large):
+    path, _, _, labels, logits = large
+    page = browse(path, "model=1")
+    counts = torch.bincount(labels * 2 + logits["distilled"].argmax(dim=-1), minlength=4).tolist()
+    buttons = [int(a["aria-label"].split()[-2]) for tag, a in page.tags if a.get("data-cell")]
+    assert buttons == counts
+    last = browse(path, "sort=corpus&page=1000")
+    probs = torch.stack([logits[name][24_999].softmax(dim=-1) for name in NAMES])
+    assert torch.allclose(last.probabilities(24), probs, atol=5.01e-4)
+
+
+def test_short_texts_stay_whole_and_numbers_that_are_too_many_are_named(tmp_path):
+    texts, labels, logits = corpus(60, 2)
+    assert write_page(tmp_path / "p.html", "reviews", "test", ("no", "yes"), texts, labels.tolist(), logits) == ""
+    texts, labels, logits = corpus(20_000, 40)
+    names = tuple(map(str, range(40)))
+    note = write_page(tmp_path / "p.html", "topics", "test", names, texts, labels.tolist(), logits)
+    assert re.fullmatch(r"\d+\.\d MB, which a browser may be slow to open: show fewer models", note)
+
+
+def test_a_text_is_truncated_between_characters(browse, tmp_path, monkeypatch):
+    monkeypatch.setattr("minikd.dark_knowledge.LIMIT", 60_000 + TEMPLATE.stat().st_size)
+    generator = torch.Generator().manual_seed(0)
+    texts = ["".join(chr(0x1F300 + n) for n in torch.randint(500, (400,), generator=generator)) for _ in range(60)]
+    _, labels, logits = corpus(60, 2)
+    assert write_page(tmp_path / "p.html", "emoji", "test", ("no", "yes"), texts, labels.tolist(), logits)
+    page = browse(tmp_path / "p.html", "sort=corpus")
+    assert "Truncated here" in page.texts["cards"]
+    for i, words, _ in page.items:
+        assert texts[i].startswith("".join(words).removesuffix(" …"))
 
 
 def test_twenty_labels_show_the_teachers_likeliest_first_and_the_true_one_always(browse, tmp_path):
     texts, labels, logits = corpus(10, 20, seed=3)
     names = tuple(f"topic {c}" for c in range(20))
     write_page(tmp_path / "p.html", "topics", "test", names, texts, labels.tolist(), logits, T=1)
-    page = browse(tmp_path / "p.html")
+    page = browse(tmp_path / "p.html", "sort=corpus")
     for i in range(10):
         order = logits["teacher"][i].argsort(descending=True)
         expected = torch.stack([logits[name][i].softmax(dim=-1)[order] for name in NAMES], dim=1)
         assert torch.allclose(page.probabilities(i), expected, atol=5.01e-4)
-    hidden = [("hidden" in a) for tag, a in page.tags if tag == "tr"][21:]  # after the confusion matrix
+    hidden = [("hidden" in a) for tag, a in page.tags if tag == "tr"][22:]  # after the confusion matrix
     first = hidden[1:21]
     order = logits["teacher"][0].argsort(descending=True).tolist()
     needed = {*order[:6], int(labels[0]), *(int(logits[name][0].argmax()) for name in NAMES)}
@@ -242,7 +377,7 @@ def test_twenty_labels_show_the_teachers_likeliest_first_and_the_true_one_always
 def test_one_model_alone_has_nobody_to_disagree_with(browse, tmp_path):
     texts, labels, logits = corpus(30, 2, models=("model",))
     write_page(tmp_path / "p.html", "reviews", "test", ("no", "yes"), texts, labels.tolist(), logits)
-    page = browse(tmp_path / "p.html", "disagree=any&wrong=0")
+    page = browse(tmp_path / "p.html", "disagree=any&wrong=0&sort=corpus")
     wrong = (logits["model"].argmax(dim=-1) != labels).nonzero().flatten().tolist()
     assert page.indices == wrong[:25]  # the filter that this page does not have is not obeyed
     assert "hidden" in next(a for _, a in page.tags if a.get("id") == "disagree-box")
