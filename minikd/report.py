@@ -141,12 +141,9 @@ def notes(results: dict) -> str:
         lines.append(f"best possible, from the known probabilities: accuracy {results['best_possible_accuracy']:.4f}")
     if results.get("sweep"):
         lines.append(sweep_choice(results["sweep"]))
-    if results.get("trained_on"):
-        several = len(results["trained_on"]) > 1
-        lines.append(
-            f"{', '.join(results['trained_on'])} {'were' if several else 'was'} trained on a part of these examples: "
-            f"{'their' if several else 'its'} figures flatter"
-        )
+    if names := results.get("trained_on"):
+        was, its = ("were", "their") if len(names) > 1 else ("was", "its")
+        lines.append(f"{', '.join(names)} {was} trained on a part of these examples: {its} figures flatter")
     if results.get("significance"):
         lines.append(sentence(results["significance"]))
     lines += quantization_changes(results["models"], results["precision"])

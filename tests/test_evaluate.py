@@ -414,3 +414,22 @@ def test_the_seed_decides_a_new_models_first_weights(script, reviews, stop):
         script("train.py", "--dataset", reviews, "--layers", 1, "--hidden", 32, "--seed", seed, *FP32)
     one, again, two = (arguments[0].classifier.weight for arguments, _ in calls)
     assert torch.equal(one, again) and not torch.equal(one, two)
+
+
+def test_the_labels_of_the_test_split_change_nothing_but_its_own_figures(script, reviews, spread, tmp_path):
+    shutil.copytree(reviews, tmp_path / "poisoned")
+    test = tmp_path / "poisoned" / "test.csv"
+    lines = [line.rsplit(",", 1) for line in test.read_text().splitlines()[1:]]
+    turned = (f"{text},{'bad' if label == 'good' else 'good'}\n" for text, label in lines)
+    test.write_text("text,label\n" + "".join(turned))
+    found = {}
+    for name, data in (("clean", reviews), ("poisoned", "poisoned")):
+        flags = ["--model", spread, "--epochs", 3, "--patience", 1, "--lr", "1e-2", *FP32, "--output-dir", name]
+        assert script("train.py", "--dataset", data, *flags)[0] == 0
+        history = [epoch | {"seconds": 0} for epoch in read_json(f"{name}/run.json")["history"]]
+        weights = Path(name, "model.safetensors").read_bytes()
+        rows, _, _ = evaluate(script, name, "--dataset", data, "--calibrate")
+        found[name] = history, weights, rows[name]["temperature"]
+        found[f"accuracy of {name}"] = rows[name]["accuracy"]
+    assert found["clean"] == found["poisoned"]
+    assert found["accuracy of clean"] == pytest.approx(1 - found["accuracy of poisoned"])

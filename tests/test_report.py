@@ -41,13 +41,13 @@ def cells(text):
 
 
 def test_a_table_gives_single_figures_as_they_are_and_seeds_as_mean_and_deviation():
-    teacher = {"name": "teacher", "parameters": 1234567, "accuracy": [0.90, 0.92], "speed_up": 1.0}
+    teacher = {"name": "teacher", "parameters": 1234567, "accuracy": [0.90, 0.91, 0.95], "speed_up": 1.0}
     student = {"name": "student", "parameters": 1000, "accuracy": [0.8, 0.8], "speed_up": 2.5}
     lines = cells(table(results(teacher, student), ("parameters", "f1", "accuracy", "speed_up")))
     assert lines[0] == ["", "teacher", "student"]
     assert lines[2:] == [  # figures without any value are left out
         ["parameters", "1,234,567", "1,000"],
-        ["accuracy", "0.9100 ± 0.0141", "0.8000"],
+        ["accuracy", "0.9200 ± 0.0265", "0.8000"],
         ["speed-up, in batches of 128", "–", "2.50×"],  # the first model is what others are compared with
     ]
     assert len(cells(table(results(teacher, student), ("accuracy",)))) == 3
