@@ -50,10 +50,10 @@ def test_a_wide_teacher_of_another_vocabulary_gives_four_of_its_own_layers(minil
     tokenizer = train_wordpiece(WORDS * 3, 200)
     teacher = wide_teacher(tokenizer)
     for given in ({}, {"student_layers": 4}):
-        assert starting_student(flags(**given), teacher, tokenizer, DATA, 42, CPU) == (None, [0, 1, 3, 4])
+        layers = "the fine-tuned teacher's layers [0, 1, 3, 4]"
+        assert starting_student(flags(**given), teacher, tokenizer, DATA, 42, CPU) == (None, [0, 1, 3, 4], layers)
         assert capsys.readouterr().out == (
-            "student: 4 layers, 768 wide, first weights: the teacher's layers [0, 1, 3, 4] "
-            f"(its vocabulary is not that of {PRETRAINED_SMALL})\n"
+            f"student: 4 layers, 768 wide, first weights: {layers} (its vocabulary is not that of {PRETRAINED_SMALL})\n"
         )
 
 
@@ -61,7 +61,7 @@ def test_a_wide_teacher_of_another_vocabulary_of_the_same_size_gives_its_own_lay
     tokenizer = another_vocabulary(load_tokenizer(minilm))
     assert tokenizer.vocab_size == BERT_BASE.vocab_size
     teacher = wide_teacher(tokenizer, layers=4)
-    assert starting_student(flags(), teacher, tokenizer, DATA, 42, CPU) == (None, [0, 1, 2, 3])
+    assert starting_student(flags(), teacher, tokenizer, DATA, 42, CPU)[:2] == (None, [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("rows", [30522, 30528], ids=["as many rows as tokens", "rows to spare"])
@@ -80,7 +80,7 @@ def test_a_wide_teacher_of_the_published_vocabulary_means_the_published_student(
     with torch.device("meta"):
         teacher = wide_teacher(tokenizer, layers=1, vocab_size=rows)
     args = flags(label_order=["bad", "good"])
-    student, layers = starting_student(args, teacher, tokenizer, DATA, 42, CPU)
+    student, layers, _ = starting_student(args, teacher, tokenizer, DATA, 42, CPU)
     assert layers == [] and student.config == replace(BERT_SMALL, labels=DATA.labels)
     weights = student.encoder.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in published.encoder.state_dict().items())
@@ -103,7 +103,7 @@ def test_a_student_is_random_only_where_the_user_asked_for_its_width_or_for_that
     for shape in (heads, heads | dict(model_type="distilbert", type_vocab_size=0, classifier_dropout=0.2)):
         teacher = wide_teacher(tokenizer, **shape)
         assert starting_student(flags(student_layers=layers), teacher, tokenizer, DATA, 42, CPU)[0] is None
-        assert "first weights: the teacher's layers" in capsys.readouterr().out
+        assert "first weights: the fine-tuned teacher's layers" in capsys.readouterr().out
         for given in ({"student_hidden": 32}, {"student_init": "random"}):
             given["student_layers"] = layers
             assert starting_student(flags(**given), teacher, tokenizer, DATA, 42, CPU)[1] == []
