@@ -140,6 +140,16 @@ def test_semicolons_in_the_columns_of_a_comma_file_do_not_matter(tmp_path, expec
     assert data_fingerprint(load_dataset(path)) == expected
 
 
+def test_where_no_delimiter_gives_the_columns_the_names_are_listed_as_most_of_them_tell(tmp_path):
+    names = ("Nr", "Satz, ganz", "Stimmung")
+    message = refusal(write(tmp_path / "own.csv", table([("1", *row) for row in ROWS], names, ";").replace('"', "")))
+    assert "'Nr', 'Satz, ganz', 'Stimmung'" in message
+
+
+def test_a_tsv_file_has_tabs_only(tmp_path):
+    assert "'text,label'" in refusal(write(tmp_path / "own.tsv", "text,label\n"))
+
+
 def test_two_delimiters_that_both_give_the_columns_are_refused(tmp_path):
     path = write(tmp_path / "own.csv", "text,label,;text;label\n" + "a,b,;c;d\n" * 20)
     message = refusal(path)
@@ -192,7 +202,9 @@ def test_utf_8_read_in_another_encoding_is_remarked_upon(tmp_path, capsys):
     load_dataset(write(tmp_path / "own.csv", table()), encoding="cp1252")
     assert "valid UTF-8" in (out := capsys.readouterr().out) and "cp1252" in out
     load_dataset(write(tmp_path / "own.csv", table().replace("é", "e")), encoding="cp1252")
-    assert "UTF-8" not in capsys.readouterr().out
+    load_dataset(write(tmp_path / "own.csv", table()), encoding="utf8")
+    load_dataset(write(tmp_path / "own.csv", "\ufeff" + table()), encoding="cp1252")  # read as UTF-8
+    assert capsys.readouterr().out == ""
 
 
 # --- other formats --------------------------------------------------------------------------------
