@@ -65,8 +65,8 @@ def parse_args():
         "--html",
         type=folder,
         metavar="FILE",
-        help="write a page for a browser: what each model thinks of each text; the first MODEL is its teacher "
-        "(default: none)",
+        help="write a page for a browser: what each model thinks of each text; the first MODEL is its teacher; long "
+        "texts are truncated to keep it below 5 MB (default: none)",
     )
     group.add_argument(
         "--output-dir",

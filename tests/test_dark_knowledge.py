@@ -1,5 +1,6 @@
 """The dark-knowledge page, driven in a headless Chromium: what it shows is what torch computes, and data stays data."""
 
+import json
 import math
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,7 +104,7 @@ def browse(tmp_path_factory):
     return open_page
 
 
-def corpus(examples, num_labels, models=NAMES, seed=0):
+def predictions(examples, num_labels, models=NAMES, seed=0):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(num_labels, (examples,), generator=generator)
     near = 2.0 * torch.nn.functional.one_hot(labels, num_labels)
@@ -114,7 +116,7 @@ def corpus(examples, num_labels, models=NAMES, seed=0):
 def three(tmp_path_factory):
     """A page of 60 examples, 3 labels and 3 models, with what it was made of."""
     path = tmp_path_factory.mktemp("page") / "three.html"
-    texts, labels, logits = corpus(60, 3)
+    texts, labels, logits = predictions(60, 3)
     truth = torch.randn(60, 3, generator=torch.Generator().manual_seed(1)).softmax(dim=-1)
     truth[0] = torch.tensor([0.0, 1.0, 0.0])
     about = {"distilled": "3 layers, distilled with alpha 0.3 and T 5"}
@@ -185,9 +187,25 @@ def test_a_description_has_the_layers_alpha_and_T_of_run_json():
     assert description({}, replace(config, num_hidden_layers=1, quantization="int8")) == "1 layer, int8"
 
 
+def test_evaluate_tells_the_page_what_the_models_run_json_say(browse, script, corpus, fine_tuned):
+    shutil.copytree(fine_tuned, "distilled")
+    settings = {"alpha": 0.2, "T": 4.0, "label_smoothing": 0.0}
+    run = {"arguments": {"dataset": str(corpus)}, "made_from": {"teacher": "key", "settings": settings}}
+    Path("distilled", "run.json").write_text(json.dumps(run))
+    status, out, err = script("evaluate.py", fine_tuned, "distilled", "--quantize", "int8", "--html", "page.html")
+    assert (status, err) == (0, "") and "page: page.html" in out
+    layers = json.loads((fine_tuned / "config.json").read_text())["num_hidden_layers"]
+    known = f"{layers} layers{{}}, distilled with alpha 0.2 and T 4"
+    listed = browse(Path("page.html").resolve()).texts["models"]
+    assert listed == (
+        f"{fine_tuned.name}: {layers} layers{fine_tuned.name}-int8: {layers} layers, int8"
+        f"distilled: {known.format('')}distilled-int8: {known.format(', int8')}"
+    )
+
+
 @pytest.mark.parametrize("names", [("baseline", "distilled", "teacher"), ("distilled-int8", "teacher", "another")])
 def test_a_model_has_the_colour_that_it_has_in_the_dashboard(browse, tmp_path, names):
-    texts, labels, logits = corpus(3, 2, models=names)
+    texts, labels, logits = predictions(3, 2, models=names)
     write_page(tmp_path / "p.html", "reviews", "test", ("no", "yes"), texts, labels.tolist(), logits)
     page = browse(tmp_path / "p.html")
     drawn = [a["style"].removeprefix("--c: ").rstrip(";") for tag, a in page.tags if a.get("class") == "dot"]
@@ -269,7 +287,7 @@ def test_a_click_on_a_cell_of_the_confusion_matrix_lists_its_examples(browse, th
 def test_hostile_texts_and_names_stay_text(browse, tmp_path):
     path = tmp_path / "hostile <b> #1.html"
     texts = list(HOSTILE)
-    _, _, logits = corpus(len(texts), 3, models=(HOSTILE[0], HOSTILE[2], HOSTILE[5]))
+    _, _, logits = predictions(len(texts), 3, models=(HOSTILE[0], HOSTILE[2], HOSTILE[5]))
     write_page(path, HOSTILE[0], HOSTILE[1], HOSTILE[:3], texts, [0] * len(texts), logits)
     page = browse(path, "sort=corpus")
     expected = [text.replace("\ud800", "\ufffd").replace("\udfff", "\ufffd") for text in texts]
@@ -302,7 +320,7 @@ def large(tmp_path_factory):
     path = tmp_path_factory.mktemp("large") / "large.html"
     texts = long_reviews(25_000, 160)
     texts[24_999] = f"needle {texts[24_999]}"
-    _, labels, logits = corpus(25_000, 2)
+    _, labels, logits = predictions(25_000, 2)
     assert sum(map(len, texts)) > 1300 * 25_000
     note = write_page(path, "imdb", "test", ("negative", "positive"), texts, labels.tolist(), logits)
     return path, note, texts, labels, logits
@@ -338,9 +356,9 @@ def test_truncating_texts_changes_no_number(browse, large):
 
 
 def test_short_texts_stay_whole_and_numbers_that_are_too_many_are_named(tmp_path):
-    texts, labels, logits = corpus(60, 2)
+    texts, labels, logits = predictions(60, 2)
     assert write_page(tmp_path / "p.html", "reviews", "test", ("no", "yes"), texts, labels.tolist(), logits) == ""
-    texts, labels, logits = corpus(20_000, 40)
+    texts, labels, logits = predictions(20_000, 40)
     names = tuple(map(str, range(40)))
     note = write_page(tmp_path / "p.html", "topics", "test", names, texts, labels.tolist(), logits)
     assert re.fullmatch(r"\d+\.\d MB, which a browser may be slow to open: show fewer models", note)
@@ -350,7 +368,7 @@ def test_a_text_is_truncated_between_characters(browse, tmp_path, monkeypatch):
     monkeypatch.setattr("minikd.dark_knowledge.LIMIT", 60_000 + TEMPLATE.stat().st_size)
     generator = torch.Generator().manual_seed(0)
     texts = ["".join(chr(0x1F300 + n) for n in torch.randint(500, (400,), generator=generator)) for _ in range(60)]
-    _, labels, logits = corpus(60, 2)
+    _, labels, logits = predictions(60, 2)
     assert write_page(tmp_path / "p.html", "emoji", "test", ("no", "yes"), texts, labels.tolist(), logits)
     page = browse(tmp_path / "p.html", "sort=corpus")
     assert "Truncated here" in page.texts["cards"]
@@ -359,7 +377,7 @@ def test_a_text_is_truncated_between_characters(browse, tmp_path, monkeypatch):
 
 
 def test_twenty_labels_show_the_teachers_likeliest_first_and_the_true_one_always(browse, tmp_path):
-    texts, labels, logits = corpus(10, 20, seed=3)
+    texts, labels, logits = predictions(10, 20, seed=3)
     names = tuple(f"topic {c}" for c in range(20))
     write_page(tmp_path / "p.html", "topics", "test", names, texts, labels.tolist(), logits, T=1)
     page = browse(tmp_path / "p.html", "sort=corpus")
@@ -375,7 +393,7 @@ def test_twenty_labels_show_the_teachers_likeliest_first_and_the_true_one_always
 
 
 def test_one_model_alone_has_nobody_to_disagree_with(browse, tmp_path):
-    texts, labels, logits = corpus(30, 2, models=("model",))
+    texts, labels, logits = predictions(30, 2, models=("model",))
     write_page(tmp_path / "p.html", "reviews", "test", ("no", "yes"), texts, labels.tolist(), logits)
     page = browse(tmp_path / "p.html", "disagree=any&wrong=0&sort=corpus")
     wrong = (logits["model"].argmax(dim=-1) != labels).nonzero().flatten().tolist()
@@ -384,7 +402,7 @@ def test_one_model_alone_has_nobody_to_disagree_with(browse, tmp_path):
 
 
 def test_a_page_that_cannot_be_right_is_refused_and_nothing_is_written(tmp_path):
-    texts, _, logits = corpus(4, 2)
+    texts, _, logits = predictions(4, 2)
     broken = logits | {"distilled": logits["distilled"].clone()}
     broken["distilled"][2, 1] = float("nan")
 
