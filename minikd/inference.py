@@ -1,5 +1,6 @@
 """Forward passes: device and precision, the logits of a whole split, and the cache of a teacher's logits."""
 
+import json
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,7 +113,7 @@ def predict_once(
     going on after an interruption, need not repeat it. The cache is that of the tokens ($XDG_CACHE_HOME/minikd).
     """
     versions = f"{minikd.__version__} {torch.__version__} {device.type} {precision}"
-    key = fingerprint("logits 1", versions, str(model.config), split.fingerprint, model_fingerprint(model))
+    key = fingerprint("logits 1", versions, split.fingerprint, model_fingerprint(model))
     path = cache_folder() / f"logits-{key[:32]}.safetensors"
     try:
         return _checked(safetensors_torch.load_file(path)["logits"], model, split)
@@ -130,10 +131,10 @@ def teacher_logits(
 ) -> Tensor:
     """The teacher's logits (N, C) on the training split, from the cache at `path` if it fits, else computed and cached.
 
-    It fits when data, tokenizer, length, precision and the teacher's weights are the same, by fingerprint. One pass
-    serves every epoch and every student, because dropout is off in the teacher and its inputs never change. Rows are
-    in the order of the split, so that shuffling cannot misalign them: look them up by an example's index. The file
-    records how long computing them took (`caching_minutes`).
+    It fits when data, tokenizer, length, precision, and the teacher's weights and config are the same, by fingerprint.
+    One pass serves every epoch and every student, because dropout is off in the teacher and its inputs never change.
+    Rows are in the order of the split, so that shuffling cannot misalign them: look them up by an example's index. The
+    file records how long computing them took (`caching_minutes`).
     """
     key = fingerprint(split.fingerprint, model_fingerprint(teacher), precision)
     try:
@@ -171,8 +172,10 @@ def _checked(logits: Tensor, model: Classifier, split: TokenizedSplit) -> Tensor
 
 
 def model_fingerprint(model: Classifier) -> str:
-    """SHA-256 of the model's weights, by name and value."""
+    """SHA-256 of the model: its config (the same weights with more heads compute something else), and its weights by
+    name and value."""
     tensors = model.state_dict()
     return fingerprint(
-        *(part for name in tensors for part in (name, tensors[name].detach().cpu().contiguous().numpy()))
+        json.dumps(model.config.to_dict(), sort_keys=True),  # as in a file: the same for a model that was loaded again
+        *(part for name in tensors for part in (name, tensors[name].detach().cpu().contiguous().numpy())),
     )

@@ -1,8 +1,11 @@
 """Batches hold every example once, in similar lengths, with its index; the token cache gives the same tokens back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from test_training import SETTINGS, make_model, tiny_data
 
 from minikd.batching import (
     collate,
@@ -14,7 +17,8 @@ from minikd.batching import (
     tokenize_split,
 )
 from minikd.datasets import Split
-from minikd.tokenizer import train_wordpiece
+from minikd.tokenizer import Tokenizer, bert_wordpiece, train_wordpiece
+from minikd.training import train
 
 CPU = torch.device("cpu")
 TEXTS = ["a good film", "bad", "a very long film about a man and a film about a film", "", "good good good"]
@@ -45,6 +49,36 @@ def test_an_epoch_repeats_from_its_seed_and_differs_from_the_next():
     assert order(1, 0) == order(1, 0)
     assert order(1, 0) != order(1, 1)
     assert order(1, 0) != order(2, 0)
+
+
+def test_training_sees_every_example_once_an_epoch_in_an_order_of_its_own(tmp_path):
+    data, validation = tiny_data()
+
+    def orders(seed):
+        seen = []
+
+        def teacher(batch):
+            seen.extend(batch.index.tolist())
+            return torch.zeros(len(batch.index), 2)
+
+        settings = replace(SETTINGS, epochs=2, seed=seed, batch_size=50)
+        train(make_model(layers=1), data, validation, settings, tmp_path / str(len(seen)), CPU, teacher=teacher)
+        return [tuple(seen[i : i + len(data)]) for i in range(0, len(seen), len(data))]
+
+    first = orders(1)
+    assert all(sorted(order) == list(range(len(data))) for order in first)
+    by_length = tuple(np.argsort(data.lengths, kind="stable").tolist())
+    assert len({*first, tuple(range(len(data))), by_length}) == 4  # two orders, neither the file's nor by length
+    assert orders(1) == first and not set(orders(2)) & set(first)
+
+
+def test_batches_are_padded_with_the_tokenizers_own_id():
+    words = ["[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "film", "[PAD]", "bad"]
+    tokenizer = Tokenizer(bert_wordpiece({word: i for i, word in enumerate(words)}, {}))
+    split = tokenize_split(Split(["good", "good bad film"], [0, 1]), tokenizer, 16)
+    batch = collate(split, np.array([0, 1]), CPU)
+    assert batch.input_ids.tolist() == [[1, 4, 2, 6, 6], [1, 4, 7, 5, 2]]
+    assert batch.attention_mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
 
 
 def test_batches_of_similar_length_carry_little_padding():

@@ -65,7 +65,7 @@ def test_the_int8_product_is_exact_for_the_rounded_numbers():
     layer = QuantizedLinear(33, 70, "int8")
     weight, scale = to_int8(torch.randn(33, 70))
     layer.load_state_dict({"weight": weight, "scale": scale, "bias": torch.randn(33)})
-    for shape in ((1, 1, 70), (3, 5, 70), (7, 70)):
+    for shape in ((1, 1, 70), (3, 5, 70), (7, 70), (1025, 70), (3, 700, 70)):  # also more than fit into one turn
         x = torch.randn(shape)
         rounded = dequantize(*to_int8(x)).double()
         expected = rounded @ dequantize(weight, scale).double().T + layer.bias.double()
