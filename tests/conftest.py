@@ -100,6 +100,12 @@ def script(capsys, monkeypatch, tmp_path):
     return run
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """The scripts draw no dashboard, which takes most of the time of a run on a small corpus."""
+    monkeypatch.setattr("minikd.plots.dashboard", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """A CSV file of 200 texts whose label a word decides."""

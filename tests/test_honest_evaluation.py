@@ -9,6 +9,7 @@ import pytest
 from conftest import read_rows, write_rows
 from independent import results_in
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 FLAGS = ["--epochs", 6, "--teacher-epochs", 3, "--lr", "1e-2", "--teacher-lr", "3e-3", "--batch-size", 16,
          "--max-length", 16, "--precision", "fp32", "--device", "cpu"]  # fmt: skip
 TRAIN_FLAGS = [*FLAGS[:2], *FLAGS[4:6], *FLAGS[8:]]
