@@ -31,7 +31,7 @@ def published(tmp_path_factory, minilm):
               "google/bert_uncased_L-4_H-512_A-8": BERT_SMALL}  # fmt: skip
     for name, config in shapes.items():
         torch.manual_seed(0)
-        save_pretrained(Classifier(config), root / name)
+        save_pretrained(Classifier(config.with_labels(("negative", "positive"))), root / name)
         load_tokenizer(minilm).save(root / name, config.model_type, 512)
         if config is BERT_BASE:
             shutil.copytree(root / name, root / "fine-tuned")
