@@ -70,8 +70,8 @@ def train_or_reuse(
         "data": data.fingerprint,
         "validation": validation.fingerprint,
         "labels": list(model.config.labels),
-        "config": model.config.to_dict(),
         "initial_weights": model_fingerprint(model),
+        "config": model.config.to_dict(),
         "teacher": teacher_key,
         "settings": asdict(settings),
     }
