@@ -1,4 +1,4 @@
-"""Cost of a model: parameters, size of its weights, time and memory of a forward pass."""
+"""Cost of a model: parameters, size of its weights, time and memory of a forward pass, memory of training."""
 
 import json
 import statistics
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,14 @@ from tqdm import tqdm
 
 from minikd.batching import Batch, TokenizedSplit, make_batches
 from minikd.config import EncoderConfig
-from minikd.inference import forward_only
-from minikd.memory import peak_memory_mb, reset_peak_memory
+from minikd.inference import autocast, forward_only
+from minikd.lora import add_lora
+from minikd.losses import hard_loss
+from minikd.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
 from minikd.model import Classifier, count_parameters
 from minikd.quantize import new_model
+from minikd.training import TrainingSettings, clip_gradients, make_optimizer
+from minikd.used_rows import only_used_rows
 
 SINGLES = 16  # examples that are timed one at a time
 LARGEST = 128  # examples in the largest batch that is timed, and in the pass whose memory is measured
@@ -155,10 +160,43 @@ def inference_memory_mb(model: Classifier, split: TokenizedSplit, device: torch.
         "precision": precision,
         "threads": torch.get_num_threads(),
     }
+    return _in_own_process(json.dumps(request), "a forward pass")
+
+
+def training_memory_mb(
+    model: Classifier, data: TokenizedSplit, settings: TrainingSettings, device: torch.device, lora: dict | None
+) -> float | None:
+    """Peak memory, MiB, of training a model of this shape, or adapters on it (`lora`: the arguments of `add_lora`), on
+    a batch of the longest texts; None where not measurable.
+
+    That of a fresh process that does nothing else: what this one holds, and what it trained before, do not count, and
+    models of one shape have one figure. Weights, gradients, AdamW's moments and activations; a teacher that runs in
+    each step is not part of it. CPU: the whole resident set, with Python and torch. CUDA: what torch's allocator gave
+    to tensors. If the process fails, a line says so. mps keeps no peak.
+    """
+    if peak_memory_mb(device) is None:
+        return None
+    request = {
+        "config": model.config.to_dict(),
+        "lengths": np.sort(data.lengths)[-settings.batch_size :].tolist(),
+        "precision": settings.precision,
+        "threads": torch.get_num_threads(),
+        "training": {
+            "device": device.type,
+            "rows": len(np.unique(data.ids)),
+            "lora": lora,
+        },
+    }
+    return _in_own_process(json.dumps(request), "training")
+
+
+@cache
+def _in_own_process(request: str, what: str) -> float | None:
+    """The peak memory of `request`, computed in a fresh process of this module; None, and a line, where that fails."""
     try:
         child = subprocess.run(
             [sys.executable, "-m", "minikd.efficiency"],
-            input=json.dumps(request),
+            input=request,
             capture_output=True,
             text=True,
             cwd=Path(__file__).parents[1],  # where -m finds minikd, whatever folder the user is in
@@ -171,19 +209,42 @@ def inference_memory_mb(model: Classifier, split: TokenizedSplit, device: torch.
         reason = f"killed by signal {-error.returncode}, out of memory?" if error.returncode < 0 else last_line
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         reason = error
-    print(f"memory of a forward pass: not measured ({reason})")
+    print(f"memory of {what}: not measured ({reason})")
     return None
 
 
-def _peak_of_one_pass(request: dict) -> float:
-    """What the process of `inference_memory_mb` does; `request` is made there. Returns its peak resident set in MiB."""
+def _peak_of(request: dict) -> float:
+    """What that process does: a forward pass or two steps of training. Returns its peak memory in MiB."""
     torch.set_num_threads(request["threads"])
-    model = new_model(EncoderConfig.from_dict(request["config"])).eval()
+    config, training = EncoderConfig.from_dict(request["config"]), request.get("training")
+    device = torch.device(training["device"] if training else "cpu")
     lengths = torch.tensor(request["lengths"])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, N)
-    with forward_only(torch.device("cpu"), request["precision"]):
-        model(torch.zeros(mask.shape, dtype=torch.int64), None if mask.all() else mask)
-    return peak_memory_mb(torch.device("cpu"))
+    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)  # (B, N)
+    batch = torch.zeros(mask.shape, dtype=torch.int64, device=device), None if mask.all() else mask
+    if training:
+        _two_steps(config, batch, device, request["precision"], training)
+    else:
+        model = new_model(config).eval()
+        with forward_only(device, request["precision"]):
+            model(*batch)
+    return peak_memory_mb(device)
+
+
+def _two_steps(config: EncoderConfig, batch: tuple, device: torch.device, precision: str, training: dict) -> None:
+    """Two steps of `minikd.training`: in the second, AdamW's moments exist while the activations do."""
+    keep_freed_memory()
+    model, labels = Classifier(config).to(device).train(), torch.zeros(len(batch[0]), dtype=torch.int64, device=device)
+    if training["lora"]:
+        add_lora(model, **training["lora"])
+    with only_used_rows(model.encoder.embeddings, np.arange(training["rows"])):
+        optimizer = make_optimizer(model, TrainingSettings(epochs=1, batch_size=len(labels), lr=1e-4), device)
+        for _ in range(2):
+            with autocast(device, precision):
+                logits = model(*batch).logits
+            hard_loss(logits, labels).backward()
+            clip_gradients(optimizer, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
 
 
 def _cuda_pass_mb(model: Classifier, split: TokenizedSplit, device: torch.device, precision: str) -> float:
@@ -197,5 +258,5 @@ def _cuda_pass_mb(model: Classifier, split: TokenizedSplit, device: torch.device
     return peak_memory_mb(device) - others
 
 
-if __name__ == "__main__":  # the process that inference_memory_mb starts
-    print(_peak_of_one_pass(json.load(sys.stdin)))
+if __name__ == "__main__":  # the process that measures memory
+    print(_peak_of(json.load(sys.stdin)))

@@ -185,12 +185,11 @@ def training_costs(folder: Path) -> dict:
     trained_parameters
     training_minutes    of its steps and validations; of a run that was stopped and resumed, of all its parts, less the
                         steps that a kill lost
-    training_added_mb   peak memory beyond what was in use when it began: gradients, optimizer state, activations; not
-                        the model itself, the data, other models
-    training_memory_mb  in runs of older versions: peak memory with all that the process held
+    training_peak_mb    peak memory of such a training in a process of its own
+    training_memory_mb  in runs of older versions: peak memory with all else that the process held
     """
     run = read_run(folder) if folder.is_dir() else {}
-    keys = ("trained_parameters", "training_added_mb", "training_memory_mb")
+    keys = ("trained_parameters", "training_peak_mb", "training_memory_mb")
     costs = {key: run[key] for key in keys if run.get(key) is not None}
     if run.get("history"):
         costs["training_minutes"] = sum(epoch["seconds"] for epoch in run["history"]) / 60

@@ -47,7 +47,7 @@ LINES = (
     ("training_minutes", "minutes of training", "{:,.1f}"),
     ("caching_minutes", "minutes of caching its logits", "{:,.1f}"),
     ("run_minutes", "minutes of the whole run", "{:,.1f}"),
-    ("training_added_mb", "peak memory that training adds, MiB", "{:,.0f}"),
+    ("training_peak_mb", "peak memory of training alone, MiB", "{:,.0f}"),
     ("training_memory_mb", "peak memory of training, MiB", "{:,.0f}"),  # of older versions: with all the process held
     ("accuracy_change", "change of accuracy, points", "{:+.2f}"),
     ("weighted_f1_change", "change of weighted F1, points", "{:+.2f}"),

@@ -22,6 +22,7 @@ from minikd.adapter_files import save_adapters
 from minikd.batching import TokenizedSplit, padding_share, plan_batches
 from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
+from minikd.efficiency import training_memory_mb
 from minikd.files import UserError, write_json
 from minikd.inference import model_fingerprint
 from minikd.lora import add_lora, merge_lora, trainable_parameters, training_state_mb
@@ -109,7 +110,7 @@ def train_or_reuse(
         "name": name,
         "made_from": made_from,
         "trained_parameters": trainable_parameters(model),
-        "training_added_mb": max((epoch["added_mb"] or 0 for epoch in history), default=0) or None,
+        "training_peak_mb": training_memory_mb(model, data, settings, device, lora),
         "history": history,
         "arguments": arguments,
     }

@@ -69,7 +69,7 @@ def training_of(folder: Path) -> dict:
     Its confusion matrices are left out: their labels may come in another order than the copy's.
     """
     run = read_run(folder)
-    costs = {key: run[key] for key in ("trained_parameters", "training_added_mb", "training_memory_mb") if key in run}
+    costs = {key: run[key] for key in ("trained_parameters", "training_peak_mb", "training_memory_mb") if key in run}
     if run.get("history"):
         costs["history"] = [{k: v for k, v in epoch.items() if k != "confusion"} for epoch in run["history"]]
     return costs

@@ -22,7 +22,7 @@ from minikd.batching import CHUNK, Batch, TokenizedSplit, make_batches, plan_bat
 from minikd.files import CleanUp, UserError
 from minikd.inference import autocast, predict
 from minikd.losses import hard_loss, kd_loss
-from minikd.memory import added_memory_mb, memory_in_use_mb, peak_memory_mb, reset_peak_memory
+from minikd.memory import peak_memory_mb, reset_peak_memory
 from minikd.metrics import confusion_matrix
 from minikd.model import Classifier
 from minikd.progress import Estimate
@@ -71,15 +71,13 @@ def train(
     `resume=True` continues, provided that it records the same settings and `made_from` (data, first weights, teacher).
     `track` is given each line of that log, as a dictionary; a resumed run gives it those of its earlier part first.
     `desc` names the run in the progress bar and in messages; `compile` trains torch.compile's version of the model.
-    Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, confusion; seconds, of its steps and
-    validation (of an epoch that was stopped and resumed, of both parts); and added_mb, the most memory so far beyond
-    what was in use when training began (MiB; None where the system does not tell).
+    Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, confusion; and seconds, of its steps
+    and validation (of an epoch that was stopped and resumed, of both parts).
     Raises UserError for a loss or validation logits that are not finite and for a state that cannot be resumed,
     KeyboardInterrupt when stopped.
     """
     torch.manual_seed(settings.seed)  # dropout depends on the seed alone, not on what ran before
     model.to(device)
-    held = memory_in_use_mb(device)  # by the model, the data, the teacher, other models
     steps_per_epoch = math.ceil(math.ceil(len(data) / settings.batch_size) / settings.grad_accum)
     total_steps = settings.epochs * steps_per_epoch
     # CHUNK too: a state from the middle of an epoch continues that epoch's plan
@@ -99,8 +97,7 @@ def train(
         bar = tqdm(total=settings.epochs * len(data), initial=done, unit="ex", desc=desc, dynamic_ncols=True)
         until_the_end.enter_context(bar)
         stop = until_the_end.enter_context(StopSignal())
-        if not reset_peak_memory(device):
-            held = None
+        reset_peak_memory(device)
         tokens = len(data.ids) + len(validation.ids) / 3  # of an epoch; validation has no backward pass
         what = f"{desc}: {'the rest of ' if step else ''}{settings.epochs} epochs"
         estimate = Estimate(what, tokens * (settings.epochs - step / steps_per_epoch))
@@ -180,8 +177,7 @@ def train(
 
             words.shrink_rest(math.prod(1 - rate * settings.weight_decay for rate in rates))
             scores = validation_scores(model, validation, device, settings)
-            costs = {"seconds": time.perf_counter() - started, "added_mb": added_memory_mb(device, held)}
-            history.append({"epoch": epoch + 1, **scores, **costs})
+            history.append({"epoch": epoch + 1, **scores, "seconds": time.perf_counter() - started})
             record({"step": step, **history[-1]})
             bar.write(
                 f"{desc}: epoch {epoch + 1} of {settings.epochs}, validation accuracy "

@@ -79,6 +79,7 @@ def script(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("minikd.efficiency.TURNS", (1, 1))
     monkeypatch.setattr("minikd.efficiency.LARGEST", 2)
     monkeypatch.setattr("minikd.evaluation.inference_memory_mb", lambda *_: 1.0)  # a process for each model
+    monkeypatch.setattr("minikd.runs.training_memory_mb", lambda *_: 2.0)
 
     def run(name, *arguments):
         handler = signal.getsignal(signal.SIGTERM)

@@ -72,7 +72,7 @@ def trained_teacher(script, corpus, bare):
     run = read_json("trained/run.json")
     for epoch in run["history"]:
         epoch["seconds"] = 150.0
-    Path("trained/run.json").write_text(json.dumps(run | {"training_added_mb": 77.0}))
+    Path("trained/run.json").write_text(json.dumps(run | {"training_peak_mb": 77.0}))
 
 
 def test_a_teacher_that_is_used_as_it_is_keeps_what_its_training_cost(script, corpus, trained_teacher):
@@ -81,10 +81,10 @@ def test_a_teacher_that_is_used_as_it_is_keeps_what_its_training_cost(script, co
         status, _, err = script("distill.py", "--teacher", teacher, *flags, output)
         assert (status, err) == (0, "")
         row = read_json(f"{output}/results.json")["models"][0]
-        assert (row["name"], row["training_minutes"], row["training_added_mb"]) == ("teacher", 5.0, 77.0)
+        assert (row["name"], row["training_minutes"], row["training_peak_mb"]) == ("teacher", 5.0, 77.0)
         assert "confusion" not in read_json(f"{output}/teacher/run.json")["history"][0]
         text = Path(f"{output}/results.md").read_text()
-        assert "because earlier commands did it: teacher" in text and "| peak memory that training adds, MiB" in text
+        assert "because earlier commands did it: teacher" in text and "| peak memory of training alone, MiB" in text
 
 
 def test_the_report_has_the_minutes_of_caching_and_of_the_whole_run(script, corpus, bare):

@@ -65,7 +65,7 @@ def counted(do, left):
 
 def contents(folder):
     """What a finished run has left, without the seconds and bytes that no two runs share; and all files' names."""
-    measured = ("seconds", "examples_per_second", "memory_mb", "added_mb")
+    measured = ("seconds", "examples_per_second", "memory_mb")
 
     def bare(line):
         return {key: value for key, value in line.items() if key not in measured}
