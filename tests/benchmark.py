@@ -64,10 +64,10 @@ from benchmark_texts import (
 from minikd import cli
 from minikd.checkpoint import save_pretrained
 from minikd.config import BERT_BASE
-from minikd.efficiency import keep_freed_memory
 from minikd.files import UserError, atomic_write, write_json
 from minikd.flag_types import integer, real
 from minikd.inference import choose_device, choose_precision
+from minikd.memory import keep_freed_memory
 from minikd.runs import environment
 from minikd.tokenizer import load_tokenizer
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import minikd.runs
 from minikd.batching import make_batches, tokenize_split
 from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.inference import model_fingerprint, predict, predict_once, teacher_logits
+from minikd.label_order import match_labels
 from minikd.model import Classifier
 from minikd.quantize import quantize
 from minikd.runs import train_or_reuse
@@ -199,7 +201,9 @@ def test_int8_computes_a_batch_of_thousands_of_tokens_as_it_computes_each_text()
 
 def test_the_order_of_labels_is_matched_by_name_for_every_head(films, trained):
     """mixed, bad, good becomes bad, good, mixed: a cycle, whose inverse is another permutation."""
-    own, aligned = from_pretrained(trained), from_pretrained(trained, labels=("bad", "good", "mixed"))
+    own, aligned = from_pretrained(trained), from_pretrained(trained)
+    data, args = SimpleNamespace(labels=("bad", "good", "mixed")), SimpleNamespace(label_order=None)
+    match_labels(aligned, trained, data, None, args, CPU)
     assert torch.equal(aligned.classifier.weight, own.classifier.weight[[1, 2, 0]])
     assert torch.equal(aligned.classifier.bias, own.classifier.bias[[1, 2, 0]])
     (batch,) = make_batches(tokens(), [np.arange(8)], CPU)

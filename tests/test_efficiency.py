@@ -140,7 +140,7 @@ def test_a_small_split_is_repeated_and_that_is_said(capsys):
 
 def test_bf16_is_measured_in_bf16():
     model, seen = Classifier(CONFIG), set()
-    model.classifier.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    model.pooler.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     measure_speed([model], [make_split(150)], CPU, "bf16", seconds=0)
     assert seen == {torch.bfloat16}
 

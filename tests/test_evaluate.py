@@ -258,7 +258,9 @@ def test_flags_that_are_not_given_are_those_the_first_model_was_trained_with(scr
     (second / "run.json").write_text(json.dumps({"arguments": record | {"dataset": "sst2", "max_length": 10}}))
     calls = stop("minikd.cli.load_dataset")
     out = [script("evaluate.py", *models)[1] for models in ([first, second], [plain, second, first])]
-    assert calls == [(("fpb", Path("/theirs")), {"agreement": "75"}), (("sst2", Path("/theirs")), {"agreement": "75"})]
+    own = dict.fromkeys(("text_column", "label_column", "encoding"))
+    given = {"agreement": "75", **own}
+    assert calls == [(("fpb", Path("/theirs")), given), (("sst2", Path("/theirs")), given)]
     assert "max_length 20" in out[0] and "max_length 10" in out[1]
     given = ["--dataset", "imdb", "--data-dir", "mine", "--fpb-agreement", "all", "--max-length", 12]
     _, out, _ = script("evaluate.py", first, *given)

@@ -20,6 +20,9 @@ from minikd.training import TrainingSettings
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train.py", "distill.py", "evaluate.py")
 BY_CORPUS = "by corpus, see below"
+ORDER = "the order that clearly fits the validation split; an error if none does"
+OWN_DATA = {"--text-column": "text or sentence", "--label-column": "label", "--encoding": "utf-8",
+            "--label-order": ORDER}  # fmt: skip
 # Defaults that are no value of the flag itself. What they promise is tested further down or beside the code they name.
 DESCRIBED = {
     "train.py": {
@@ -27,7 +30,7 @@ DESCRIBED = {
         "--layers": "4, of a new model", "--hidden": "256, of a new model",
         "--max-length": BY_CORPUS, "--epochs": BY_CORPUS, "--lr": f"{BY_CORPUS}; adapters 5e-4",
         "--track": "neither", "--data-dir": "the folder data beside the scripts",
-        "--output-dir": "runs/<dataset>-model",
+        "--output-dir": "runs/<dataset>-model", **OWN_DATA,
     },
     "distill.py": {
         "--recipe": "none", "--teacher": "bert-base-uncased; for the sample a new 4-layer model",
@@ -36,11 +39,14 @@ DESCRIBED = {
         "--student-layers": "4", "--student-hidden": "the teacher's, but for the shapes named at --student-layers",
         "--max-length": BY_CORPUS, "--epochs": BY_CORPUS, "--lr": f"{BY_CORPUS}; adapters 5e-4",
         "--track": "neither", "--data-dir": "the folder data beside the scripts",
-        "--output-dir": "runs/<recipe or dataset>",
+        "--output-dir": "runs/<recipe or dataset>", **OWN_DATA,
     },
     "evaluate.py": {
         **dict.fromkeys(("--dataset", "--data-dir", "--fpb-agreement", "--max-length"),
                         "as the first model was trained"),
+        "--text-column": "as the first model was trained, else text or sentence",
+        "--label-column": "as the first model was trained, else label",
+        "--encoding": "as recorded, for the data of the first model; else utf-8", "--label-order": ORDER,
         **dict.fromkeys(("--quantize", "--html", "--output-dir", "--plot", "--text", "--input", "--output"), "none"),
     },
 }  # fmt: skip
@@ -278,8 +284,10 @@ def test_precision_auto_becomes_what_the_device_is_good_at(script, corpus, bare,
 @pytest.mark.parametrize("name", ["train.py", "distill.py"])
 def test_data_and_device_flags_reach_what_they_name(name, script, stop, tmp_path):
     calls = stop("minikd.cli.load_dataset")
-    script(name, "--dataset", "fpb", "--data-dir", "archives", "--fpb-agreement", "75", "--device", "cpu")
-    assert calls == [(("fpb", tmp_path / "archives"), {"agreement": "75"})]
+    own = {"text_column": "body", "label_column": "kind", "encoding": "latin-1"}
+    flags = [word for flag, value in own.items() for word in (f"--{flag.replace('_', '-')}", value)]
+    script(name, "--dataset", "fpb", "--data-dir", "archives", "--fpb-agreement", "75", "--device", "cpu", *flags)
+    assert calls == [(("fpb", tmp_path / "archives"), {"agreement": "75", **own})]
     script(name, "--dataset", "imdb", "--device", "cpu")
     assert calls[1] == (("imdb", (ROOT / "data").resolve()), {"agreement": "50"})
     devices = stop("minikd.cli.choose_device")
