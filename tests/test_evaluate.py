@@ -264,9 +264,9 @@ def test_flags_that_are_not_given_are_those_the_first_model_was_trained_with(scr
     assert "max_length 20" in out[0] and "max_length 10" in out[1]
     given = ["--dataset", "imdb", "--data-dir", "mine", "--fpb-agreement", "all", "--max-length", 12]
     _, out, _ = script("evaluate.py", first, *given)
-    assert calls[2] == (("imdb", Path("mine")), {"agreement": "all"}) and "max_length 12" in out
+    assert calls[2] == (("imdb", Path("mine")), {"agreement": "all", **dict.fromkeys(own)}) and "max_length 12" in out
     _, out, _ = script("evaluate.py", plain, "--dataset", "imdb")
-    assert calls[3] == (("imdb", DATA_DIR), {"agreement": "50"})
+    assert calls[3] == (("imdb", DATA_DIR), {"agreement": "50", **dict.fromkeys(own)})
     assert "max_length 32" in out  # the model's positions are fewer than the corpus's default
     (first / "run.json").write_text(json.dumps({"arguments": record | {"max_length": 500}}))
     assert "max_length 32" in script("evaluate.py", first)[1]

@@ -289,7 +289,7 @@ def test_data_and_device_flags_reach_what_they_name(name, script, stop, tmp_path
     script(name, "--dataset", "fpb", "--data-dir", "archives", "--fpb-agreement", "75", "--device", "cpu", *flags)
     assert calls == [(("fpb", tmp_path / "archives"), {"agreement": "75", **own})]
     script(name, "--dataset", "imdb", "--device", "cpu")
-    assert calls[1] == (("imdb", (ROOT / "data").resolve()), {"agreement": "50"})
+    assert calls[1] == (("imdb", (ROOT / "data").resolve()), {"agreement": "50", **dict.fromkeys(own)})
     devices = stop("minikd.cli.choose_device")
     script(name, "--device", "mps")
     script(name)
