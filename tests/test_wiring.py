@@ -154,6 +154,23 @@ def test_distill_hands_each_training_its_own_data_settings_seed_and_teacher(scri
         assert rows[name]["training_minutes"] == pytest.approx(sum(seconds) / 60)
 
 
+@pytest.mark.parametrize("start", ["random", "--student"])
+def test_each_student_of_a_seed_starts_from_the_same_weights_of_its_own(
+    script, films, trained, learned, trainings, start
+):
+    shape = ["--student", learned] if start == "--student" else ["--student-layers", 1, "--student-hidden", 64]
+    assert script("distill.py", "--dataset", films, "--teacher", trained, *shape, *FLAGS, "--seeds", 2)[0] == 0
+    first = [call["first_weights"] for call in trainings]
+    assert first[0] == first[1] != first[2] == first[3]
+    assert len({id(call["model"]) for call in trainings}) == 4
+    heads = []
+    for seed in (7, 8):  # whatever is random follows from the seed
+        torch.manual_seed(seed)
+        model = from_pretrained(learned, LABELS) if start == "--student" else Classifier(trainings[0]["model"].config)
+        heads.append(model_fingerprint(model))
+    assert heads == [first[0], first[2]]
+
+
 def test_a_students_first_weights_are_the_named_layers_of_the_fine_tuned_teacher(script, films, learned, trainings):
     flags = [*FLAGS, *OF_THE_TEACHER, "--take-layers", 3, 1]
     assert script("distill.py", "--dataset", films, "--teacher", learned, *flags)[0] == 0
@@ -397,6 +414,7 @@ def test_the_first_command_of_the_readme(script, small_sample, trainings, oracle
         assert np.allclose(scipy.special.softmax(found, axis=1), targets, atol=1e-5)
     else:
         assert np.allclose(found, logits_of(output / "teacher", [texts[i] for i in batch.index], 64), atol=1e-4)
+    assert trainings[-2]["first_weights"] == trainings[-1]["first_weights"]
     shapes = [(call["model"].config.num_hidden_layers, call["model"].config.hidden_size) for call in trainings]
     assert shapes == [(4, 256), (4, 128), (4, 128)][-len(names) :]
     epochs = [(call["settings"]["epochs"], call["settings"]["lr"]) for call in trainings]
