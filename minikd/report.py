@@ -117,7 +117,7 @@ def _cell(value, form: str) -> str:
     return mean if len(set(value)) == 1 else f"{mean} ± {form.format(statistics.stdev(value)).lstrip('+')}"
 
 
-def notes(results: dict) -> str:
+def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
     """The lines under the table: a warning where the split is too small, what the students started from, the simple
     baseline, the ceiling where it is known, significance, machine."""
     lines = []
@@ -147,7 +147,7 @@ def notes(results: dict) -> str:
     if results.get("significance"):
         lines.append(sentence(results["significance"]))
     lines += quantization_changes(results["models"], results["precision"])
-    if results.get("found_finished") is not None:
+    if results.get("found_finished") is not None and (not keys or "run_minutes" in keys):
         found = results["found_finished"] + ["the steps before --resume"] * bool(results["arguments"].get("resume"))
         lines.append(
             "minutes of the whole run: those of this command, evaluation included"
@@ -185,7 +185,7 @@ def sweep_table(results: dict) -> str:
 
 def report(results: dict, keys: tuple[str, ...] = ()) -> str:
     """The table (lines picked by `keys`), that of the sweep if there was one, and the notes, as Markdown."""
-    parts = [table(results, keys), *([sweep_table(results)] if results.get("sweep") else []), notes(results)]
+    parts = [table(results, keys), *([sweep_table(results)] if results.get("sweep") else []), notes(results, keys)]
     return "\n\n".join(parts)
 
 
