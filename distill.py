@@ -1,6 +1,6 @@
 """Knowledge distillation, the whole experiment: a teacher, a student distilled from it, and as a baseline the same
 student trained on the labels alone, compared on the test set. Both students have the same first weights. Where these
-are the fine-tuned teacher's layers, the baseline does without the teacher's logits, but not without its weights.
+are layers of the fine-tuned teacher, the baseline profits from the teacher too, though not from its logits.
 
     python distill.py --student-layers 4 --alpha 0.5 --T 2
     python distill.py --dataset imdb --student-layers 4 --alpha 0.5 --T 2
@@ -92,7 +92,7 @@ def run(args, tracking):
         tokenize_split(split, tokenizer, args.max_length) for split in (data.train, data.validation, data.test)
     )
     full = np.mean(train.lengths == args.max_length)
-    print(f"training texts that fill all {args.max_length} tokens (longer ones are cut there): {full:.1%}")
+    print(f"training texts that fill all {args.max_length} tokens (longer ones are truncated): {full:.1%}")
     training = partial(
         train_or_reuse,
         tokenizer=tokenizer,
@@ -145,7 +145,7 @@ def run(args, tracking):
         return training("baseline", new_student(seed), settings=replace(settings, seed=seed), folder=folder)
 
     sweep, alpha, T = None, args.alpha[0], args.T[0]
-    if len(args.alpha) * len(args.T) > 1:  # a student for each pair; the best on validation goes on
+    if len(args.alpha) * len(args.T) > 1:  # a student for each pair; the best on validation is kept
         sweep = run_sweep(
             args.alpha, args.T, partial(distil, args.seed), validation, device, args.precision, output, args.choose
         )
@@ -195,7 +195,9 @@ def plan(args, examples: int, trains_teacher: bool) -> str:
         counts.append(f"train {args.seeds} on the labels alone")
     if counts:
         steps.append("students: " + ", ".join(counts))
-    return f"to do: {'; '.join(steps)} ({args.epochs} epochs a student); what is finished already is not done again"
+    again = "; a finished teacher that fits is not trained again, students are" if trains_teacher else ""
+    again = "; finished models are not trained again" if args.resume else again
+    return f"to do: {'; '.join(steps)} ({args.epochs} epochs a student){again}"
 
 
 def add_minutes(rows, models, cache: Path | None, began: float) -> list[str]:

@@ -53,8 +53,9 @@ def parse_args():
         nargs="+",
         choices=FORMATS,
         metavar="FORMAT",
-        help="also compare each model with itself in int8 (8-bit weights and products: faster on a CPU) or int4 (4-bit "
-        "weights: smaller); with --output-dir, both are saved there, as MODEL-int8 and MODEL-int4 (default: none)",
+        help="also compare each model with itself in int8 (8-bit weights and products: faster on a CPU, more "
+        "memory in a pass) or int4 (4-bit weights: smaller, slower); with --output-dir, both are saved there, as "
+        "MODEL-int8 and MODEL-int4 (default: none)",
     )
     group.add_argument(
         "--calibrate",
@@ -66,7 +67,7 @@ def parse_args():
         type=folder,
         metavar="FILE",
         help="write a page for a browser: what each model thinks of each text; the first MODEL is its teacher; long "
-        "texts are truncated to keep it below 5 MB (default: none)",
+        "texts are truncated so that it stays below 5 MB where possible (default: none)",
     )
     group.add_argument(
         "--output-dir",
@@ -277,8 +278,10 @@ def compare(args, device):
 
 
 def was_trained_on(source, dataset):
-    """Whether the model's run.json names these data."""
-    return read_run(model_folder(str(source))).get("arguments", {}).get("dataset") == dataset
+    """Whether the model's own run.json says that it was trained on these data. What it does not know of is not found:
+    copies of other teachers, folders of adapters, files that were moved."""
+    run = read_run(model_folder(str(source)))
+    return "copied_from" not in run and run.get("arguments", {}).get("dataset") == dataset
 
 
 def check_not_overwritten(args):

@@ -74,7 +74,7 @@ def load_adapters(model: Classifier, folder) -> None:
     except OSError:
         raise UserError(f"{path}: cannot be read; a folder of adapters needs this file") from None
     except SafetensorError as error:
-        raise UserError(f"{path}: is cut short or damaged ({error}); fetch it again") from None
+        raise UserError(f"{path}: is incomplete or damaged ({error}); fetch it again") from None
 
     targets = [target for target in TARGETS if tensors.keys() & _adapter_names(model.config, [target]).keys()]
     head = {theirs: ours for theirs, ours in _head_names(model.config).items() if theirs in tensors}

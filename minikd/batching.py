@@ -56,7 +56,7 @@ def tokenize_split(split: Split, tokenizer: Tokenizer, max_length: int) -> Token
     """Tokenises a split, or reads the tokens that an earlier run left in the cache.
 
     The cache ($XDG_CACHE_HOME/minikd, by default ~/.cache/minikd) is keyed by everything that the ids depend on, so a
-    hit is never stale. Where it cannot be written, the run goes on without it.
+    hit is never stale. Where it cannot be written, the run continues without it.
     """
     key = fingerprint("tokens 1", tokenizers.__version__, tokenizer.fingerprint, str(max_length), *split.texts)
     path = cache_folder() / f"tokens-{key[:32]}.safetensors"

@@ -114,7 +114,7 @@ def lora_settings(args: argparse.Namespace, rank: int | None) -> dict | None:
 
 
 def run(main) -> None:
-    """Calls `main` and turns what a user can mend into one line on stderr and status 2; Ctrl-C and SIGTERM into 130."""
+    """Calls `main`. Errors that a user can fix become a line on stderr and status 2; Ctrl-C and SIGTERM, status 130."""
     script = Path(sys.argv[0]).name
 
     def terminate(number, frame):

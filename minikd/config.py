@@ -112,7 +112,7 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, fields: dict) -> "EncoderConfig":
-        """Reads the fields of a config.json. Fields that do not change a classifier's computation are passed over.
+        """Reads the fields of a config.json. Fields that do not change a classifier's computation are ignored.
 
         Raises UserError naming the field for anything that minikd does not implement.
         """

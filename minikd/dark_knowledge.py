@@ -6,7 +6,7 @@ dark_knowledge.html; this module fills in the data. A gzip stream in base64 hold
 softmax is the model's own, and another the texts: base64 contains no character that could end a script element.
 
 The page stays below LIMIT bytes where it can: long texts are truncated, and no example or number is left out, so that
-accuracies, confusion matrices and filters are those of the whole split.
+accuracies, confusion matrices and filters are those of the whole split. The text search sees the truncated texts.
 """
 
 import base64

@@ -165,7 +165,7 @@ def quantization_changes(rows: list[dict], precision: str) -> list[str]:
                 ("accuracy", "accuracy_change", "+z.2f", " points"),
             ) if changes[key] is not None]  # fmt: skip
             lines.append(f"{row['name']} against {name} in {precision}: {', '.join(parts)}".replace(" -", " −"))
-    wish = "experiment E5 wished for quantisation that gives 30 % less latency and half the size"
+    wish = "for comparison: the author of experiment E5 hoped for 30 % less latency and half the size"
     return [*lines, wish] if lines else []
 
 

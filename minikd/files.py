@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and the one exception that means "the user can mend this"."""
+"""Files written whole or not at all, and the one exception that means "the user can fix this"."""
 
 import csv
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The scripts print its one line and exit with status 2."""
+    """An error that the user can fix. The scripts print its one line and exit with status 2."""
 
 
 class CleanUp(ExitStack):

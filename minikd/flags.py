@@ -1,4 +1,4 @@
-"""The flags of the three scripts. What they mean together is settled in cli.py."""
+"""The flags of the three scripts. What they mean together is settled in cli.py and the scripts."""
 
 import argparse
 from pathlib import Path
@@ -31,9 +31,9 @@ def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> N
         default="sample",
         metavar="imdb|sst2|fpb|sample|PATH",
         help="corpus; or a CSV, TSV or JSONL file, or a folder with train, validation and test files. A file is split "
-        "80/10/10 into train, validation and test; a missing validation file becomes a tenth of train. Each label is "
-        "split in proportion, identical texts and texts that contain one another stay together, and the split is the "
-        "same in every run "
+        "80/10/10 into train, validation and test; without a validation file a tenth of train is used. Each label is "
+        "split in proportion, copies of a text stay together, no text that is set aside appears inside a training "
+        "text, and the split is the same in every run "
         f"(default: {default_text or 'sample'})",
     )
     group.add_argument(
@@ -73,15 +73,16 @@ def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> N
         "--max-length",
         type=integer(3),
         metavar="N",
-        help="tokens per text, [CLS] and [SEP] counted; longer texts are cut "
+        help="tokens per text, [CLS] and [SEP] counted; longer texts are truncated "
         f"(default: {default_text or 'by corpus, see below'})",
     )
     group.add_argument(
         "--label-order",
         type=label_names,
         metavar="NAME,NAME,…",
-        help="the data's labels in the order of the model's outputs; used for models whose config.json does not name "
-        "them (LABEL_0, LABEL_1, …) (default: the order that clearly fits the validation split; an error if none does)",
+        help="the data's labels in the order of the model's outputs, for models whose config.json has other names; "
+        "with --text and --input: the names of the outputs (default: by name, LABEL_0 being the label 0; else, for up "
+        "to 8 labels, the order that clearly fits the validation split; else an error)",
     )
 
 
@@ -278,7 +279,7 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
         default=[2.0],
         metavar="X",
         help="temperature of the soft loss (default: 2); several values of --alpha or --T: a sweep over all pairs, "
-        "and the one that is best on validation goes on",
+        "is trained, and the one that is best on validation is kept",
     )
     group.add_argument(
         "--choose",

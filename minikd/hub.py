@@ -152,7 +152,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file of weights. Raises UserError if it is cut short, damaged or no checkpoint."""
+    """The tensors of one file of weights. Raises UserError if it is incomplete, damaged or no checkpoint."""
     try:
         if path.stat().st_size < 1000 and b"git-lfs" in path.read_bytes():
             raise UserError(f"{path}: is a pointer of git-lfs, not the weights themselves; run git lfs pull there")
@@ -165,7 +165,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     except UserError:
         raise
     except SafetensorError as error:
-        raise UserError(f"{path}: is cut short or damaged ({error}); fetch it again") from None
+        raise UserError(f"{path}: is incomplete or damaged ({error}); fetch it again") from None
     except Exception as error:  # torch.load raises half a dozen kinds for a broken file
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{path}: cannot be loaded as weights ({reason[0]}); fetch it again") from None

@@ -45,7 +45,7 @@ def label_file(source: str, texts_file: Path, layout: Layout, output: Path, args
 
 
 def probabilities(source: str, texts: list[str], args, device: torch.device) -> tuple[Classifier, Tensor]:
-    """The model at `source`, and its probabilities (N, C) for the texts, which are cut to `args.max_length` tokens."""
+    """The model at `source`, and its probabilities (N, C) for the texts, truncated to `args.max_length` tokens."""
     model, tokenizer = load_finished(source, args.max_length)
     if args.label_order:
         name_outputs(model, source, args.label_order)

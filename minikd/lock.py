@@ -23,8 +23,8 @@ except ImportError:  # Windows
 def only_run_in(folder: Path | None):
     """Within the block, no other run can begin to write in `folder`, which must exist; None: nothing to protect.
 
-    Raises UserError that names the folder and its user where another run is writing there. Where the system or the file
-    system has no locks, prints a line and protects nothing.
+    Raises UserError that names the folder and the process that holds it where another run is writing there. Where the
+    system or the file system has no locks, prints a line and protects nothing.
     """
     path = folder and folder / ".lock"
     descriptor = path and _take(path)

@@ -143,7 +143,7 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
         lines.append(sweep_choice(results["sweep"]))
     if names := results.get("trained_on"):
         was, its = ("were", "their") if len(names) > 1 else ("was", "its")
-        lines.append(f"{', '.join(names)} {was} trained on a part of these examples: {its} figures flatter")
+        lines.append(f"{', '.join(names)} {was} trained on a part of these examples: {its} figures are too optimistic")
     if results.get("significance"):
         lines.append(sentence(results["significance"]))
     lines += quantization_changes(results["models"], results["precision"])

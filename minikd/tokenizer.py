@@ -45,7 +45,7 @@ class Tokenizer:
         return max(self.vocab.values()) + 1
 
     def encode(self, texts: list[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids of all texts, end to end, each cut to `max_length` tokens with `[CLS]` and `[SEP]` counted.
+        """Token ids of all texts, end to end, each truncated to `max_length` tokens with `[CLS]` and `[SEP]` counted.
 
         Returns ids, int32 of shape (tokens,), and offsets, int64 of shape (texts + 1,): text i has
         ids[offsets[i]:offsets[i + 1]]. The library works on all cores; a progress bar shows for more than a moment's

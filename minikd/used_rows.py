@@ -20,7 +20,7 @@ from minikd.model import Embeddings
 
 
 class UsedRows(nn.Module):
-    """Stands in for a table of word embeddings (V, H) in training: token ids (B, N) -> vectors (B, N, H).
+    """Replaces a table of word embeddings (V, H) in training: token ids (B, N) -> vectors (B, N, H).
 
     `weight` (U, H), the rows of the `ids` in use and that of the table's padding, is trained, but for this padding,
     which gets no gradient; `rest` (V - U, H) serves the texts of the validation split, which may hold other tokens.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What only an NVIDIA GPU can show, in parts that are meant to fit into ten minutes each on an H200; without names all run.
+# What only an NVIDIA GPU can show, in parts that can be run one by one; without names all run.
 #
 #   MINIKD_DATA=data RESULTS=runs/gpu TEACHER=all-MiniLM-L6-v2/ bash tests/gpu_check.sh [PART ...]
 #

@@ -261,7 +261,7 @@ def test_half_precision_file_becomes_an_fp32_model(saved, dtype):
 def test_truncated_safetensors_is_refused_by_name(saved, size):
     path = saved[1] / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    assert f"{path}: is cut short or damaged" in refusal(from_pretrained, saved[1])
+    assert f"{path}: is incomplete or damaged" in refusal(from_pretrained, saved[1])
 
 
 @pytest.mark.parametrize("family", ["bert"])

@@ -412,7 +412,7 @@ def test_a_cut_imdb_archive_is_refused_by_name(imdb_dir, tmp_path, share):
     whole = (imdb_dir / "imdb" / "aclImdb_v1.tar.gz").read_bytes()
     path = write(tmp_path / "aclImdb_v1.tar.gz", whole[: int(len(whole) * share)])
     message = refusal(load_dataset, "imdb", tmp_path)
-    assert message.startswith(f"{path} is cut or damaged (") and "delete it" in message
+    assert message.startswith(f"{path} is incomplete or damaged (") and "delete it" in message
 
 
 def test_a_flipped_bit_in_the_imdb_archive_is_noticed(imdb_dir, tmp_path):
@@ -485,7 +485,7 @@ def test_a_damaged_zip_is_refused_by_name(tmp_path):
         whole[:1000] + b"\xff" * 100 + whole[1100:],
     ):
         path.write_bytes(content)
-        assert refusal(load_dataset, "sst2", tmp_path).startswith(f"{path} is cut or damaged (")
+        assert refusal(load_dataset, "sst2", tmp_path).startswith(f"{path} is incomplete or damaged (")
 
 
 def fpb_file(count=2264) -> bytes:

@@ -156,16 +156,16 @@ def test_all_examples_are_said_to_hold_those_of_the_models_training(script, spre
     write_films(tmp_path / "films.csv")
     flags = ["--dataset", "films.csv", "--layers", 1, "--hidden", 32, "--epochs", 1, *FP32, "--output-dir", "m"]
     assert script("train.py", *flags)[0] == 0
-    words = "m was trained on a part of these examples: its figures flatter"
+    words = "m was trained on a part of these examples: its figures are too optimistic"
     _, results, out = evaluate(script, "m", spread, "--split", "all", "--quantize", "int8")
-    several = "m, m-int8 were trained on a part of these examples: their figures flatter"
+    several = "m, m-int8 were trained on a part of these examples: their figures are too optimistic"
     assert results["trained_on"] == ["m", "m-int8"] and several in out and several in Path("out/results.md").read_text()
     _, results, out = evaluate(script, "m", "--split", "train")
     assert words in out
     _, results, out = evaluate(script, "m")
-    assert "flatter" not in out and "trained_on" not in results
+    assert "optimistic" not in out and "trained_on" not in results
     write_films(tmp_path / "other.csv", 40)
-    assert "flatter" not in evaluate(script, "m", "--dataset", "other.csv", "--split", "all")[2]
+    assert "optimistic" not in evaluate(script, "m", "--dataset", "other.csv", "--split", "all")[2]
 
 
 def test_predictions_hold_the_text_and_stay_one_row_an_example(script, spread, tmp_path):

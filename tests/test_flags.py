@@ -20,7 +20,10 @@ from minikd.training import TrainingSettings
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train.py", "distill.py", "evaluate.py")
 BY_CORPUS = "by corpus, see below"
-ORDER = "the order that clearly fits the validation split; an error if none does"
+ORDER = (
+    "by name, LABEL_0 being the label 0; else, for up to 8 labels, the order that clearly fits the validation split; "
+    "else an error"
+)
 OWN_DATA = {"--text-column": "text or sentence", "--label-column": "label", "--encoding": "utf-8",
             "--label-order": ORDER}  # fmt: skip
 # Defaults that are no value of the flag itself. What they promise is tested further down or beside the code they name.

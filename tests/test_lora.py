@@ -358,7 +358,7 @@ QUERY_A = f"{LAYER}.attention.self.query.lora_A.weight"
     (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json: is not JSON"),
     (lambda folder: (folder / "adapter_config.json").write_bytes(b"\xff"), "adapter_config.json: is not JSON"),
     (lambda folder: (folder / "adapter_config.json").write_text("[]"), "is not LoRA's adapter_config.json"),
-    (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x" * 99), "is cut short or damaged"),
+    (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x" * 99), "is incomplete or damaged"),
     (edit_config(peft_type="IA3"), "peft_type 'IA3' is not implemented"),
     (edit_config(use_dora=True), "use_dora True is not implemented"),
     (edit_config(use_rslora=True), "use_rslora True is not implemented"),

@@ -170,7 +170,7 @@ def test_quantised_models_are_compared_with_their_original_in_all_that_they_chan
                      "+31%, size −74%, accuracy +0.03 points")  # fmt: skip
     assert second == ("other-int4 against other in bf16: latency one at a time +50%, in batches of 100 +0%, size −80%, "
                       "accuracy +0.00 points")  # fmt: skip
-    assert wish == "experiment E5 wished for quantisation that gives 30 % less latency and half the size"
+    assert wish == "for comparison: the author of experiment E5 hoped for 30 % less latency and half the size"
     assert "against" not in notes(results(rows[0]))
 
 

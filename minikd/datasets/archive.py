@@ -46,7 +46,8 @@ def locate(source: Source, data_dir) -> Path:
 
 def damaged(path, why) -> UserError:
     """The error for a file the user has, that does not hold what it should."""
-    return UserError(f"{path} is cut or damaged ({why}): delete it so that it is downloaded again, or replace it")
+    advice = "delete it so that it is downloaded again, or replace it"
+    return UserError(f"{path} is incomplete or damaged ({why}): {advice}")
 
 
 def members(path: Path, pattern: str) -> Iterator[tuple[re.Match, bytes]]:
@@ -112,7 +113,7 @@ def download(url: str, path, sha256: str) -> None:
     except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
         reason = getattr(error, "reason", None) or error
         raise UserError(
-            f"{path.name} could not be downloaded ({reason}): run again to go on from there, "
+            f"{path.name} could not be downloaded ({reason}): run again to continue from there, "
             f"or fetch {url} and put it at {path}"
         ) from error
     if found != sha256:

@@ -6,7 +6,7 @@ Three kinds of columns are refused, by rules that a look at the column can check
 - cells that hold several labels: a list in brackets, or labels joined by ; , or | of which each also stands alone in
   the column ("sports;politics" beside "sports" and "politics"), or which occur in two orders ("a;b" and "b;a"); the
   class names "Books, new" and "Books, used" are accepted;
-- more different labels than half the rows: most of them then have one example, and nothing to learn from.
+- more different labels than half the rows: fewer than two examples of a label on average, too few to learn from.
 """
 
 import re

@@ -27,7 +27,7 @@ def load(data_dir, agreement="50") -> Dataset:
     name = f"Sentences_{agreement.capitalize()}Agree.txt"
     contents = [content for _, content in members(path, name.replace(".", r"\."))]
     if len(contents) != 1:
-        raise damaged(path, f"it has no {name}" if not contents else f"{name} stands in it {len(contents)} times")
+        raise damaged(path, f"it has no {name}" if not contents else f"{name} appears in it {len(contents)} times")
     texts, labels = [], []
     for number, line in enumerate(contents[0].decode("latin-1").split("\n"), start=1):
         if not line.strip():
