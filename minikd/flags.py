@@ -278,8 +278,8 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[2.0],
         metavar="X",
-        help="temperature of the soft loss (default: 2); several values of --alpha or --T: a sweep over all pairs, "
-        "is trained, and the one that is best on validation is kept",
+        help="temperature of the soft loss (default: 2); several values of --alpha or --T: a student is trained for "
+        "each pair, and the one that is best on validation is kept",
     )
     group.add_argument(
         "--choose",

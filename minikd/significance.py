@@ -16,9 +16,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-TOO_FEW = (
-    97  # with fewer test examples, chance alone moves an accuracy of 50 % by more than 10 points (`chance_margin`)
-)
+# With fewer test examples, chance alone moves an accuracy of 50 % by more than 10 points (`chance_margin`).
+TOO_FEW = 97
 
 
 def compare(a, b) -> dict:
@@ -36,7 +35,7 @@ def compare(a, b) -> dict:
 def compare_counts(only_a: int, only_b: int, examples: int) -> dict:
     """`compare` for one pair of models, from the numbers of examples that only a and only b has right, out of all.
 
-    The "seeds" and "examples" of an earlier results file are enough, so its interval can be renewed without its models.
+    Results files hold these, so that the interval of an earlier version can be renewed without its models.
     """
     return _record([(only_a, only_b)], examples, paired_interval(only_a, only_b, examples))
 
@@ -54,7 +53,7 @@ def paired_interval(only_a: int, only_b: int, examples: int, confidence: float =
 
     The adjusted Wald interval of Bonett & Price (2012), recommended by Fagerland, Lydersen & Laake (2014): that of the
     normal approximation, after adding two examples, one that only a has right and one that only b has right. It keeps
-    its promise for few examples too, and has a width where the models agree on every example.
+    its coverage with few examples, and has a width where the models agree on every example.
     """
     if not 0 <= only_a + only_b <= examples or min(only_a, only_b) < 0 or examples < 1:
         raise ValueError(f"{only_a} and {only_b} of {examples} examples: counts must fit")
@@ -85,12 +84,8 @@ def two_way_interval(difference: np.ndarray, confidence: float = 0.95) -> tuple[
     extra = np.tile(np.array([1, -1], dtype=difference.dtype), (seeds, 1))
     difference = np.concatenate([difference, extra], axis=1)  # (S, N + 2)
     examples = difference.shape[1]
-    by_seed, by_example, mean = (
-        difference.mean(axis=1),
-        difference.mean(axis=0),
-        difference.mean(),
-    )  # (S,), (N + 2,), ()
-    residual = difference - by_seed[:, None] - by_example + mean
+    mean, by_seed, by_example = difference.mean(), difference.mean(axis=1), difference.mean(axis=0)
+    residual = difference - by_seed[:, None] - by_example + mean  # (S, N + 2)
     ms_seeds = examples * by_seed.var(ddof=1)
     ms_examples = seeds * by_example.var(ddof=1)
     ms_residual = (residual**2).sum() / ((seeds - 1) * (examples - 1))
@@ -137,8 +132,12 @@ def chance_margin(examples: int) -> float:
 def sentence(comparison: dict, name_a: str = "distilled", name_b: str = "baseline") -> str:
     """What `compare` found, in plain words: the difference, the interval, the verdict, and McNemar's p per seed.
 
-    A record without "method" is of an earlier version, which used a paired bootstrap.
+    A record without "method" is of an earlier version, which used a paired bootstrap. For one seed its counts are
+    enough to compute the present interval; for several they are not, and the sentence says so.
     """
+    if "method" not in comparison and len(comparison["seeds"]) == 1:
+        (test,) = comparison["seeds"]
+        comparison = compare_counts(test["only_a"], test["only_b"], comparison["examples"])
     low, high, seeds = comparison["low"], comparison["high"], len(comparison["seeds"])
     method = comparison.get("method", "paired bootstrap")
     over = f"{method} over {comparison['examples']:,} examples and {seeds} seed{'s' * (seeds > 1)}"

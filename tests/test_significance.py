@@ -276,3 +276,9 @@ def test_anything_but_paired_booleans_is_refused():
             compare(a, wrong)
     with pytest.raises(ValueError, match="with examples in it"):
         compare(a[:, :0], b[:, :0])
+
+
+def test_a_record_of_one_seed_from_an_earlier_version_gets_the_present_interval():
+    present = compare_counts(40, 20, 500)
+    old = {key: value for key, value in present.items() if key != "method"} | {"low": -0.5, "high": 0.5}
+    assert sentence(old) == sentence(present) and "Bonett-Price" in sentence(old)
