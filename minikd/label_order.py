@@ -22,13 +22,14 @@ MOST_LABELS = 8  # whose 40,320 orders are compared
 def match_labels(model: Classifier, source, data, tokenizer, args, device: torch.device) -> None:
     """Puts the rows of the model's classifier into the order of `data.labels`, in place, and renames its labels.
 
-    The order is that of the names in config.json; where they are not the data's, that of --label-order; and for
-    LABEL_0, LABEL_1, … without the flag, the one that clearly fits the validation split (`best_order`). Raises
+    The order is that of the names in config.json; where they are LABEL_0, LABEL_1, … or not the data's, that of
+    --label-order; and for LABEL_0, LABEL_1, … without the flag, that of the labels 0, 1, … where the data has these,
+    or else the one that clearly fits the validation split (`best_order`). Raises
     UserError that names the model, `source`, where there is none of these.
     """
     own, labels = model.config.labels, data.labels
     order = order_by_name(own, labels)
-    if args.label_order and order is not None:
+    if args.label_order and order is not None and not _unnamed(own):
         print(f"{source}: has the data's labels by name; --label-order is not used for it")
     elif len(own) != len(labels) or order is None and not args.label_order and not _unnamed(own):
         raise UserError(

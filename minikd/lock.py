@@ -23,8 +23,9 @@ except ImportError:  # Windows
 def only_run_in(folder: Path | None):
     """Within the block, no other run can begin to write in `folder`, which must exist; None: nothing to protect.
 
-    Raises UserError that names the folder and the process that holds it where another run is writing there. Where the
-    system or the file system has no locks, prints a line and protects nothing.
+    Raises UserError that names the folder and the process that holds it where another run is writing there, in a folder
+    above (distill.py, say, whose teacher's folder this is) or in one below. Where the system or the file system has no
+    locks, prints a line and protects nothing.
     """
     path = folder and folder / ".lock"
     descriptor = path and _take(path)
@@ -32,6 +33,10 @@ def only_run_in(folder: Path | None):
         yield
         return
     try:
+        below = (*folder.glob("*/.lock"), *folder.glob("*/*/.lock"))  # as deep as runs are
+        for other in (*(above / ".lock" for above in folder.resolve().parents), *below):
+            if holder := _holder(other):
+                raise _refusal(other.parent, holder)
         yield
     finally:
         path.unlink(missing_ok=True)  # while it is locked: nobody else removes it
@@ -50,10 +55,7 @@ def _take(path: Path) -> int | None:
             holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
             os.close(descriptor)
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UserError(
-                    f"{path.parent}: another run is writing there ({holder or 'just begun'}); wait for its end, or "
-                    f"give another --output-dir"
-                ) from None
+                raise _refusal(path.parent, holder or "just begun") from None
             path.unlink(missing_ok=True)
             return _no_locks(path, error.strerror)
         if _is_named(descriptor, path):
@@ -61,6 +63,28 @@ def _take(path: Path) -> int | None:
             os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
             return descriptor
         os.close(descriptor)
+
+
+def _holder(path: Path) -> str | None:
+    """Who holds the lock at `path`, which is not this process; None where nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:  # there is none, or it is not ours to look at
+        return None
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return None
+    except OSError as error:
+        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+        return holder or "just begun" if error.errno in (errno.EACCES, errno.EAGAIN) else None
+    finally:
+        os.close(descriptor)
+
+
+def _refusal(folder: Path, holder: str) -> UserError:
+    return UserError(
+        f"{folder}: another run is writing there ({holder}); wait for its end, or give another --output-dir"
+    )
 
 
 def _is_named(descriptor: int, path: Path) -> bool:

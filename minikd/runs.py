@@ -92,6 +92,7 @@ def train_or_reuse(
     _announce(name, model, data, settings, device)
     if lora:
         print(f"{name}: with all weights trained, these would take {full:,.0f} MiB")
+    peak = training_memory_mb(model, data, settings, device, lora)  # before there is a training that a kill could lose
     history = train(
         model,
         data,
@@ -110,7 +111,7 @@ def train_or_reuse(
         "name": name,
         "made_from": made_from,
         "trained_parameters": trainable_parameters(model),
-        "training_peak_mb": training_memory_mb(model, data, settings, device, lora),
+        "training_peak_mb": peak,
         "history": history,
         "arguments": arguments,
     }
@@ -219,9 +220,10 @@ def read_run(folder: Path) -> dict:
 
 
 def trained_before(moment: float, folder: Path) -> bool:
-    """Whether the model in `folder` was trained before `moment` (in seconds of `time.time()`), or is a copy of one that
-    was trained elsewhere."""
-    return "copied_from" in read_run(folder) or (folder / "run.json").stat().st_mtime < moment
+    """Whether the model in `folder` was trained before `moment` (in seconds of `time.time()`) or elsewhere: copied from
+    another folder, or put there by the user, without a run.json."""
+    run = folder / "run.json"
+    return "copied_from" in read_run(folder) or not run.exists() or run.stat().st_mtime < moment
 
 
 def environment(device: torch.device) -> dict:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import QUICK
-from test_runs import CPU, DATA, OTHER, make_model
+from test_runs import CPU, DATA, OTHER, make_model, run
 
 from minikd import inference
 from minikd.inference import caching_minutes, teacher_logits
@@ -147,3 +147,18 @@ def test_a_copy_of_a_teacher_that_is_cut_short_is_no_finished_teacher(script, co
     assert left == kept
     shutil.rmtree("runs/films/teacher")
     assert script(*flags)[0] == 2 and not Path("runs/films/teacher/model.safetensors").exists()
+
+
+def test_a_teacher_that_lies_in_its_place_without_a_run_json_loses_no_results(script, corpus, fine_tuned):
+    shutil.copytree(fine_tuned, "out/teacher")
+    flags = ["--dataset", corpus, "--student-layers", 1, "--no-baseline", *QUICK, "--output-dir", "out"]
+    status, _, err = script("distill.py", "--teacher", "out/teacher", *flags)
+    assert (status, err) == (0, "") and read_json("out/results.json")["found_finished"] == ["teacher"]
+
+
+def test_memory_is_measured_before_there_is_a_training_to_lose(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr("minikd.runs.training_memory_mb", lambda *_: order.append("memory") or 5.0)
+    monkeypatch.setattr("minikd.runs.train", lambda *_, **__: order.append("training") or [])
+    run(tmp_path)
+    assert order == ["memory", "training"] and read_json(tmp_path / "run.json")["training_peak_mb"] == 5.0

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from minikd import efficiency
 from minikd.batching import TokenizedSplit
 from minikd.config import EncoderConfig
 from minikd.efficiency import inference_memory_mb, measure_speed, model_size
@@ -186,6 +187,7 @@ def test_a_measuring_process_that_fails_gives_none_and_one_line(monkeypatch, cap
     out, err = capfd.readouterr()
     assert "not measured" in out and "positions" in out and out.count("\n") == 1 and err == ""
 
+    efficiency._in_own_process.cache_clear()
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert inference_memory_mb(Classifier(CONFIG), make_split(150), CPU, "fp32") is None
     out, _ = capfd.readouterr()

@@ -286,7 +286,7 @@ def test_adapters_load_onto_a_base_in_shards_under_wrapped_names(saved, tmp_path
                 parameter.add_(0.3)
     save_adapters(model, tmp_path / "adapter", str(folder))
     merge_lora(model)
-    assert_same_weights(model, load_adapted(tmp_path / "adapter", ("bad", "good")))
+    assert_same_weights(model, load_adapted(tmp_path / "adapter"))
 
 
 def test_a_run_starts_from_a_bare_encoder_in_shards_with_one_label(script, corpus, bare, tmp_path):

@@ -156,6 +156,17 @@ def test_label_order_names_the_outputs_and_wins_over_validation(script, tickets,
     ]  # fmt: skip
 
 
+def test_label_order_wins_over_the_numbers_of_unnamed_outputs():
+    """LABEL_0 is the label 0 where nobody says otherwise."""
+    data = SimpleNamespace(labels=("0", "1"))
+    for order, rows in ((None, [0, 1]), (["1", "0"], [1, 0])):
+        config = SimpleNamespace(labels=("LABEL_0", "LABEL_1"), with_labels=lambda labels: labels)
+        model = SimpleNamespace(config=config, classifier=torch.nn.Linear(3, 2))
+        weight = model.classifier.weight.detach().clone()
+        match_labels(model, "model", data, None, SimpleNamespace(label_order=order), torch.device("cpu"))
+        assert torch.equal(model.classifier.weight, weight[rows])
+
+
 @pytest.mark.parametrize("order", ["billing,technical", "billing,technical,sale", "billing,sales,technical,other"])
 def test_a_label_order_that_is_not_one_of_the_datas_labels_is_refused(script, tickets, unnamed, order):
     for name, flag in (("distill.py", "--teacher"), ("train.py", "--model"), ("evaluate.py", None)):

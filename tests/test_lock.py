@@ -76,6 +76,22 @@ def test_a_lock_is_released_by_the_death_of_its_process(holder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("held, wanted", [("out", "out/teacher"), ("out/teacher", "out"), ("out/sweep/a", "out")])
+def test_a_run_in_a_folder_above_or_below_is_in_the_way_and_one_beside_is_not(holder, tmp_path, held, wanted):
+    for folder in (held, wanted, "beside"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    process = holder(tmp_path / held)
+    with pytest.raises(UserError, match=f"{held}: another run is writing there .process {process.pid}"):
+        with lock.only_run_in(tmp_path / wanted):
+            pass
+    with lock.only_run_in(tmp_path / "beside"):
+        pass
+    process.kill()
+    process.wait()
+    with lock.only_run_in(tmp_path / wanted):
+        pass
+
+
 @pytest.mark.parametrize("child", ["fork", "program"])
 def test_a_child_process_does_not_keep_its_parents_lock(holder, tmp_path, child):
     start = {

@@ -465,7 +465,9 @@ def test_a_column_flag_without_a_use_is_refused_in_one_line(script, fine_tuned, 
 def test_a_run_prints_the_examples_of_each_label_and_warns_of_rare_ones(capsys, tmp_path):
     labels = ["good"] * 60 + ["bad"] * 30 + ["odd"] * 5
     path = write(tmp_path / "own.csv", table([(f"film number {i:02}", label) for i, label in enumerate(labels)]))
-    args = argparse.Namespace(dataset=str(path), data_dir=tmp_path, fpb_agreement="50", **vars(Layout()))
+    args = argparse.Namespace(
+        dataset=str(path), data_dir=tmp_path, fpb_agreement="50", label_order=None, **vars(Layout())
+    )
     data = cli.load_data(args)
     out = capsys.readouterr().out.splitlines()
     assert out[:2] == [
