@@ -89,6 +89,16 @@ def test_a_run_made_from_something_else_is_not_used(tmp_path, monkeypatch, chang
     assert len(trained) == 2  # that one is there now
 
 
+def test_adapters_of_another_scale_are_another_run(tmp_path, monkeypatch):
+    """Their first weights are the same, and they change nothing yet."""
+    monkeypatch.chdir(tmp_path)
+    results = []
+    for alpha in (4.0, 8.0):
+        lora = {"rank": 2, "alpha": alpha, "dropout": 0.0, "targets": ["query"]}
+        results.append(model_fingerprint(train_or_reuse(**run_of(lora=lora), reuse=True)))
+    assert results[0] != results[1]
+
+
 # Caches
 
 
@@ -144,17 +154,27 @@ def test_a_teachers_logits_are_used_for_their_own_teacher_texts_and_precision(pa
 # Files
 
 
-def test_a_model_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_model_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch, step):
     save_pretrained(spread(make_model()), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(minikd.files.os, "fsync", full_disk)
+    monkeypatch.setattr(minikd.files.os, step, full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_pretrained(spread(make_model(), seed=1), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_takes_its_name_in_one_step_within_its_folder(tmp_path, monkeypatch):
+    """From another file system a file cannot be renamed, only copied."""
+    moves, rename = [], minikd.files.os.replace
+    monkeypatch.setattr(minikd.files.os, "replace", lambda old, new: moves.append((old, new)) or rename(old, new))
+    save_pretrained(make_model(), tmp_path)
+    assert {Path(new).name for _, new in moves} == {"config.json", "model.safetensors"}
+    assert all(Path(old).parent == Path(new).parent == tmp_path for old, new in moves)
 
 
 @pytest.mark.parametrize("tensor", ["bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.bias"])
