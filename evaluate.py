@@ -20,7 +20,13 @@ from minikd.config import FORMATS, EncoderConfig
 from minikd.dark_knowledge import description, write_page
 from minikd.datasets.rows import Layout
 from minikd.defaults import DEFAULTS
-from minikd.evaluation import distilled_against_baseline, evaluate_models, load_finished, write_predictions
+from minikd.evaluation import (
+    distilled_against_baseline,
+    evaluate_models,
+    load_finished,
+    training_data,
+    write_predictions,
+)
 from minikd.files import UserError, write_json
 from minikd.flag_types import folder, non_empty
 from minikd.hub import is_fine_tuned, model_folder
@@ -239,9 +245,12 @@ def compare(args, device):
             row["agreement"] = (own == full).float().mean().item()
     results = results_of(rows, data, args.split, cli.printable(args), device)
     results |= distilled_against_baseline(logits, split)
+    sources = {name: str(models[unquantized.get(name, name)][0][0]) for name in models}
+    trained_on = {name: training_data(source, data, tokenizers[name], args) for name, source in sources.items()}
     if args.split in ("train", "all"):
-        sources = {name: models[unquantized.get(name, name)][0][0] for name in models}
-        results["trained_on"] = [name for name, source in sources.items() if was_trained_on(source, args.dataset)]
+        results["trained_on"] = [name for name in models if trained_on[name] == "these"]
+    if others := [name for name in models if trained_on[name] == "another version"]:
+        results["trained_on_another_version"] = others
     logits, labels = {name: of_seeds[0] for name, of_seeds in logits.items()}, torch.tensor(split.labels)
     if args.calibrate:
         for row in rows:
@@ -275,13 +284,6 @@ def compare(args, device):
             about=about,
         )
         print(f"page: {args.html}" + f" ({note})" * bool(note))
-
-
-def was_trained_on(source, dataset):
-    """Whether the model's own run.json says that it was trained on these data. What it does not know of is not found:
-    copies of other teachers, folders of adapters, files that were moved."""
-    run = read_run(model_folder(str(source)))
-    return "copied_from" not in run and run.get("arguments", {}).get("dataset") == dataset
 
 
 def check_not_overwritten(args):

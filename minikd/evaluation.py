@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+import tokenizers
 import torch
 from torch import Tensor
 
 from minikd.adapter_files import base_model, load_adapted
-from minikd.batching import TokenizedSplit
+from minikd.batching import TokenizedSplit, tokenize_split
 from minikd.calibration import calibration_metrics
 from minikd.checkpoint import from_pretrained
-from minikd.datasets import Split
+from minikd.datasets import Dataset, Split
 from minikd.efficiency import inference_memory_mb, measure_speed, model_size
 from minikd.files import write_rows
 from minikd.hub import model_folder
@@ -194,6 +195,28 @@ def training_costs(folder: Path) -> dict:
     if run.get("history"):
         costs["training_minutes"] = sum(epoch["seconds"] for epoch in run["history"]) / 60
     return costs
+
+
+def training_data(source: str, data: Dataset, tokenizer: Tokenizer, args) -> str | None:
+    """Which data the model's run.json says it was trained on: "these", `data`; "another version" of them; or None.
+
+    Another version has the same name or path, but another --fpb-agreement or another training split, by fingerprint.
+    Fingerprints of different versions of the tokenizers package are not compared. None: other data, or unknown ones, as
+    of copies of other teachers, folders of adapters and data that were moved.
+    """
+    run = read_run(model_folder(source))
+    recorded, made_from = run.get("arguments", {}), run.get("made_from") or {}
+    if "copied_from" in run or recorded.get("dataset") != args.dataset:
+        return None
+    agreement = recorded.get("fpb_agreement", args.fpb_agreement)
+    if args.dataset == "fpb" and agreement != args.fpb_agreement:
+        return "another version"
+    versions = run.get("versions") or {}
+    if "data" in made_from and versions.get("tokenizers") == tokenizers.__version__:
+        train = tokenize_split(data.train, tokenizer, recorded["max_length"])
+        if train.fingerprint != made_from["data"]:
+            return "another version"
+    return "these"
 
 
 def write_predictions(path: Path, split: Split, logits: Tensor, names: tuple[str, ...]) -> None:

@@ -144,6 +144,12 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
     if names := results.get("trained_on"):
         was, its = ("were", "their") if len(names) > 1 else ("was", "its")
         lines.append(f"{', '.join(names)} {was} trained on a part of these examples: {its} figures are too optimistic")
+    if names := results.get("trained_on_another_version"):
+        was, its = ("were", "their") if len(names) > 1 else ("was", "its")
+        lines.append(
+            f"{', '.join(names)} {was} trained on another version of these data: {its} training texts may be in this "
+            f"split"
+        )
     if results.get("significance"):
         lines.append(sentence(results["significance"]))
     lines += quantization_changes(results["models"], results["precision"])

@@ -21,7 +21,7 @@ from minikd.calibration import calibration_metrics, fit_temperature
 from minikd.checkpoint import from_pretrained
 from minikd.datasets import Split, load_dataset
 from minikd.evaluation import distilled_against_baseline, evaluate_models
-from minikd.files import UserError
+from minikd.files import UserError, atomic_write
 from minikd.flags import DATA_DIR
 from minikd.inference import predict
 from minikd.metrics import confusion_matrix
@@ -166,6 +166,54 @@ def test_all_examples_are_said_to_hold_those_of_the_models_training(script, spre
     assert "optimistic" not in out and "trained_on" not in results
     write_films(tmp_path / "other.csv", 40)
     assert "optimistic" not in evaluate(script, "m", "--dataset", "other.csv", "--split", "all")[2]
+
+
+@pytest.mark.parametrize("split", ["test", "all"])
+def test_a_model_trained_on_another_version_of_the_data_is_named(script, spread, tmp_path, split):
+    write_films(tmp_path / "films.csv")
+    flags = ["--dataset", "films.csv", "--layers", 1, "--hidden", 32, "--epochs", 1, *FP32, "--output-dir", "m"]
+    assert script("train.py", *flags)[0] == 0
+    words = "m was trained on another version of these data: its training texts may be in this split"
+    _, results, out = evaluate(script, "m", spread, "--split", split)
+    assert "another version" not in out and "trained_on_another_version" not in results
+    write_films(tmp_path / "films.csv", 130)  # it has grown
+    _, results, out = evaluate(script, "m", spread, "--split", split)
+    assert results["trained_on_another_version"] == ["m"]
+    assert out.count(words) == 1 and words in Path("out/results.md").read_text() and "optimistic" not in out
+    several = "m, m-int8 were trained on another version of these data: their training texts may be in this split"
+    assert several in evaluate(script, "m", "--split", split, "--quantize", "int8")[2]
+    write_films(tmp_path / "other.csv", 130)
+    assert "another version" not in evaluate(script, "m", "--dataset", "other.csv", "--split", split)[2]
+    record = read_json("m/run.json")
+    record["versions"]["tokenizers"] = "0.1"  # its fingerprints have another key: nothing is known
+    Path("m/run.json").write_text(json.dumps(record))
+    assert "another version" not in evaluate(script, "m", "--split", split)[2]
+    Path("m/run.json").write_text(json.dumps(record | {"copied_from": "elsewhere"}))
+    assert "another version" not in evaluate(script, "m", "--split", split)[2]
+
+
+def test_a_model_trained_on_phrases_of_another_agreement_is_named(script, tmp_path):
+    folder, labels = tmp_path / "data/FinancialPhraseBank-v1.0", ("positive", "negative", "neutral")
+    for name, count in (("75Agree", 3453), ("AllAgree", 2264)):
+        atomic_write(folder / f"Sentences_{name}.txt", "".join(f"word {i}@{labels[i % 3]}\n" for i in range(count)))
+    flags = [
+        "--dataset",
+        "fpb",
+        "--data-dir",
+        "data",
+        "--layers",
+        1,
+        "--hidden",
+        32,
+        "--epochs",
+        1,
+        "--batch-size",
+        256,
+    ]
+    assert script("train.py", *flags, "--fpb-agreement", "75", *FP32, "--output-dir", "m")[0] == 0
+    words = "m was trained on another version of these data: its training texts may be in this split"
+    assert "another version" not in evaluate(script, "m")[2]
+    assert words in evaluate(script, "m", "--fpb-agreement", "all")[2]
 
 
 def test_predictions_hold_the_text_and_stay_one_row_an_example(script, spread, tmp_path):
