@@ -26,6 +26,8 @@ NORMALIZER = {
     "tokenize_chinese_chars":      "handle_chinese_chars",
 }  # fmt: skip
 
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
+
 # The values of tokenizer_config.json that are implemented.
 VALUES = {
     "do_lower_case": (True, False),
@@ -73,15 +75,30 @@ def normalizer_settings(content: dict) -> dict:
 
 def check_settings(settings: dict, path: Path) -> None:
     """Raises UserError for settings in tokenizer_config.json that are wrong or that minikd does not implement."""
-    for name, values in VALUES.items():
-        if name in settings and settings[name] not in values:
-            raise UserError(f"{path}: {name} must be one of {', '.join(map(str, values))}, not {settings[name]!r}")
-    if not isinstance(settings.get("added_tokens_decoder") or {}, dict):
+    for name in [name for name in VALUES if name in settings]:
+        value, values = settings[name], VALUES[name]
+        if not any(type(value) is type(one) and value == one for one in values):  # in Python, 1 == True
+            raise UserError(f"{path}: {name} must be one of {', '.join(map(str, values))}, not {value!r}")
+    listed = settings.get("added_tokens_decoder") or {}
+    if not isinstance(listed, dict):
         raise UserError(f"{path}: added_tokens_decoder must be an object of id: token")
+    for token_id, token in listed.items():
+        if not token_id.isdecimal():
+            raise UserError(f"{path}: added_tokens_decoder: {token_id!r} is no id of a token")
+        _check_token(token, f"added_tokens_decoder: {token_id}", path)
     for token in SPECIAL_TOKENS:
         name = f"{token[1:-1].lower()}_token"
+        _check_token(settings.get(name) or token, name, path)
         if _content(settings.get(name) or token) != token:
             raise UserError(f"{path}: {name} {_content(settings[name])!r} is not implemented: BERT has {token}")
+
+
+def _check_token(token, name: str, path: Path) -> None:
+    """Raises UserError where what `path` gives as the token `name` is neither a text nor an object with one."""
+    fields = token if isinstance(token, dict) else {"content": token}
+    flags = [fields[name] for name in FLAGS if name in fields]
+    if not isinstance(fields.get("content"), str) or not all(isinstance(flag, bool) for flag in flags):
+        raise UserError(f"{path}: {name} must be a text, or an object with its content and flags of true or false")
 
 
 def check_general(content: dict, path: Path) -> None:
@@ -134,6 +151,6 @@ def _content(token) -> str:
 
 def _added(token, **fields) -> AddedToken:
     """The library's object for a token that a file gives as a text or as an object."""
-    names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
-    token = {name: token[name] for name in names if name in token} if isinstance(token, dict) else {"content": token}
+    given = token if isinstance(token, dict) else {"content": token}
+    token = {name: given[name] for name in ("content", *FLAGS) if name in given}
     return AddedToken(**(token | fields))
