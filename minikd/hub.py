@@ -98,6 +98,11 @@ def _weights_file(folder: Path) -> Path:
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
+    if (folder / ".partial").exists() or (folder / ".finished").exists():
+        raise UserError(
+            f"{folder}: has no model.safetensors or pytorch_model.bin, only what a killed run left; run the same "
+            f"command with --resume"
+        )
     raise UserError(f"{folder}: has no model.safetensors or pytorch_model.bin; a model folder needs one of them")
 
 

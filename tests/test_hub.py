@@ -108,6 +108,16 @@ def test_one_file_is_taken_before_shards_and_safetensors_before_bin(saved):
     assert "has no model.safetensors or pytorch_model.bin" in refusal(is_fine_tuned, folder)
 
 
+@pytest.mark.parametrize("left", [".partial", ".finished"])
+def test_the_folder_of_a_run_that_was_killed_is_answered_with_resume(left, tmp_path):
+    assert "--resume" not in refusal(is_fine_tuned, tmp_path)
+    (tmp_path / left).mkdir()
+    assert refusal(is_fine_tuned, tmp_path) == (
+        f"{tmp_path}: has no model.safetensors or pytorch_model.bin, only what a killed run left; run the same command "
+        f"with --resume"
+    )
+
+
 FIRST = {
     "model.safetensors": "model-00001-of-00002.safetensors",
     "pytorch_model.bin": "pytorch_model-00001-of-00002.bin",
