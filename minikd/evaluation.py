@@ -107,7 +107,8 @@ def _pool(bins) -> list:
 
 
 def compare_with_first(row: dict, first: dict) -> dict:
-    """What a smaller model keeps and saves against the first one; None where one of them lacks the figure.
+    """What a smaller model keeps and saves against the first one; None where one of them lacks the figure,
+    or for a ratio to 0.
 
     Of experiment E4: `retention` and `f1_retention`, its accuracy and F1 over the first's; `speed_up` in batches of
     128; `parameter_fraction`; and `efficiency_ratio`, retention over parameter fraction. Of E5: `accuracy_change` and
@@ -141,7 +142,7 @@ def compare_with_first(row: dict, first: dict) -> dict:
         "memory_change": compare(change, "peak_memory_mb"),
         "retention": retention,
         "f1_retention": compare(ratio, "f1"),
-        "speed_up": compare(lambda mine, its: its / mine, "batch_128_ms"),
+        "speed_up": compare(lambda mine, its: ratio(its, mine), "batch_128_ms"),
         "parameter_fraction": fraction,
         "efficiency_ratio": None if None in (retention, fraction) else _each(ratio, retention, fraction),
     }

@@ -279,4 +279,7 @@ def read_results(path: Path) -> dict:
     needed = {"models", "arguments", "dataset", "examples", "split", "precision", "device", "threads"}
     if not isinstance(results, dict) or not needed <= results.keys() or not isinstance(results["models"], list):
         raise UserError(f"{path}: is not a results file (it lacks some of {', '.join(sorted(needed))})")
+    rows = results["models"]
+    if not rows or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
+        raise UserError(f"{path}: is not a results file (its models must be a list of objects with a name)")
     return results

@@ -188,10 +188,23 @@ def test_added_results_name_no_folder_of_their_machine(tmp_path):
     assert str(tmp_path) not in text and "MiniLM" in text
 
 
+def test_a_ratio_to_zero_is_missing_and_so_are_its_lines():
+    first = {"name": "a", "parameters": 0, "size_mb": 0, "accuracy": 0.0, "f1": [0.0, 0.5], "latency_1_ms": 0.0,
+             "batch_100_ms": 0.0, "batch_128_ms": 1.0, "throughput": 0.0, "peak_memory_mb": 0.0}  # fmt: skip
+    row = {key: value if key == "name" else 1.0 for key, value in first.items()} | {"batch_128_ms": 0.0}
+    wanted = dict.fromkeys(compare_with_first({}, {})) | {"accuracy_change": 100.0}
+    assert compare_with_first(row, first) == wanted
+    assert "speed-up" not in report(results(first, row))
+
+
 def test_a_broken_results_file_is_named(tmp_path):
     for content in ("{", "[]", "{}"):
         (tmp_path / "broken.json").write_text(content)
         with pytest.raises(UserError, match="broken.json: is not a results file"):
+            read_results(tmp_path / "broken.json")
+    for models in ([], ["teacher"], [{"accuracy": 0.5}]):
+        (tmp_path / "broken.json").write_text(json.dumps(results() | {"models": models}))
+        with pytest.raises(UserError, match="broken.json: is not a results file .its models must be a list of objects"):
             read_results(tmp_path / "broken.json")
 
 
