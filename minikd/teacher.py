@@ -53,7 +53,9 @@ def keep_copy(teacher: Classifier, tokenizer: Tokenizer, args, device: torch.dev
         return
     print(f"teacher: {args.teacher} is fine-tuned already and is used as it is; a copy goes to {folder}")
     partial = folder / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of another teacher that was being trained here
+    if partial.exists():  # of another teacher that was being trained here
+        print(f"teacher: the interrupted run in {folder} is discarded")
+        shutil.rmtree(partial, ignore_errors=True)
     finish_publishing(folder)
     (folder / "log.jsonl").unlink(missing_ok=True)  # the copy brings none
     save_pretrained(teacher, partial)

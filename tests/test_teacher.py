@@ -9,11 +9,12 @@ import torch
 from equality import CONFIGS, randomised
 
 from minikd.batching import make_batches, plan_batches, tokenize_split
+from minikd.checkpoint import from_pretrained
 from minikd.datasets import Split, load_dataset
 from minikd.inference import model_fingerprint
 from minikd.losses import soft_loss
-from minikd.teacher import source_of_logits
-from minikd.tokenizer import train_wordpiece
+from minikd.teacher import keep_copy, source_of_logits
+from minikd.tokenizer import load_tokenizer, train_wordpiece
 
 CPU = torch.device("cpu")
 
@@ -80,3 +81,13 @@ def test_the_targets_are_the_teachers_logits_on_the_texts_of_the_batch(sample, t
         torch.testing.assert_close(logits_of(batch), wanted[batch.index], rtol=1e-4, atol=1e-4)
         assert not logits_of(batch).requires_grad
     assert (tmp_path / "teacher-logits.safetensors").exists() == (mode == "cache")
+
+
+def test_a_copy_says_that_it_discards_an_interrupted_run(fine_tuned, tmp_path, capsys):
+    given = from_pretrained(fine_tuned), load_tokenizer(fine_tuned), flags(tmp_path, teacher=str(fine_tuned)), CPU
+    keep_copy(*given)
+    assert "discarded" not in capsys.readouterr().out
+    (tmp_path / "teacher/.partial").mkdir()
+    keep_copy(*given)
+    assert f"teacher: the interrupted run in {tmp_path / 'teacher'} is discarded\n" in capsys.readouterr().out
+    assert not (tmp_path / "teacher/.partial").exists() and (tmp_path / "teacher/run.json").exists()
