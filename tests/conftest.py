@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
+from minikd.files import UserError
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
 
@@ -99,6 +100,23 @@ def script(capsys, monkeypatch, tmp_path):
         )
 
     return run
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """Ends a script where it calls a function, and returns what that was called with."""
+
+    def at(name):
+        calls = []
+
+        def instead(*arguments, **options):
+            calls.append((arguments, options))
+            raise UserError("seen enough")
+
+        monkeypatch.setattr(name, instead)
+        return calls
+
+    return at
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from minikd.calibration import calibration_metrics, fit_temperature
 from minikd.checkpoint import from_pretrained
 from minikd.datasets import Split, load_dataset
 from minikd.evaluation import distilled_against_baseline, evaluate_models
-from minikd.files import UserError, atomic_write
+from minikd.files import atomic_write
 from minikd.flags import DATA_DIR
 from minikd.inference import predict
 from minikd.metrics import confusion_matrix
@@ -69,23 +69,6 @@ def logits_of(folder, split, max_length=32):
     """What the model in `folder`, with its own tokenizer, says to the split."""
     tokens = tokenize_split(split, load_tokenizer(Path(folder)), max_length)
     return predict(from_pretrained(folder), tokens, torch.device("cpu"), "fp32")
-
-
-@pytest.fixture
-def stop(monkeypatch):
-    """Ends a script where it calls a function, and returns what that was called with."""
-
-    def at(name):
-        calls = []
-
-        def instead(*arguments, **options):
-            calls.append((arguments, options))
-            raise UserError("seen enough")
-
-        monkeypatch.setattr(name, instead)
-        return calls
-
-    return at
 
 
 def evaluate(script, *arguments, status=0):

@@ -252,27 +252,6 @@ def test_every_training_flag_of_distill_reaches_the_loops(script, corpus, bare, 
     assert all(call["data"].lengths.max() == 9 for call in calls.values())
 
 
-class Stop(UserError):
-    """Ends a script where a test has seen enough."""
-
-
-@pytest.fixture
-def stop(monkeypatch):
-    """Ends a script where it calls a function, and returns what that was called with."""
-
-    def at(name):
-        calls = []
-
-        def instead(*arguments, **options):
-            calls.append((arguments, options))
-            raise Stop("seen enough")
-
-        monkeypatch.setattr(name, instead)
-        return calls
-
-    return at
-
-
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_precision_auto_becomes_what_the_device_is_good_at(script, corpus, bare, stop, monkeypatch, fast, precision):
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
