@@ -219,10 +219,12 @@ def check_plan(args, teacher, student, fine_tuned: bool) -> None:
     for flag, source in (("--teacher", args.teacher), ("--student", args.student)):
         used_in_place = flag == "--teacher" and fine_tuned  # it may lie where this run would copy it to
         check_not_source(args.output_dir, flag, source, allowed="teacher" if used_in_place else None)
-    if args.lora_rank and fine_tuned and args.recipe:
-        print(f"--lora-rank {args.lora_rank}: not used; the teacher is fine-tuned already")
-    if args.lora_rank and (fine_tuned or teacher is None) and not args.recipe:
-        raise UserError("--lora-rank: this teacher is not trained here; leave it out (students: --student-lora-rank)")
+    if args.lora_rank and (fine_tuned or teacher is None):
+        if not args.recipe or args.lora_rank != RECIPES[args.recipe].flags.get("lora_rank"):
+            raise UserError(
+                "--lora-rank: this teacher is not trained here; leave it out (students: --student-lora-rank)"
+            )
+        print(f"--lora-rank {args.lora_rank} of the recipe is ignored: this teacher is not trained here")
     if args.lora_rank and args.teacher is None:
         raise UserError("--lora-rank: the sample's own teacher starts from random weights; adapters need learned ones")
     for flag, rank, model in (

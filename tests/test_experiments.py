@@ -276,3 +276,14 @@ def test_tensorboard_gets_the_lines_of_the_log_and_the_test_figures(script, corp
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(s, pytest.approx(v)) for s, v in losses]
     rows = {row["name"]: row for row in read_json("runs/films/results.json")["models"]}
     assert events.Scalars("test/accuracy")[-1].value == pytest.approx(rows["distilled"]["accuracy"])
+
+
+def test_the_rank_of_a_recipe_is_ignored_aloud_where_the_teacher_is_fine_tuned_and_the_users_own_is_refused(
+    script, corpus, fine_tuned
+):
+    flags = ["--recipe", "sst2-lora", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 1, *QUICK]
+    status, out, err = script("distill.py", *flags, "--no-baseline")
+    assert (status, err) == (0, "")
+    assert "--lora-rank 8 of the recipe is ignored: this teacher is not trained here" in out
+    status, _, err = script("distill.py", *flags, "--lora-rank", 4)
+    assert status == 2 and "--lora-rank: this teacher is not trained here" in err and err.count("\n") == 1
