@@ -1,13 +1,15 @@
 """What splits.py promises, on random data: repeated texts in other cases and spacings, and with conflicting labels."""
 
 import random
+import re
+import time
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from minikd.datasets import Dataset, Split
-from minikd.datasets.splits import assemble, divide, identity
+from minikd.datasets.splits import assemble, containment_groups, divide, identity, words_of
 from minikd.files import UserError
 
 SEEDS = range(20)
@@ -151,3 +153,86 @@ def test_a_split_that_would_be_empty_or_lack_a_label_is_refused_and_never_return
         return
     assert data.validation.texts and data.test.texts
     assert min(Counter(data.train.labels)[label] for label in range(CLASSES)) >= 2
+
+
+def groups_by_definition(texts: list[str]) -> tuple[list[str], list[bool]]:
+    """What `containment_groups` says, by comparing each text with each."""
+    words = [f" {' '.join(re.findall('[a-z0-9]+', text.lower()))} " for text in texts]
+    names, shared = [], []
+    for text, own in zip(texts, words):
+        around = {other for other in words if own in other and own.strip()}
+        around = {one for one in around if not any(one in other and one != other for other in around)}
+        longest = min(around, key=lambda other: (-other.count(" "), other)) if around else None
+        alike = [other for other, its in zip(texts, words) if its == longest] if around else [text]
+        names.append(min(map(identity, alike)))
+        shared.append(len(around) > 1)
+    return names, shared
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_groups_are_those_of_comparing_each_text_with_each(seed):
+    rng = random.Random(seed)
+    vocabulary, longest = rng.choice((1, 2, 3, 20)), rng.choice((2, 4, 12))
+    words = [f"{letter}{i}" for i in range(vocabulary) for letter in "wW"]
+    texts = [" ".join(rng.choices(words, k=rng.randint(0, longest))) + rng.choice(("", "!", " .")) for _ in range(60)]
+    assert containment_groups(texts) == groups_by_definition(texts)
+
+
+def of_words(count: int, vocabulary: int, shortest: int, longest: int) -> list[str]:
+    rng = random.Random(0)
+    return [
+        " ".join(f"w{rng.randrange(vocabulary)}" for _ in range(rng.randint(shortest, longest))) for _ in range(count)
+    ]
+
+
+MANY = {
+    "short texts": of_words(30_000, 200, 4, 8),
+    "few different words": of_words(8_000, 20, 10, 20),
+    "beginnings of one another": [" ".join(f"w{i}" for i in range(end)) for end in range(1, 1_500)],
+    "one word, repeated": ["a " * count for count in range(1, 1_500)],
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_grouping_many_texts_takes_seconds(kind):
+    start = time.process_time()
+    containment_groups(MANY[kind])
+    assert time.process_time() - start < 4
+
+
+SENTENCE = "我们昨天在城里看了一部很好的电影但是没有买票"
+
+
+@pytest.mark.parametrize(
+    "part, whole",
+    [
+        ("resume", "My Résumé, attached"),
+        ("NAÏVE", "a naive film"),
+        ("e\u0301tude", "une étude"),
+        ("看了一部", SENTENCE),
+        ("电影", SENTENCE),
+        ("film 电", f"the film{SENTENCE[13:]}"),
+        ("straße", "die STRASSE"),
+    ],
+)
+def test_a_part_is_found_whatever_its_accents_and_without_spaces_between_chinese_characters(part, whole):
+    assert containment_groups([part, whole])[0] == [identity(whole)] * 2
+
+
+def test_words_are_those_of_an_uncased_tokenizer_and_keep_accents_where_asked():
+    assert words_of("Ça, c'est L’ÉTÉ!") == "ca c est l ete "
+    assert words_of("Ça, c'est L’ÉTÉ!", accents=True) == "ça c est l été "
+    assert words_of("GPT在2024年") == "gpt 在 2024 年 "
+    assert words_of("Rock'n'Roll がく ...") == "rock n roll かく "
+    assert containment_groups(["resume", "my résumé"], accents=True)[0] == ["resume", "my résumé"]
+
+
+def test_no_phrase_of_a_chinese_sentence_is_set_aside_while_the_sentence_trains():
+    rng = random.Random(0)
+    texts = []
+    for _ in range(60):
+        sentence = "".join(chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(12))
+        texts += [sentence, sentence[2:6], sentence[7:]]
+    train, *held_out = divide(Split(texts, [0, 1, 0] * 60), 2)
+    assert all(part.texts for part in held_out)
+    assert not [text for part in held_out for text in part.texts if any(text in other for other in train.texts)]

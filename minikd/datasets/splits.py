@@ -2,14 +2,17 @@
 
 Three promises hold for every corpus: no test text is in train or validation, no validation text is in train, and what
 is set aside keeps the shares of the labels. A fourth holds for what is set aside here: no text of it appears, word for
-word, inside a training text. SST-2's training set holds the phrases of its own sentences; divided at random, 87 of 100
+word, inside a training text, whatever the case, accents and punctuation (in SST-2, accents count). SST-2's training set holds the phrases of its own sentences; divided at random, 87 of 100
 validation texts would be parts of training texts, and validation would say nothing about new sentences. Which side a
 text falls on depends on the texts alone, not on their order in the file or the version of a random number generator.
 """
 
 import hashlib
 import re
+import unicodedata
+from bisect import bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +22,9 @@ from minikd.files import UserError, fingerprint
 SEED = 42  # fixed: results of different runs are comparable only on the same split
 SHARE = 0.1  # of the data, for validation and (where a corpus has no official one) for test
 MINIMUM = 2  # training examples of each label
+# Chinese characters, in the ranges of BERT's tokenizer (Devlin et al. 2018, tokenization.py, _is_chinese_char)
+CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f"
+WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
 
 
 @dataclass(frozen=True)
@@ -67,20 +73,21 @@ def identity(text: str) -> str:
 
 
 def assemble(
-    name, labels, train: Split, test: Split | None = None, validation: Split | None = None, where=None
+    name, labels, train: Split, test: Split | None = None, validation: Split | None = None, where=None, accents=False
 ) -> Dataset:
     """The `Dataset` of the splits given, making those that are missing.
 
     Without `test` the data are divided 80/10/10 (`validation` must be missing too). Without `validation` a tenth of
     train becomes it. Training texts that also stand in a given test or validation split are dropped, and so are
     validation texts that stand in test; a printed line says how many. Messages name the data `where` (or `name`).
+    With `accents`, texts that differ in accents alone may be on different sides.
     Raises UserError where a split would be empty or a label would have fewer than two training examples.
     """
     where = where or name
     if test is None:
-        train, validation, test = divide(train, 2)
+        train, validation, test = divide(train, 2, accents)
     elif validation is None:
-        train, validation = divide(_without(train, "training", {"test": test}, where), 1)
+        train, validation = divide(_without(train, "training", {"test": test}, where), 1, accents)
     else:
         validation = _without(validation, "validation", {"test": test}, where)
         train = _without(train, "training", {"test": test, "validation": validation}, where)
@@ -97,14 +104,14 @@ def assemble(
     return Dataset(name, tuple(labels), train, validation, test)
 
 
-def divide(examples: Split, parts: int) -> list[Split]:
+def divide(examples: Split, parts: int, accents: bool = False) -> list[Split]:
     """Set `parts` disjoint tenths of `examples` aside: [the rest, part 1, …, part `parts`], each in the original order.
 
     Stratified: a part takes round(n / 10) examples, and at least one, of a label that has n. Grouped: a text and those
     that it contains move together (`containment_groups`), and a text that several groups contain stays in the rest. So
     a part falls short of its number only where whole groups cannot fill it.
     """
-    group_names, shared = containment_groups(examples.texts)
+    group_names, shared = containment_groups(examples.texts, accents)
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(group_names):
         if not shared[index]:
@@ -128,40 +135,72 @@ def divide(examples: Split, parts: int) -> list[Split]:
     return [replace(_select(examples, sorted(chosen)), positions=sorted(chosen)) for chosen in indices]
 
 
-def containment_groups(texts: list[str]) -> tuple[list[str], list[bool]]:
+def containment_groups(texts: list[str], accents: bool = False) -> tuple[list[str], list[bool]]:
     """The group of each text, and whether it also appears in a text of another group.
 
     A group is named by the `identity` of a text that no longer one contains. Each text joins the group of the longest
-    text in which its words appear side by side, in whatever case and punctuation; texts of the same words are one
-    group. A text without words joins those of its own identity only.
+    text in which its words (`words_of`) appear side by side, in whatever case, accents and punctuation; texts of the same words are one group. A text without
+    words joins those of its own identity only.
+
+    Takes time almost linear in the number of words: only texts that no longer one contains are searched, and each
+    of their positions by bisection.
     """
-    words = [" ".join(re.findall(r"\w+", text.casefold())) for text in texts]
+    words = [words_of(text, accents) for text in texts]
     names: dict[str, str] = {}  # words -> the least identity of the texts that have them
     for text, own in zip(texts, words):
         names[own] = min(names.get(own, identity(text)), identity(text))
-
-    distinct = sorted(names.keys() - {""}, key=lambda own: (-own.count(" "), own))  # the longest first
-    frequency = Counter(word for own in distinct for word in set(own.split()))
-    rarest = [min(own.split(), key=lambda word: (frequency[word], word)) for own in distinct]
-    containing: dict[str, list[int]] = defaultdict(list)  # of a text's rarest word: the texts that have it
-    looked_up = set(rarest)
-    for i, own in enumerate(distinct):
-        for word in looked_up.intersection(own.split()):
-            containing[word].append(i)
-
-    group, shared = list(range(len(distinct))), [False] * len(distinct)
-    padded = [f" {own} " for own in distinct]  # so that "art" is not found in "part"
-    for i, own in enumerate(padded):
-        for longer in containing[rarest[i]]:
-            if longer >= i or shared[i]:
-                break
-            if own in padded[longer]:
-                if group[i] == i:
-                    group[i] = group[longer]
-                shared[i] = group[i] != group[longer]
-    found = {own: (names[distinct[group[i]]], shared[i]) for i, own in enumerate(distinct)}
-    of_texts = [found.get(own, (identity(text), False)) for text, own in zip(texts, words)]
+    group, shared = _longest_containing(names.keys() - {""})
+    of_texts = [
+        (names[group[own]], own in shared) if own else (identity(text), False) for text, own in zip(texts, words)
+    ]
     return [name for name, _ in of_texts], [several for _, several in of_texts]
+
+
+def words_of(text: str, accents: bool = False) -> str:
+    """The words of the text, each with a space after it, without case and punctuation and, unless `accents`, without
+    accents.
+
+    As for BERT's uncased tokenizer, "Résumé" is "resume", and each Chinese character is a word.
+    """
+    text = text.casefold()
+    if not accents and not text.isascii():
+        text = "".join(char for char in unicodedata.normalize("NFD", text) if unicodedata.category(char) != "Mn")
+    return "".join(word + " " for word in WORD.findall(text))
+
+
+def _longest_containing(distinct: Iterable[str]) -> tuple[dict[str, str], set[str]]:
+    """Of each of the `distinct` texts, as `words_of` writes them, the longest text that contains it, perhaps itself; and
+    those that several texts contain of which none contains another."""
+    starting: dict[str, list[str]] = defaultdict(list)  # first word -> the texts that begin with it, sorted
+    shorter: dict[str, str | None] = {}  # the longest other text with which a text begins
+    beginnings: list[str] = []  # of the present text, each the beginning of the next
+    for text in sorted(distinct):  # a text comes after its beginnings, with nothing but their continuations between
+        while beginnings and not text.startswith(beginnings[-1]):
+            beginnings.pop()
+        shorter[text] = beginnings[-1] if beginnings else None
+        beginnings.append(text)
+        starting[text[: text.index(" ")]].append(text)
+
+    group: dict[str, str] = {}
+    shared, seen_in = set(), {}
+    for longest in sorted(shorter, key=lambda text: (-text.count(" "), text)):
+        if longest in group:
+            continue  # what it contains was found in the text that contains it
+        position = 0
+        for word in longest.split():
+            if candidates := starting.get(word):
+                rest = longest[position:]
+                # The texts with which `rest` begins are its predecessor in the order and beginnings of that.
+                text = candidates[i - 1] if (i := bisect_right(candidates, rest)) else None
+                while text and not rest.startswith(text):
+                    text = shorter[text]
+                while text and text not in shared and seen_in.get(text) is not longest:
+                    seen_in[text] = longest
+                    if group.setdefault(text, longest) is not longest:
+                        shared.add(text)
+                    text = shorter[text]
+            position += len(word) + 1
+    return group, shared
 
 
 def _select(split: Split, indices) -> Split:
