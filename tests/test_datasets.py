@@ -118,6 +118,28 @@ def test_a_text_joins_the_longest_text_that_contains_it():
     assert names[7:] == ["...", "...", "!"]  # without words, only the same text is the same
 
 
+@pytest.mark.parametrize("shorter, told", [(14, True), (13, False)])
+def test_texts_that_stay_in_training_because_several_contain_them_are_counted_from_a_twentieth_on(
+    capsys, shorter, told
+):
+    texts = [f"the fine film {i}" for i in range(260)] + ["fine film", "FINE film!"] * (shorter // 2)
+    texts += ["the film"] * (shorter % 2)  # appears in none
+    assemble("corpus", ("a", "b"), Split(texts, [i % 2 for i in range(len(texts))]))
+    line = "corpus: 14 of 274 texts (5%) appear inside several others and stay in training: "
+    out = capsys.readouterr().out
+    assert out == told * (line + "what is set aside from these data holds longer texts\n")
+
+
+def test_a_text_that_contains_all_others_is_named_as_the_reason_for_an_empty_split():
+    texts = [f"word{i}" for i in range(40)]
+    texts.insert(7, "The whole list,\nin one: " + ", ".join(texts))
+    message = refusal(assemble, "corpus", ("a", "b"), Split(texts, [i % 2 for i in range(41)]), where="own.csv")
+    assert message.startswith(
+        "own.csv: no example is left for the validation split: the text 'The whole list,\\nin one"
+    )
+    assert "contains 40 of the other texts" in message and "remove it" in message and "distinct" not in message
+
+
 def test_the_side_of_a_text_does_not_depend_on_the_order_of_the_file():
     examples = numbered([300, 200])
     order = random.Random(1).sample(range(500), 500)

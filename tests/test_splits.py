@@ -211,7 +211,7 @@ SENTENCE = "我们昨天在城里看了一部很好的电影但是没有买票"
         ("e\u0301tude", "une étude"),
         ("看了一部", SENTENCE),
         ("电影", SENTENCE),
-        ("film 电", f"the film{SENTENCE[13:]}"),
+        ("film 电", f"the film{SENTENCE[14:]}"),
         ("straße", "die STRASSE"),
     ],
 )

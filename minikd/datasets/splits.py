@@ -2,9 +2,10 @@
 
 Three promises hold for every corpus: no test text is in train or validation, no validation text is in train, and what
 is set aside keeps the shares of the labels. A fourth holds for what is set aside here: no text of it appears, word for
-word, inside a training text, whatever the case, accents and punctuation (in SST-2, accents count). SST-2's training set holds the phrases of its own sentences; divided at random, 87 of 100
-validation texts would be parts of training texts, and validation would say nothing about new sentences. Which side a
-text falls on depends on the texts alone, not on their order in the file or the version of a random number generator.
+word, inside a training text, whatever the case, accents and punctuation (in SST-2, accents count). SST-2's training set
+holds the phrases of its own sentences; divided at random, 87 of 100 validation texts would be parts of training texts,
+and validation would say nothing about new sentences. Which side a text falls on depends on the texts alone, not on
+their order in the file or the version of a random number generator.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from minikd.files import UserError, fingerprint
 SEED = 42  # fixed: results of different runs are comparable only on the same split
 SHARE = 0.1  # of the data, for validation and (where a corpus has no official one) for test
 MINIMUM = 2  # training examples of each label
+NOTICEABLE = 0.05  # of the texts: so many that stay in training because several others contain them are mentioned
 # Chinese characters, in the ranges of BERT's tokenizer (Devlin et al. 2018, tokenization.py, _is_chinese_char)
 CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f"
 WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
@@ -85,10 +87,13 @@ def assemble(
     """
     where = where or name
     if test is None:
-        train, validation, test = divide(train, 2, accents)
+        whole = train
+        train, validation, test = divide(whole, 2, accents, where)
     elif validation is None:
-        train, validation = divide(_without(train, "training", {"test": test}, where), 1, accents)
+        whole = _without(train, "training", {"test": test}, where)
+        train, validation = divide(whole, 1, accents, where)
     else:
+        whole = None
         validation = _without(validation, "validation", {"test": test}, where)
         train = _without(train, "training", {"test": test, "validation": validation}, where)
     counts = Counter(train.labels)
@@ -100,18 +105,23 @@ def assemble(
             )
     for split_name, split in (("validation", validation), ("test", test)):
         if not split.texts:
-            raise UserError(f"{where}: no example is left for the {split_name} split: give more (distinct) examples")
+            remedy = (whole and _about_largest_group(whole, accents)) or "give more (distinct) examples"
+            raise UserError(f"{where}: no example is left for the {split_name} split: {remedy}")
     return Dataset(name, tuple(labels), train, validation, test)
 
 
-def divide(examples: Split, parts: int, accents: bool = False) -> list[Split]:
+def divide(examples: Split, parts: int, accents: bool = False, where="data") -> list[Split]:
     """Set `parts` disjoint tenths of `examples` aside: [the rest, part 1, …, part `parts`], each in the original order.
 
     Stratified: a part takes round(n / 10) examples, and at least one, of a label that has n. Grouped: a text and those
     that it contains move together (`containment_groups`), and a text that several groups contain stays in the rest. So
-    a part falls short of its number only where whole groups cannot fill it.
+    a part falls short of its number only where whole groups cannot fill it. A printed line names the data `where` and
+    says how many texts stay in the rest for that reason, where they are 5 % or more.
     """
     group_names, shared = containment_groups(examples.texts, accents)
+    if sum(shared) >= NOTICEABLE * len(shared) > 0:
+        share = f"{sum(shared):,} of {len(shared):,} texts ({sum(shared) / len(shared):.0%})"
+        print(f"{where}: {share} appear inside several others and stay in training: what is set aside is longer texts")
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(group_names):
         if not shared[index]:
@@ -139,7 +149,7 @@ def containment_groups(texts: list[str], accents: bool = False) -> tuple[list[st
     """The group of each text, and whether it also appears in a text of another group.
 
     A group is named by the `identity` of a text that no longer one contains. Each text joins the group of the longest
-    text in which its words (`words_of`) appear side by side, in whatever case, accents and punctuation; texts of the same words are one group. A text without
+    text in which its words (`words_of`) appear side by side; texts of the same words are one group. A text without
     words joins those of its own identity only.
 
     Takes time almost linear in the number of words: only texts that no longer one contains are searched, and each
@@ -150,10 +160,8 @@ def containment_groups(texts: list[str], accents: bool = False) -> tuple[list[st
     for text, own in zip(texts, words):
         names[own] = min(names.get(own, identity(text)), identity(text))
     group, shared = _longest_containing(names.keys() - {""})
-    of_texts = [
-        (names[group[own]], own in shared) if own else (identity(text), False) for text, own in zip(texts, words)
-    ]
-    return [name for name, _ in of_texts], [several for _, several in of_texts]
+    of_texts = [names[group[own]] if own else identity(text) for text, own in zip(texts, words)]
+    return of_texts, [own in shared for own in words]
 
 
 def words_of(text: str, accents: bool = False) -> str:
@@ -169,8 +177,10 @@ def words_of(text: str, accents: bool = False) -> str:
 
 
 def _longest_containing(distinct: Iterable[str]) -> tuple[dict[str, str], set[str]]:
-    """Of each of the `distinct` texts, as `words_of` writes them, the longest text that contains it, perhaps itself; and
-    those that several texts contain of which none contains another."""
+    """The longest text that contains each text (itself, if no other does), and the texts that belong to several groups.
+
+    `distinct` are different texts as `words_of` writes them.
+    """
     starting: dict[str, list[str]] = defaultdict(list)  # first word -> the texts that begin with it, sorted
     shorter: dict[str, str | None] = {}  # the longest other text with which a text begins
     beginnings: list[str] = []  # of the present text, each the beginning of the next
@@ -201,6 +211,19 @@ def _longest_containing(distinct: Iterable[str]) -> tuple[dict[str, str], set[st
                     text = shorter[text]
             position += len(word) + 1
     return group, shared
+
+
+def _about_largest_group(examples: Split, accents: bool) -> str:
+    """Which text contains so many others that their group is larger than a part may be; empty where none does."""
+    groups = defaultdict(set)
+    for text, name in zip(examples.texts, containment_groups(examples.texts, accents)[0]):
+        groups[name].add(identity(text))
+    name, members = max(groups.items(), key=lambda item: len(item[1]))
+    if len(members) < max(2, SHARE * sum(map(len, groups.values()))):
+        return ""
+    text = next(text for text in examples.texts if identity(text) == name)
+    others = f"{len(members) - 1:,} of the other texts"
+    return f"the text {text[:60]!r} contains {others}, and a text stays with those that it contains: remove it or divide it"
 
 
 def _select(split: Split, indices) -> Split:
