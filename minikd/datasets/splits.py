@@ -2,10 +2,10 @@
 
 Three promises hold for every corpus: no test text is in train or validation, no validation text is in train, and what
 is set aside keeps the shares of the labels. A fourth holds for what is set aside here: no text of it appears, word for
-word, inside a training text, whatever the case, accents and punctuation (in SST-2, accents count). SST-2's training set
-holds the phrases of its own sentences; divided at random, 87 of 100 validation texts would be parts of training texts,
-and validation would say nothing about new sentences. Which side a text falls on depends on the texts alone, not on
-their order in the file or the version of a random number generator.
+word, inside a training text, whatever the case, accents and punctuation. SST-2's training set holds the phrases of its
+own sentences; divided at random, 87 of 100 validation texts would be parts of training texts, and validation would say
+nothing about new sentences. Which side a text falls on depends on the texts alone, not on their order in the file or
+the version of a random number generator.
 """
 
 import hashlib
@@ -75,23 +75,22 @@ def identity(text: str) -> str:
 
 
 def assemble(
-    name, labels, train: Split, test: Split | None = None, validation: Split | None = None, where=None, accents=False
+    name, labels, train: Split, test: Split | None = None, validation: Split | None = None, where=None
 ) -> Dataset:
     """The `Dataset` of the splits given, making those that are missing.
 
     Without `test` the data are divided 80/10/10 (`validation` must be missing too). Without `validation` a tenth of
     train becomes it. Training texts that also stand in a given test or validation split are dropped, and so are
     validation texts that stand in test; a printed line says how many. Messages name the data `where` (or `name`).
-    With `accents`, texts that differ in accents alone may be on different sides.
     Raises UserError where a split would be empty or a label would have fewer than two training examples.
     """
     where = where or name
     if test is None:
         whole = train
-        train, validation, test = divide(whole, 2, accents, where)
+        train, validation, test = divide(whole, 2, where)
     elif validation is None:
         whole = _without(train, "training", {"test": test}, where)
-        train, validation = divide(whole, 1, accents, where)
+        train, validation = divide(whole, 1, where)
     else:
         whole = None
         validation = _without(validation, "validation", {"test": test}, where)
@@ -105,12 +104,12 @@ def assemble(
             )
     for split_name, split in (("validation", validation), ("test", test)):
         if not split.texts:
-            remedy = (whole and _about_largest_group(whole, accents)) or "give more (distinct) examples"
+            remedy = (whole and _about_largest_group(whole)) or "give more (distinct) examples"
             raise UserError(f"{where}: no example is left for the {split_name} split: {remedy}")
     return Dataset(name, tuple(labels), train, validation, test)
 
 
-def divide(examples: Split, parts: int, accents: bool = False, where="data") -> list[Split]:
+def divide(examples: Split, parts: int, where="data") -> list[Split]:
     """Set `parts` disjoint tenths of `examples` aside: [the rest, part 1, …, part `parts`], each in the original order.
 
     Stratified: a part takes round(n / 10) examples, and at least one, of a label that has n. Grouped: a text and those
@@ -118,10 +117,11 @@ def divide(examples: Split, parts: int, accents: bool = False, where="data") -> 
     a part falls short of its number only where whole groups cannot fill it. A printed line names the data `where` and
     says how many texts stay in the rest for that reason, where they are 5 % or more.
     """
-    group_names, shared = containment_groups(examples.texts, accents)
+    group_names, shared = containment_groups(examples.texts)
     if sum(shared) >= NOTICEABLE * len(shared) > 0:
         share = f"{sum(shared):,} of {len(shared):,} texts ({sum(shared) / len(shared):.0%})"
-        print(f"{where}: {share} appear inside several others and stay in training: what is set aside is longer texts")
+        kept = f"{share} appear inside several others and stay in training"
+        print(f"{where}: {kept}: what is set aside from these data holds longer texts")
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(group_names):
         if not shared[index]:
@@ -145,7 +145,7 @@ def divide(examples: Split, parts: int, accents: bool = False, where="data") -> 
     return [replace(_select(examples, sorted(chosen)), positions=sorted(chosen)) for chosen in indices]
 
 
-def containment_groups(texts: list[str], accents: bool = False) -> tuple[list[str], list[bool]]:
+def containment_groups(texts: list[str]) -> tuple[list[str], list[bool]]:
     """The group of each text, and whether it also appears in a text of another group.
 
     A group is named by the `identity` of a text that no longer one contains. Each text joins the group of the longest
@@ -155,7 +155,7 @@ def containment_groups(texts: list[str], accents: bool = False) -> tuple[list[st
     Takes time almost linear in the number of words: only texts that no longer one contains are searched, and each
     of their positions by bisection.
     """
-    words = [words_of(text, accents) for text in texts]
+    words = [words_of(text) for text in texts]
     names: dict[str, str] = {}  # words -> the least identity of the texts that have them
     for text, own in zip(texts, words):
         names[own] = min(names.get(own, identity(text)), identity(text))
@@ -164,14 +164,13 @@ def containment_groups(texts: list[str], accents: bool = False) -> tuple[list[st
     return of_texts, [own in shared for own in words]
 
 
-def words_of(text: str, accents: bool = False) -> str:
-    """The words of the text, each with a space after it, without case and punctuation and, unless `accents`, without
-    accents.
+def words_of(text: str) -> str:
+    """The words of the text, each with a space after it, without case, accents and punctuation.
 
     As for BERT's uncased tokenizer, "Résumé" is "resume", and each Chinese character is a word.
     """
     text = text.casefold()
-    if not accents and not text.isascii():
+    if not text.isascii():
         text = "".join(char for char in unicodedata.normalize("NFD", text) if unicodedata.category(char) != "Mn")
     return "".join(word + " " for word in WORD.findall(text))
 
@@ -213,17 +212,19 @@ def _longest_containing(distinct: Iterable[str]) -> tuple[dict[str, str], set[st
     return group, shared
 
 
-def _about_largest_group(examples: Split, accents: bool) -> str:
+def _about_largest_group(examples: Split) -> str:
     """Which text contains so many others that their group is larger than a part may be; empty where none does."""
     groups = defaultdict(set)
-    for text, name in zip(examples.texts, containment_groups(examples.texts, accents)[0]):
+    for text, name in zip(examples.texts, containment_groups(examples.texts)[0]):
         groups[name].add(identity(text))
     name, members = max(groups.items(), key=lambda item: len(item[1]))
     if len(members) < max(2, SHARE * sum(map(len, groups.values()))):
         return ""
     text = next(text for text in examples.texts if identity(text) == name)
-    others = f"{len(members) - 1:,} of the other texts"
-    return f"the text {text[:60]!r} contains {others}, and a text stays with those that it contains: remove it or divide it"
+    return (
+        f"the text {text[:60]!r} contains {len(members) - 1:,} of the other texts, and a text stays with those that it "
+        f"contains: remove it or divide it"
+    )
 
 
 def _select(split: Split, indices) -> Split:

@@ -29,8 +29,7 @@ def load(data_dir) -> Dataset:
         if len(rows) != count:
             raise damaged(path, f"{len(rows):,} examples in {name}.tsv, not {count:,}")
         splits[name] = _split(rows, where)
-    # With accents: all published figures were measured on this split, and "cliched" beside "clichéd" concerns few texts.
-    return assemble("sst2", LABELS, splits["train"], splits["dev"], accents=True)
+    return assemble("sst2", LABELS, splits["train"], splits["dev"])
 
 
 def _split(rows: list[Row], where: str) -> Split:
