@@ -127,16 +127,14 @@ def test_texts_that_stay_in_training_because_several_contain_them_are_counted_fr
     assemble("corpus", ("a", "b"), Split(texts, [i % 2 for i in range(len(texts))]))
     line = "corpus: 14 of 274 texts (5%) appear inside several others and stay in training: "
     out = capsys.readouterr().out
-    assert out == told * (line + "what is set aside from these data holds longer texts\n")
+    assert out == told * (line + "what is set aside is longer texts\n")
 
 
 def test_a_text_that_contains_all_others_is_named_as_the_reason_for_an_empty_split():
     texts = [f"word{i}" for i in range(40)]
     texts.insert(7, "The whole list,\nin one: " + ", ".join(texts))
     message = refusal(assemble, "corpus", ("a", "b"), Split(texts, [i % 2 for i in range(41)]), where="own.csv")
-    assert message.startswith(
-        "own.csv: no example is left for the validation split: the text 'The whole list,\\nin one"
-    )
+    assert message.startswith("own.csv: no example is left for the validation split: the text 'The whole list,\\nin ")
     assert "contains 40 of the other texts" in message and "remove it" in message and "distinct" not in message
 
 

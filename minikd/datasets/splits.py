@@ -221,10 +221,8 @@ def _about_largest_group(examples: Split) -> str:
     if len(members) < max(2, SHARE * sum(map(len, groups.values()))):
         return ""
     text = next(text for text in examples.texts if identity(text) == name)
-    return (
-        f"the text {text[:60]!r} contains {len(members) - 1:,} of the other texts, and a text stays with those that it "
-        f"contains: remove it or divide it"
-    )
+    others = f"{len(members) - 1:,} of the other texts, with which it must stay together"
+    return f"the text {text[:60]!r} contains {others}: remove it or divide it"
 
 
 def _select(split: Split, indices) -> Split:
