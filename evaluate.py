@@ -228,7 +228,7 @@ def compare(args, device):
         if place:
             cli.check_writable(place, flag)
     check_not_overwritten(args)
-    data = cli.load_data(args)
+    data = cli.load_data(args, labels_of_first(args) if args.split == "all" else None)
     split = getattr(data, args.split)
     if args.split != "all":
         count, total = len(split.texts), len(data.all.texts)
@@ -284,6 +284,13 @@ def compare(args, device):
             about=about,
         )
         print(f"page: {args.html}" + f" ({note})" * bool(note))
+
+
+def labels_of_first(args):
+    """--label-order, else the labels of the first of the models."""
+    source = args.models[0]
+    folder = model_folder(base_model(source) or source)
+    return args.label_order or EncoderConfig.from_file(folder / "config.json").labels
 
 
 def check_not_overwritten(args):

@@ -75,9 +75,10 @@ def start(args: argparse.Namespace) -> torch.device:
     return device
 
 
-def load_data(args: argparse.Namespace) -> Dataset:
-    """The corpus that the flags name. Prints its sizes and how many examples each label has. Raises UserError where
-    --label-order has others.
+def load_data(args: argparse.Namespace, model_labels=None) -> Dataset:
+    """The corpus that the flags name; with `model_labels`, for finished models alone (`load_dataset`).
+
+    Prints its sizes and how many examples each label has. Raises UserError where --label-order has others.
     """
     data = load_dataset(
         args.dataset,
@@ -86,6 +87,7 @@ def load_data(args: argparse.Namespace) -> Dataset:
         text_column=args.text_column,
         label_column=args.label_column,
         encoding=args.encoding,
+        model_labels=model_labels,
     )
     if args.label_order and order_by_name(args.label_order, data.labels) is None:
         raise UserError(

@@ -80,6 +80,8 @@ def _order_on_validation(model: Classifier, source, data, tokenizer, args, devic
     unknown = f"{source}: its config.json does not say which labels {model.config.labels[0]}, … are"
     if len(data.labels) > MOST_LABELS:
         raise UserError(f"{unknown}; name all {len(data.labels)} by --label-order, in the order of the outputs")
+    if not data.validation.texts:
+        raise UserError(f"{unknown}, and there are no validation texts to tell; name them by --label-order")
     tokens = tokenize_split(data.validation, tokenizer, args.max_length)
     outputs = predict_once(model, tokens, device, args.precision, desc="label order").argmax(dim=-1)
     model.cpu()  # where from_pretrained leaves it

@@ -289,7 +289,7 @@ def test_flags_that_are_not_given_are_those_the_first_model_was_trained_with(scr
     (second / "run.json").write_text(json.dumps({"arguments": record | {"dataset": "sst2", "max_length": 10}}))
     calls = stop("minikd.cli.load_dataset")
     out = [script("evaluate.py", *models)[1] for models in ([first, second], [plain, second, first])]
-    own = dict.fromkeys(("text_column", "label_column", "encoding"))
+    own = dict.fromkeys(("text_column", "label_column", "encoding", "model_labels"))
     given = {"agreement": "75", **own}
     assert calls == [(("fpb", Path("/theirs")), given), (("sst2", Path("/theirs")), given)]
     assert "max_length 20" in out[0] and "max_length 10" in out[1]

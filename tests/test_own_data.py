@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import save_model
 
 from minikd import cli
 from minikd.datasets import data_fingerprint, load_dataset
@@ -435,6 +436,30 @@ def test_new_texts_are_read_from_the_column_and_encoding_given(script, excel, fi
     assert script("evaluate.py", fine_tuned, *flags)[0] == 0
     rows = list(csv.DictReader(Path("labels.csv").open(newline="", encoding="utf-8")))
     assert len(rows) == 200 and all(row["text"].endswith(" à voir") for row in rows)
+
+
+@pytest.mark.parametrize("labels", [["bad"] * 2 + ["good"] * 4, ["good"] * 6, ["bad"], ["good"] * 30])
+def test_all_examples_of_a_small_file_or_of_one_class_are_enough_for_a_finished_model(script, tmp_path, labels):
+    model = save_model(tmp_path / "m", labels=("bad", "good"))
+    write(tmp_path / "own.csv", table([(f"a film {i}", label) for i, label in enumerate(labels)]))
+    status, _, err = script("evaluate.py", model, "--dataset", "own.csv", "--split", "all", "--output-dir", "out")
+    assert (status, err) == (0, "")
+    rows = list(csv.DictReader(Path("out/predictions-m.csv").open(newline="", encoding="utf-8")))
+    assert [row["label"] for row in rows] == labels
+    assert [row["text"] for row in rows] == [f"a film {i}" for i in range(len(labels))]
+
+
+def test_other_labels_than_the_models_are_still_refused_and_unnamed_outputs_need_names(script, tmp_path):
+    model = save_model(tmp_path / "m", labels=("bad", "good"))
+    write(tmp_path / "own.csv", table([("a film", "fine"), ("a plot", "fine")]))
+    status, _, err = script("evaluate.py", model, "--dataset", "own.csv", "--split", "all")
+    assert status == 2 and "'fine'" in err and err.count("\n") == 1
+    unnamed = save_model(tmp_path / "u", labels=("LABEL_0", "LABEL_1"))
+    write(tmp_path / "two.csv", table([("a film", "good"), ("a film", "bad")]))
+    flags = ["--dataset", "two.csv", "--split", "all"]
+    status, _, err = script("evaluate.py", unnamed, *flags)
+    assert status == 2 and "--label-order" in err and err.count("\n") == 1
+    assert script("evaluate.py", unnamed, *flags, "--label-order", "bad,good")[0] == 0
 
 
 @pytest.mark.parametrize(

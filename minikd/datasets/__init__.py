@@ -10,13 +10,21 @@ __all__ = ["Dataset", "Split", "data_fingerprint", "load_dataset"]
 
 
 def load_dataset(
-    name_or_path, data_dir="data", *, agreement="50", text_column=None, label_column=None, encoding=None
+    name_or_path,
+    data_dir="data",
+    *,
+    agreement="50",
+    text_column=None,
+    label_column=None,
+    encoding=None,
+    model_labels=None,
 ) -> Dataset:
     """The corpus called imdb, sst2, fpb or sample, or the user's own data at a path (see minikd/datasets/own.py).
 
     Archives are looked for in `data_dir` and downloaded into it where missing. `agreement` is the least share of
     annotators that agree on a Financial PhraseBank sentence: 50, 66, 75 or all. The columns and the encoding are for
-    the user's own data alone. Raises UserError.
+    the user's own data alone, and so are `model_labels`: the labels of a finished model, for which all examples are
+    wanted and none trains. With them, splits and classes may be as small as they like. Raises UserError.
     """
     from minikd.datasets import fpb, imdb, own, sst2  # here, since they import this package
 
@@ -38,4 +46,4 @@ def load_dataset(
         return fpb.load(data_dir, agreement)
     if not os.path.exists(name):
         raise UserError(f"--dataset {name}: no such file or folder, and none of the names imdb, sst2, fpb, sample")
-    return own.load(name, layout)
+    return own.load(name, layout, model_labels)

@@ -9,25 +9,33 @@ from pathlib import Path
 
 from minikd.datasets.classes import WHOLE, check_classes, whole_number
 from minikd.datasets.rows import FORMATS, USUAL, Layout, Row, read_rows
-from minikd.datasets.splits import Dataset, Split, assemble
+from minikd.datasets.splits import MINIMUM, Dataset, Split, assemble
 from minikd.files import UserError
 
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
-def load(path, layout: Layout = USUAL) -> Dataset:
+def load(path, layout: Layout = USUAL, model_labels=None) -> Dataset:
     """A file, divided 80/10/10, or a folder whose validation file may be missing (a tenth of train is taken instead).
 
-    The labels are those seen in training, sorted (as numbers, if all are whole numbers). Raises UserError.
+    The labels are those seen in training, sorted (as numbers, if all are whole numbers). With `model_labels` nothing
+    is trained: no split or label needs a least number of examples, and if all labels seen are among the model's, the
+    labels are the model's. Raises UserError.
     """
     path = Path(path)
     name = path.resolve().stem if path.is_file() else path.resolve().name
     files = _split_files(path) if path.is_dir() else {"train": path}
     rows = {split: read_rows(file, layout) for split, file in files.items()}
-    check_classes(rows["train"], files["train"])
-    labels = _label_names(rows["train"], files["train"])
+    seen = {row.label for row in rows["train"]}
+    if seen <= set(model_labels or ()):
+        seen = set(model_labels)
+    else:
+        check_classes(rows["train"], files["train"])
+    labels = _label_names(seen, files["train"])
     splits = {split: _split(rows[split], labels, files[split]) for split in rows}
-    return assemble(name, labels, splits["train"], splits.get("test"), splits.get("validation"), where=path)
+    minimum = MINIMUM if model_labels is None else 0
+    given = splits.get("test"), splits.get("validation")
+    return assemble(name, labels, splits["train"], *given, where=path, minimum=minimum)
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
@@ -50,9 +58,8 @@ def _find(folder: Path, split: str) -> Path | None:
     return files[0] if files else None
 
 
-def _label_names(rows: list[Row], where) -> list[str]:
+def _label_names(written: set[str], where) -> list[str]:
     """The different labels, sorted; prints which of them are written as 1.0 and read as 1. Raises UserError for one."""
-    written = {row.label for row in rows}
     labels = {whole_number(label) for label in written} if all(map(WHOLE.fullmatch, written)) else written
     if changed := sorted(written - labels):
         examples = ", ".join(f"{label!r} as {whole_number(label)!r}" for label in changed[:5])

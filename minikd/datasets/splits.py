@@ -75,14 +75,21 @@ def identity(text: str) -> str:
 
 
 def assemble(
-    name, labels, train: Split, test: Split | None = None, validation: Split | None = None, where=None
+    name,
+    labels,
+    train: Split,
+    test: Split | None = None,
+    validation: Split | None = None,
+    where=None,
+    minimum: int = MINIMUM,
 ) -> Dataset:
     """The `Dataset` of the splits given, making those that are missing.
 
     Without `test` the data are divided 80/10/10 (`validation` must be missing too). Without `validation` a tenth of
     train becomes it. Training texts that also stand in a given test or validation split are dropped, and so are
     validation texts that stand in test; a printed line says how many. Messages name the data `where` (or `name`).
-    Raises UserError where a split would be empty or a label would have fewer than two training examples.
+    Raises UserError where a label would have fewer than `minimum` training examples or, unless that is 0, a split would
+    be empty.
     """
     where = where or name
     if test is None:
@@ -97,13 +104,13 @@ def assemble(
         train = _without(train, "training", {"test": test, "validation": validation}, where)
     counts = Counter(train.labels)
     for label, label_name in enumerate(labels):
-        if counts[label] < MINIMUM:
+        if counts[label] < minimum:
             raise UserError(
                 f"{where}: {counts[label]} of its examples are left to train label {label_name!r} with, where at least "
-                f"{MINIMUM} are needed: give more examples of it, or none"
+                f"{minimum} are needed: give more examples of it, or none"
             )
     for split_name, split in (("validation", validation), ("test", test)):
-        if not split.texts:
+        if minimum and not split.texts:
             remedy = (whole and _about_largest_group(whole)) or "give more (distinct) examples"
             raise UserError(f"{where}: no example is left for the {split_name} split: {remedy}")
     return Dataset(name, tuple(labels), train, validation, test)
