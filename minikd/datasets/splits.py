@@ -127,8 +127,9 @@ def divide(examples: Split, parts: int, where="data") -> list[Split]:
     group_names, shared = containment_groups(examples.texts)
     if sum(shared) >= NOTICEABLE * len(shared) > 0:
         share = f"{sum(shared):,} of {len(shared):,} texts ({sum(shared) / len(shared):.0%})"
-        kept = f"{share} appear inside several others and stay in training"
-        print(f"{where}: {kept}: what is set aside from these data holds longer texts")
+        print(
+            f"{where}: {share} appear inside several others and stay in training; the parts set aside hold longer texts"
+        )
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(group_names):
         if not shared[index]:
