@@ -127,7 +127,7 @@ def test_texts_that_stay_in_training_because_several_contain_them_are_counted_fr
     assemble("corpus", ("a", "b"), Split(texts, [i % 2 for i in range(len(texts))]))
     line = "corpus: 14 of 274 texts (5%) appear inside several others and stay in training; "
     out = capsys.readouterr().out
-    assert out == told * (line + "the other parts hold longer texts\n")
+    assert out == told * (line + "the parts set aside hold longer texts\n")
 
 
 def test_a_text_that_contains_all_others_is_named_as_the_reason_for_an_empty_split():
