@@ -130,6 +130,15 @@ def test_a_csv_file_with_another_delimiter_is_recognised_and_that_is_printed(
     assert f"{path}: columns separated by {word}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("first", ["sep=;", "SEP=|", '"sep=,"', "sep=\t"])
+def test_a_first_line_of_excel_that_names_the_delimiter_is_followed(tmp_path, expected, first):
+    delimiter = first.strip('"')[-1]
+    path = write(tmp_path / "own.csv", f"\ufeff{first}\r\n" + table(delimiter=delimiter))
+    assert data_fingerprint(load_dataset(path)) == expected
+    write(path, path.read_bytes() + f'"a text"{delimiter}""\r\n'.encode())
+    assert f"line {len(ROWS) + 3}: the label is empty" in refusal(path)
+
+
 def test_a_comma_is_not_remarked_upon(tmp_path, capsys):
     load_dataset(write(tmp_path / "own.csv", table()))
     assert capsys.readouterr().out == ""
@@ -179,12 +188,21 @@ def test_a_file_is_read_in_the_encoding_given(tmp_path, expected, suffix, encodi
     assert data_fingerprint(load_dataset(path, encoding=encoding)) == expected
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
 @pytest.mark.parametrize("flag", [None, "cp1252"])
 def test_a_byte_order_mark_decides_the_encoding(tmp_path, capsys, expected, encoding, flag):
     path = write(tmp_path / "own.csv", table(delimiter="\t").encode(encoding))  # Excel's "Unicode text"
     assert data_fingerprint(load_dataset(path, encoding=flag)) == expected
-    assert ("UTF-16" in capsys.readouterr().out) == (encoding == "utf-16")
+    assert (f"{encoding.upper()}, as" in capsys.readouterr().out) == (encoding != "utf-8-sig")
+
+
+@pytest.mark.parametrize("encoding, half", [("utf-7", b"+2D0-"), ("unicode_escape", b"\\ud83d")])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_half_a_surrogate_pair_is_refused_with_its_line(tmp_path, encoding, half, suffix):
+    lines = b"text,label\nx,a\nHALF,b\n" if suffix == ".csv" else b'\n{"text": "x"}\n{"text": "HALF"}\n'
+    path = write(tmp_path / f"own{suffix}", lines.replace(b"HALF", half))
+    message = refusal(path, encoding=encoding)
+    assert message.startswith(f"{path}, line 3: half a surrogate pair, read as {encoding}")
 
 
 def test_other_bytes_than_utf_8_are_refused_with_the_flag_that_reads_them(tmp_path):
@@ -228,6 +246,15 @@ def test_utf_8_read_in_another_encoding_is_remarked_upon(tmp_path, capsys):
 def test_another_format_is_refused_with_what_to_do(tmp_path, name, content, words):
     message = refusal(write(tmp_path / name, content))
     assert str(tmp_path / name) in message and all(word in message for word in words), message
+
+
+def test_labels_that_differ_in_case_alone_and_nan_are_warned_of(tmp_path, capsys):
+    path = write(tmp_path / "own.csv", labelled("Pos", "pos", "neg", "nan"))
+    load_dataset(path)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{path}: warning: labels that differ in case alone are different classes: Pos/pos",
+        f"{path}: warning: 'nan' is taken as a class: remove its rows if their label is missing",
+    ]
 
 
 # --- labels ---------------------------------------------------------------------------------------

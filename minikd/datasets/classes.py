@@ -60,6 +60,20 @@ def whole_number(label: str) -> str:
     return match[1] if match else label
 
 
+def doubtful_labels(labels: list[str]) -> list[str]:
+    """A warning for labels that differ in case alone, and one for the label nan."""
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault(label.casefold(), []).append(label)
+    several = ["/".join(names) for names in alike.values() if len(names) > 1]
+    warnings = [f"warning: labels that differ in case alone are different classes: {', '.join(several[:5])}"] * bool(
+        several
+    )
+    if "nan" in alike:
+        warnings.append(f"warning: {alike['nan'][0]!r} is taken as a class: remove its rows if their label is missing")
+    return warnings
+
+
 def label_counts(data: Dataset) -> str:
     """How many examples of each label there are in train + validation + test; of many labels, the extremes."""
     counts = list(_counts(data).items())

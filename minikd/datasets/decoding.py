@@ -1,10 +1,17 @@
 """From the bytes of one of the user's files to its text."""
 
 import codecs
+import re
 
 from minikd.files import UserError
 
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, with whose mark it begins
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 WORKBOOK = "is a workbook: save its sheet as CSV (in Excel: “CSV UTF-8”)"
 
 
@@ -13,8 +20,8 @@ def decode(content: bytes, where, encoding: str | None) -> str:
     if content.startswith(b"PK\3\4"):
         raise UserError(f"{where} {WORKBOOK}")
     marked = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
-    if marked == "utf-16":
-        print(f"{where}: read as UTF-16, as its first two bytes say")
+    if marked in ("utf-16", "utf-32"):
+        print(f"{where}: read as {marked.upper()}, as its byte-order mark says")
     used = marked or encoding or "utf-8"
     try:
         text = content.decode(used)
@@ -34,6 +41,10 @@ def decode(content: bytes, where, encoding: str | None) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         remedy = "save the file as UTF-8, or give its encoding (--encoding utf-16-le?)"
         raise UserError(f"{where}, line {line}: a NUL byte, which no text has: {remedy}")
+    if half := re.search("[\ud800-\udfff]", text):  # utf-7 and unicode_escape let it through
+        line = text.count("\n", 0, half.start()) + 1
+        remedy = "fix the row, or give the file's own encoding"
+        raise UserError(f"{where}, line {line}: half a surrogate pair, read as {used}: {remedy}")
     return text
 
 

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from minikd.datasets.classes import WHOLE, check_classes, whole_number
+from minikd.datasets.classes import WHOLE, check_classes, doubtful_labels, whole_number
 from minikd.datasets.rows import FORMATS, USUAL, Layout, Row, read_rows
 from minikd.datasets.splits import MINIMUM, Dataset, Split, assemble
 from minikd.files import UserError
@@ -32,6 +32,8 @@ def load(path, layout: Layout = USUAL, model_labels=None) -> Dataset:
     else:
         check_classes(rows["train"], files["train"])
     labels = _label_names(seen, files["train"])
+    for warning in doubtful_labels(labels):
+        print(f"{files['train']}: {warning}")
     splits = {split: _split(rows[split], labels, files[split]) for split in rows}
     minimum = MINIMUM if model_labels is None else 0
     given = splits.get("test"), splits.get("validation")

@@ -1,8 +1,9 @@
 """The rows of one of the user's files: CSV, TSV or JSONL, and .txt where only texts are wanted.
 
 A row has a text and a label; other columns are ignored. A CSV file has quotation marks, as spreadsheets write them, and
-commas, semicolons or tabs between its columns. A TSV file has tabs and no quotation marks: a tab or line break always
-ends the field. A file is UTF-8 unless `Layout.encoding` or a byte-order mark says otherwise.
+commas, semicolons or tabs between its columns, or what a first line `sep=;`, as for Excel, says. A TSV file has tabs
+and no quotation marks: a tab or line break always ends the field. A file is UTF-8 unless `Layout.encoding` or a
+byte-order mark says otherwise.
 """
 
 import csv
@@ -20,6 +21,7 @@ from minikd.files import UserError
 TEXT_COLUMNS = ("text", "sentence")
 DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
 DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
+SEPARATOR = re.compile(r'"?sep=([^"\w\r\n])"?(?=[\r\n])', re.IGNORECASE)
 FORMATS = (*DELIMITERS, ".jsonl")
 ARRAY = "write one object a line, without brackets and commas around them, to a .jsonl file"
 OTHER_FORMATS = {
@@ -88,8 +90,10 @@ def read_rows(path: Path, layout=USUAL, labelled: bool = True) -> list[Row]:
 def parse_table(content: bytes, where, suffix: str, layout=USUAL, labelled: bool = True) -> Iterator[Row]:
     """Rows of CSV or TSV, as `suffix` says. Prints which delimiter and columns were recognised. Raises UserError."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit, 131,072 characters, is shorter than some texts
-    table = io.StringIO(decode(content, where, layout.encoding), newline="")
-    delimiter = _delimiter(table, where, suffix, layout, labelled)
+    text = decode(content, where, layout.encoding)
+    given = SEPARATOR.match(text) if suffix == ".csv" else None
+    table = io.StringIO(text[given.end() :] if given else text, newline="")  # the line stays, empty: lines are counted
+    delimiter = given[1] if given else _delimiter(table, where, suffix, layout, labelled)
     reader, header, line = _reader(table, suffix, delimiter), None, 1
     unquoted = " (a file with quotation marks around its fields is a .csv)" if suffix == ".tsv" else ""
     try:
@@ -201,7 +205,11 @@ def _columns(names: list[str], where, layout: Layout, labelled: bool) -> list[in
 
 def _announce(where, suffix: str, delimiter: str, header: list[str], columns: list[int | None], layout: Layout) -> None:
     """Prints what was recognised, where it is not what a user would expect anyway."""
-    notes = [] if delimiter == DELIMITERS[suffix][0] else [f"columns separated by {DELIMITER_NAMES[delimiter]}"]
+    notes = (
+        []
+        if delimiter == DELIMITERS[suffix][0]
+        else [f"columns separated by {DELIMITER_NAMES.get(delimiter, repr(delimiter))}"]
+    )
     for (kind, accepted), column in zip(_wanted(layout, True).items(), columns):
         if column is not None and header[column] not in accepted:
             notes.append(f"{kind} column {header[column].strip()!r}")
