@@ -66,9 +66,10 @@ def doubtful_labels(labels: list[str]) -> list[str]:
     for label in labels:
         alike.setdefault(label.casefold(), []).append(label)
     several = ["/".join(names) for names in alike.values() if len(names) > 1]
-    warnings = [f"warning: labels that differ in case alone are different classes: {', '.join(several[:5])}"] * bool(
-        several
-    )
+    warnings = []
+    if several:
+        names = ", ".join(several[:5])
+        warnings.append(f"warning: labels that differ in case alone are different classes: {names}")
     if "nan" in alike:
         warnings.append(f"warning: {alike['nan'][0]!r} is taken as a class: remove its rows if their label is missing")
     return warnings
