@@ -269,12 +269,10 @@ def test_data_and_device_flags_reach_what_they_name(name, script, stop, tmp_path
     own = {"text_column": "body", "label_column": "kind", "encoding": "latin-1"}
     flags = [word for flag, value in own.items() for word in (f"--{flag.replace('_', '-')}", value)]
     script(name, "--dataset", "fpb", "--data-dir", "archives", "--fpb-agreement", "75", "--device", "cpu", *flags)
-    assert calls == [(("fpb", tmp_path / "archives"), {"agreement": "75", **own, "model_labels": None})]
+    assert calls == [(("fpb", tmp_path / "archives"), {"agreement": "75", "model_labels": None, **own})]
     script(name, "--dataset", "imdb", "--device", "cpu")
-    assert calls[1] == (
-        ("imdb", (ROOT / "data").resolve()),
-        {"agreement": "50", **dict.fromkeys([*own, "model_labels"])},
-    )
+    usual = {"agreement": "50", "model_labels": None, **dict.fromkeys(own)}
+    assert calls[1] == (("imdb", (ROOT / "data").resolve()), usual)
     devices = stop("minikd.cli.choose_device")
     script(name, "--device", "mps")
     script(name)
