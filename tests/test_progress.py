@@ -51,12 +51,12 @@ def test_a_long_training_tells_its_time_and_a_short_one_does_not(tmp_path, capsy
             if len(seconds) == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    epochs = 100_000
+    epochs = 3_000_000  # days, however fast the machine is
     with pytest.raises(KeyboardInterrupt):
         train(make_model(), *data, replace(SETTINGS, epochs=epochs), tmp_path, CPU, desc="teacher", track=stop)
     (told,) = re.findall(
         rf"teacher: {epochs} epochs: about ([\d.]+) hours, by its first steps", capsys.readouterr().out
     )
-    assert sum(seconds) / 3 * epochs / 3600 / 4 < float(told) < sum(seconds) / 3 * epochs / 3600 * 4
+    assert 0.1 < float(told) / (sum(seconds) / 3 * epochs / 3600) < 10
     train(make_model(), *data, SETTINGS, tmp_path / "short", CPU)
     assert progress.WORTH_TELLING == 60 and "about" not in capsys.readouterr().out
