@@ -162,3 +162,9 @@ def test_scores_that_cannot_be_calibrated_are_refused():
             function(good, labels[:2])
         with pytest.raises(ValueError, match="not finite"):
             function(good * float("nan"), labels)
+
+
+def test_brier_score_counts_every_class_also_where_no_example_has_the_last_one():
+    probs = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
+    by_hand = (0.5**2 + 0.3**2 + 0.2**2 + 0.1**2 + 0.4**2 + 0.3**2) / 2
+    assert brier_score(probs, torch.tensor([0, 1])) == pytest.approx(by_hand, abs=1e-7)
