@@ -224,9 +224,8 @@ def use_recorded_layout(args, recorded):
 
 def compare(args, device):
     """The table of all models on the split, each with its own tokenizer."""
-    for flag, place in (("--output-dir", args.output_dir), ("--html", args.html and args.html.parent)):
-        if place:
-            cli.check_writable(place, flag)
+    if args.html:
+        cli.check_writable(args.html.parent, "--html")
     check_not_overwritten(args)
     data = cli.load_data(args, labels_of_first(args) if args.split == "all" else None)
     split = getattr(data, args.split)

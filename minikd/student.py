@@ -21,7 +21,8 @@ from minikd.runs import check_tokenizer
 from minikd.tokenizer import Tokenizer, load_tokenizer
 
 PRETRAINED_SMALL = "google/bert_uncased_L-4_H-512_A-8"  # published weights of the 4-layer, 512-wide student
-# SHA-256 of its vocab.txt, which is bert-base-uncased's: whether it fits a teacher is known before it is downloaded.
+# SHA-256 of its vocab.txt, which is bert-base-uncased's: whether it fits a teacher is known
+# before it is downloaded (`pretrained_student` then compares the vocabularies themselves).
 PRETRAINED_VOCABULARY = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 
 
@@ -97,7 +98,7 @@ def pretrained_student(name: str, args, tokenizer, data, device: torch.device) -
 
 
 def has_published_vocabulary(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer gives the ids that the published small student was trained on."""
+    """Whether the tokenizer has the vocabulary of the published small student, token by token."""
     lines = "".join(f"{token}\n" for token in sorted(tokenizer.vocab, key=tokenizer.vocab.get))
     return hashlib.sha256(lines.encode()).hexdigest() == PRETRAINED_VOCABULARY
 
