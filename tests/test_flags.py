@@ -1,7 +1,9 @@
 """Flags: what each help text promises is what happens, and every value arrives where it is used."""
 
+import json
 import re
 import runpy
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -365,6 +367,67 @@ def test_printable_flags_are_those_of_the_run_with_paths_as_text(monkeypatch, tm
     assert printed.keys() == vars(args).keys() and printed["output_dir"] == "out" and printed["weight_decay"] == 0.01
 
 
+MIXED = [
+    ("train.py", ["--model", "m", "--layers", 2], "--model brings its own shape"),
+    ("train.py", ["--model", "m", "--hidden", 64], "--model brings its own shape"),
+    ("train.py", ["--label-order", "a,b"], "--label-order: names the outputs of --model"),
+    ("distill.py", ["--student", "m", "--student-layers", 2], "--student brings its own shape"),
+    ("distill.py", ["--student", "m", "--student-hidden", 64], "--student brings its own shape"),
+    ("distill.py", ["--student", "m", "--take-layers", 0], "--student brings its own shape"),
+    ("distill.py", ["--student", "m", "--student-init", "random"], "--student brings its own shape"),
+    ("distill.py", ["--label-order", "a,b", "--teacher", "oracle"], "--label-order: names the outputs of --teacher"),
+    ("distill.py", ["--choose", "nll"], "--choose nll: chooses among the pairs of a sweep"),
+    ("evaluate.py", [], "which MODEL?"),
+    ("evaluate.py", ["--plot", "runs", "m"], "--plot draws from results alone: leave out the models"),
+    *(("evaluate.py", ["--plot", "runs", *flag], f"--plot draws from results alone: leave out {flag[0]}") for flag in (
+        ["--dataset", "sst2"], ["--output-dir", "o"], ["--html", "p.html"], ["--calibrate"], ["--quantize", "int8"],
+        ["--split", "train"], ["--fpb-agreement", "75"], ["--label-column", "c"], ["--text", "t"], ["--input", "i.txt"],
+        ["--label-order", "a,b"])),
+    *(("evaluate.py", ["m", *texts, *flag], f"--text and --input label texts alone: leave out {flag[0]}")
+      for texts in (["--text", "t"], ["--input", "i.txt", "--output", "o.csv"]) for flag in (
+        ["--dataset", "sst2"], ["--output-dir", "o"], ["--html", "p.html"], ["--calibrate"], ["--quantize", "int8"],
+        ["--split", "test"], ["--fpb-agreement", "75"], ["--label-column", "c"])),
+    *(("evaluate.py", [*reader, *flag], f"{flag[0]}: no file is read here")
+      for reader in (["m", "--text", "t"], ["--plot", "runs"])
+      for flag in (["--text-column", "c"], ["--encoding", "cp1252"])),
+    ("evaluate.py", ["m", "--text", "t", "--input", "i.txt", "--output", "o.csv"], "--text and --input: give one"),
+    ("evaluate.py", ["m", "--input", "i.txt"], "--input FILE and --output FILE go together"),
+    ("evaluate.py", ["m", "--output", "o.csv"], "--input FILE and --output FILE go together"),
+    ("evaluate.py", ["m", "n", "--input", "i.txt", "--output", "o.csv"], "--input takes one model"),
+    ("evaluate.py", ["m", "--input", "i.txt", "--output", "o.txt"], "--output o.txt: must end in .csv or .jsonl"),
+    ("evaluate.py", ["m", "--input", "i.txt", "--output", "folder.csv"], "--output folder.csv: is a folder"),
+    ("evaluate.py", ["m", "--html", "p.txt"], "--html p.txt: must end in .html"),
+    *(("evaluate.py", ["m", "--calibrate", "--split", split], "--calibrate fits on the validation split")
+      for split in ("validation", "all")),
+]  # fmt: skip
+
+
+def test_flags_of_different_uses_are_refused_together(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("folder.csv").mkdir()
+    for script, arguments, words in MIXED:
+        with pytest.raises(SystemExit) as ended:
+            parsed(monkeypatch, script, *arguments)
+        err = capsys.readouterr().err
+        assert ended.value.code == 2 and err.count("\n") == 1, arguments
+        assert err.startswith(f"{script}: error: {words}"), (arguments, err)
+
+
+def test_folders_that_evaluate_cannot_write_to_are_named_before_any_model_is_run(script, fine_tuned, corpus, stop):
+    calls = stop("minikd.inference.make_batches")
+    for given, folder in (
+        (["--dataset", corpus, "--output-dir", "file/out"], "--output-dir file/out"),
+        (["--dataset", corpus, "--html", "file/page.html"], "--html file"),
+        (["--input", "texts.txt", "--output", "file/labels.csv"], "--output file"),
+    ):
+        Path("file").write_text("")
+        Path("texts.txt").write_text("a film\n")
+        status, _, err = script("evaluate.py", fine_tuned, *given)
+        assert status == 2 and f"{folder}: cannot be written to" in err and err.count("\n") == 1 and not calls
+    status, _, err = script("evaluate.py", fine_tuned, "--dataset", corpus)
+    assert "seen enough" in err and calls
+
+
 def test_flag_types_refuse_what_they_say(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     for flag, value, words in (
@@ -384,3 +447,70 @@ def test_flag_types_refuse_what_they_say(monkeypatch, capsys, tmp_path):
     for flag, value in (("--alpha", "0"), ("--alpha", "1"), ("--T", "0.01"), ("--T", "100"), ("--clip", "0"),
                         ("--lora-rank", "0"), ("--patience", "0"), ("--label-smoothing", "1")):  # fmt: skip
         assert parsed(monkeypatch, "distill.py", flag, value)
+
+
+# The README -----------------------------------------------------------------------------------------------------------
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def commands_of(text):
+    """The words of every command of a script that stands in a line of its own or between backticks."""
+    pieces = (
+        piece.strip("`").replace("\n", " ").replace("$M", MINILM)
+        for piece in re.findall(r"`[^`]+`|^    .*$", text, re.M)
+    )
+    found = (re.search(r"python ((?:train|distill|evaluate)\.py.*)", piece) for piece in pieces)
+    return [shlex.split(match[1], comments=True) for match in found if match]
+
+
+def test_the_scripts_take_every_command_and_every_flag_that_the_readme_names(monkeypatch, tmp_path, parser_of):
+    monkeypatch.chdir(tmp_path)
+    commands = commands_of(README)
+    assert len(commands) >= 30 and {name for name, *_ in commands} == set(SCRIPTS)
+    for command in commands:
+        assert parsed(monkeypatch, *command)
+    flags = {flag for script in SCRIPTS for action in parser_of(script)._actions for flag in action.option_strings}
+    others = {"--index-url", "--logdir", "--sample", "--add", "--output", "--threads", "--show", "--readme"}
+    named = set(re.findall(r"--[a-zA-Z][a-z-]*", re.sub("<!--.*?-->", "", README)))
+    assert named - others <= flags
+
+
+MADE_AGAIN = commands_of(README.partition("To make them again")[2])
+RESOLVED = {"max_length", "precision", "resume", "data_dir", "output_dir", "models", "html", "plot", "input", "output"}
+
+
+def test_the_readmes_commands_have_the_flags_that_its_results_were_made_with(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    made = set()
+    for command in MADE_AGAIN:
+        args = vars(parsed(monkeypatch, *command))
+        results = ROOT / "data/results" / f"{args['output_dir'].name}.json"
+        if not results.exists():  # of a run that another one compares
+            continue
+        recorded = json.loads(results.read_text(encoding="utf-8"))["arguments"]
+        for name in args.keys() & recorded.keys() - RESOLVED - {"lora_alpha", "lora_dropout", "lora_targets"}:
+            given = args[name]
+            if name in ("teacher", "model") and given not in (None, "oracle"):
+                continue  # recorded without its folder
+            if command[0] == "evaluate.py" and given is None:
+                continue  # as the model was trained
+            assert given == recorded[name], (command, name)
+        made.add(results.stem)
+    results = {path.stem for path in (ROOT / "data/results").glob("*.json")}
+    assert made == results - {"benchmark"}
+    for name in made:  # all figures of its run, flags, versions and machine
+        whole = json.loads((ROOT / f"data/results/{name}.json").read_text(encoding="utf-8"))
+        assert whole["arguments"] and whole["versions"]["torch"] and whole["device"] and whole["threads"]
+        assert all(
+            {"accuracy", "nll", "brier", "ece", "latency_1_ms", "parameters"} <= row.keys() for row in whole["models"]
+        )
+
+
+def test_the_readmes_reading_order_names_every_file():
+    table = README.partition("## Reading order")[2].partition("## Tests")[0]
+    named = set(re.findall(r"`([^`]+)`", table))
+    assert all((ROOT / name).exists() for name in named if "/" in name)
+    files = {str(path.relative_to(ROOT)) for pattern in ("*.py", "minikd/*.py") for path in ROOT.glob(pattern)}
+    assert files - named == {"minikd/__init__.py"}
