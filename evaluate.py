@@ -293,7 +293,7 @@ def labels_of_first(args):
 
 
 def check_not_overwritten(args):
-    """Raises UserError where --output-dir or --html would replace what this script did not leave there."""
+    """Raises UserError where --output-dir holds the results of a training, or --html names a folder."""
     if args.html and args.html.is_dir():
         raise UserError(f"--html {args.html}: is a folder; name a file")
     if args.output_dir and (args.output_dir / "results.json").exists():

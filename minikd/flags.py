@@ -147,7 +147,8 @@ def add_training_flags(parser: argparse.ArgumentParser, whose: str = "") -> None
         type=integer(0),
         default=0,
         metavar="N",
-        help="stop after N epochs without a better validation accuracy; 0: never (default: 0)",
+        help="stop after N epochs that are no better on validation, by accuracy and at a tie by loss; 0: never "
+        "(default: 0)",
     )
     group.add_argument(
         "--seed",

@@ -1,6 +1,7 @@
 """Every cache: change one part of what its content depends on, and what is read is not the old content."""
 
 import json
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 
@@ -202,6 +203,20 @@ def test_cached_logits_are_in_the_order_of_the_split(cached, tmp_path):
             with torch.no_grad():
                 torch.testing.assert_close(logits[i], RUN["model"](ids).logits[0], rtol=1e-4, atol=1e-5)
     assert logits.std(dim=0).min() > 0.01  # so that a wrong row would show
+
+
+def test_the_cache_is_the_users_own_and_may_be_deleted_at_any_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    model = RUN["model"]
+    found = []
+    for _ in range(2):
+        split = tokenized(SPLIT)
+        found.append((split.ids.tolist(), predict_once(model, split, CPU, "fp32").tolist()))
+        kept = {path.name.split("-")[0] for path in (tmp_path / ".cache/minikd").iterdir()}
+        assert kept == {"tokens", "logits"}
+        shutil.rmtree(tmp_path / ".cache")
+    assert found[0] == found[1]
 
 
 def test_a_saved_and_loaded_model_has_the_same_fingerprint(tmp_path):

@@ -280,6 +280,18 @@ def test_quantised_copies_agree_with_their_own_original(script, reviews, spread,
         assert read_json(f"out/{folder.name}-int4/run.json")["quantized_from"] == str(folder)
 
 
+def test_without_an_output_folder_nothing_is_written(script, reviews, spread):
+    assert script("evaluate.py", spread, "--dataset", reviews, "--quantize", "int8", "--calibrate", *FP32)[0] == 0
+    assert [path.name for path in Path().iterdir()] == ["cache"]
+
+
+def test_a_quantised_copy_takes_no_other_models_name(script, reviews, spread, tmp_path):
+    for folder in ("m", "m-int8"):
+        shutil.copytree(spread, tmp_path / folder)
+    status, _, err = script("evaluate.py", "m-int8", "m", "--dataset", reviews, "--quantize", "int8", *FP32)
+    assert status == 2 and "--quantize int8: m-int8 is the name of another model here" in err
+
+
 def test_flags_that_are_not_given_are_those_the_first_model_was_trained_with(script, reviews, spread, tmp_path, stop):
     first, second, plain = (tmp_path / name for name in ("first", "second", "plain"))
     for folder in (first, second, plain):
@@ -441,12 +453,14 @@ def test_a_new_model_has_the_shape_and_the_vocabulary_asked_for(script, reviews,
     assert all(arguments[3].lr == 4e-4 for arguments, _ in calls)  # as the sample's, which start from random weights
 
 
-def test_the_seed_decides_a_new_models_first_weights(script, reviews, stop):
+def test_the_seed_decides_a_new_models_first_weights_and_not_the_split(script, corpus, stop):
     calls = stop("minikd.runs.train")
     for seed in (1, 1, 2):
-        script("train.py", "--dataset", reviews, "--layers", 1, "--hidden", 32, "--seed", seed, *FP32)
+        script("train.py", "--dataset", corpus, "--layers", 1, "--hidden", 32, "--seed", seed, *FP32)
     one, again, two = (arguments[0].classifier.weight for arguments, _ in calls)
     assert torch.equal(one, again) and not torch.equal(one, two)
+    splits = {tuple(split.fingerprint for split in arguments[1:3]) for arguments, _ in calls}  # train and validation
+    assert len(splits) == 1
 
 
 def test_the_labels_of_the_test_split_change_nothing_but_its_own_figures(script, reviews, spread, tmp_path):

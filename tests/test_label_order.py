@@ -236,13 +236,18 @@ def test_labels_that_are_the_numbers_from_0_are_those_of_the_outputs(script, tic
     assert status == 2 and "--label-order" in err
 
 
-def test_many_labels_need_the_flag(script, tmp_path):
+def test_more_than_8_labels_need_the_flag(script, tmp_path):
     path, names = tmp_path / "many.csv", [f"topic {letter}" for letter in "abcdefghi"]
     path.write_text("text,label\n" + "".join(f"film {n} {name},{name}\n" for name in names for n in range(12)))
     model = save_model(tmp_path / "model", labels=[f"LABEL_{i}" for i in range(9)])
     status, _, err = script("evaluate.py", model, "--dataset", path)
     assert status == 2 and "name all 9 by --label-order" in err and err.count("\n") == 1
     assert script("evaluate.py", model, "--dataset", path, "--label-order", ",".join(names))[0] == 0
+
+    path.write_text("text,label\n" + "".join(f"film {n} {name},{name}\n" for name in names[:8] for n in range(12)))
+    model = save_model(tmp_path / "eight", labels=[f"LABEL_{i}" for i in range(8)])
+    status, _, err = script("evaluate.py", model, "--dataset", path)
+    assert status == 2 and "no order clearly fits" in err  # all orders were compared
 
 
 def test_new_texts_are_labelled_with_the_names_of_the_flag_or_as_they_are(script, unnamed, tmp_path):

@@ -98,7 +98,9 @@ def test_models_train_whichever_ids_tokenizer_and_config_use_for_padding(
 def test_a_second_run_reuses_the_teacher_and_its_logits_unless_settings_differ(script, corpus, bare):
     base = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, "--no-baseline", *QUICK]
     _, first, _ = script(*base)
+    Path("runs/films/predictions-baseline.csv").write_text("of an earlier run with other models")
     status, again, _ = script(*base, "--T", 4)
+    assert not Path("runs/films/predictions-baseline.csv").exists()
     assert status == 0 and "teacher: using runs/films/teacher" in again and "teacher logits: read from" in again
     assert "distilled: epoch 1" in again  # but the student is trained
     _, other, _ = script(*base, "--teacher-lr", "2e-3")
@@ -257,12 +259,16 @@ def test_a_run_never_writes_over_the_model_it_starts_from(script, corpus, tmp_pa
     assert (source / "model.safetensors").read_bytes() == before
 
 
-def test_without_a_length_texts_are_cut_where_the_model_ends(script, corpus, fine_tuned):
+def test_without_a_length_texts_are_cut_where_the_shortest_model_ends(script, corpus, fine_tuned, tmp_path, stop):
     length = QUICK.index("--max-length")
     flags = QUICK[:length] + QUICK[length + 2 :]
     assert script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 2, *flags)[0] == 0
     assert json.loads(Path("runs/films/results.json").read_text())["arguments"]["max_length"] == 32
-    assert script("evaluate.py", fine_tuned, "--text", "great film")[0] == 0
+    short = save_model(tmp_path / "short", labels=("bad", "good"), max_position_embeddings=20)
+    assert "max_length 20" in script("evaluate.py", fine_tuned, short, "--text", "great film")[1].splitlines()
+    stop("minikd.runs.train")
+    _, out, err = script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student", short, *flags)
+    assert "max_length 20" in out.splitlines() and "seen enough" in err
 
 
 def test_a_file_called_sample_is_the_users_own(script, corpus, bare, tmp_path):

@@ -77,9 +77,12 @@ def test_the_targets_are_the_teachers_logits_on_the_texts_of_the_batch(sample, t
     data, args = SimpleNamespace(train=split), flags(tmp_path, teacher_logits=mode)
     logits_of, key = source_of_logits(teacher, tokens, data, args, CPU)
     assert key == model_fingerprint(teacher)
+    passes = []
+    teacher.register_forward_hook(lambda *_: passes.append(1))
     for batch in shuffled(tokens):
         torch.testing.assert_close(logits_of(batch), wanted[batch.index], rtol=1e-4, atol=1e-4)
         assert not logits_of(batch).requires_grad
+    assert len(passes) == (2 * len(shuffled(tokens)) if mode == "online" else 0)  # anew in each step, or once before
     assert (tmp_path / "teacher-logits.safetensors").exists() == (mode == "cache")
 
 

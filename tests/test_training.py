@@ -368,3 +368,19 @@ def test_precision_and_device_that_are_not_there_are_refused():
         with pytest.raises(UserError, match="--device cuda"):
             choose_device("cuda")
         assert choose_device("auto").type in ("cpu", "mps")
+
+
+@pytest.mark.parametrize(("there", "device"), [({"cuda", "mps"}, "cuda"), ({"mps"}, "mps"), (set(), "cpu")])
+def test_device_auto_is_a_gpu_if_there_is_one(there, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
+    assert choose_device("auto").type == device
+
+
+@pytest.mark.parametrize(("units", "precision"), [(True, "bf16"), (False, "fp16")])
+def test_precision_auto_on_cuda_is_bf16_where_the_gpu_has_it_and_else_fp16(units, precision, monkeypatch):
+    """torch counts bf16 as supported where it is only emulated, which is slower than fp32."""
+    supported = lambda including_emulation=True: units or including_emulation  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert choose_precision("auto", torch.device("cuda"))[0] == precision
+    assert choose_precision("auto", torch.device("mps"))[0] == "fp32"

@@ -213,10 +213,18 @@ def test_a_finished_teacher_of_another_label_order_teaches_the_right_rows_and_co
     assert rows["teacher"]["accuracy"] > 0.8
 
 
-def test_a_sweep_hands_each_cell_its_alpha_and_t_and_keeps_the_best_on_validation(script, films, trained, trainings):
+def test_a_sweep_hands_each_cell_its_alpha_and_t_and_keeps_the_best_on_validation(
+    script, films, trained, trainings, monkeypatch
+):
+    passes, make_batches = [], minikd.inference.make_batches
+    monkeypatch.setattr(
+        minikd.inference, "make_batches", lambda split, *args: passes.append(len(split)) or make_batches(split, *args)
+    )
     flags = [*FLAGS, "--student-layers", 2, "--alpha", 0.9, 0.1, "--T", 1, 5, "--lr", "5e-3"]
     assert script("distill.py", "--dataset", films, "--teacher", trained, *flags)[0] == 0
     results, rows = results_in("runs/films")
+    assert list(rows) == ["teacher", "distilled", "baseline"]
+    assert passes.count(SIZES["test"]) == len(rows)  # of the sweep, the chosen student alone
     pairs = [(0.9, 1.0), (0.9, 5.0), (0.1, 1.0), (0.1, 5.0)]
     sweep = [call for call in trainings if call["desc"] not in ("distilled", "baseline")]
     assert [(call["settings"]["alpha"], call["settings"]["T"]) for call in sweep] == pairs
@@ -433,3 +441,27 @@ def test_the_first_command_of_the_readme(script, small_sample, trainings, oracle
         assert_predictions(output / f"predictions-{name}.csv", logits[name], labels, POLARITY)
     assert_mcnemar(results, [logits["distilled"]], [logits["baseline"]], labels)
     assert results["best_possible_accuracy"] == pytest.approx(np.mean(truth.argmax(axis=1) == labels))
+
+
+def test_without_a_model_named_the_sample_gets_a_new_one_and_other_data_bert(script, small_sample, corpus, stop):
+    calls = stop("minikd.runs.train")
+    for flags in ([], ["--layers", 2], ["--hidden", 64]):
+        assert "seen enough" in script("train.py", *flags)[2]
+    shapes = [(config.num_hidden_layers, config.hidden_size) for config in (call[0][0].config for call in calls)]
+    assert shapes == [(4, 256), (2, 256), (4, 64)]
+    status, _, err = script("train.py", "--dataset", corpus)
+    assert status == 2 and "bert-base-uncased: neither a folder here nor to be fetched" in err and len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["train.py", "--lora-rank", 2], "--lora-rank: a new model starts from random weights"),
+        (["distill.py", "--lora-rank", 2], "--lora-rank: the sample's own teacher starts from random weights"),
+        (["distill.py", "--student-lora-rank", 2], "--student-lora-rank: this student starts from random weights"),
+    ],
+)
+def test_adapters_on_random_weights_are_refused(script, small_sample, stop, command, words):
+    calls = stop("minikd.runs.train")
+    status, _, err = script(*command)
+    assert status == 2 and words in err and err.count("\n") == 1 and not calls
