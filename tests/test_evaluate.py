@@ -327,7 +327,12 @@ def test_the_page_and_the_table_are_of_one_split(script, reviews, spread, other)
     evaluate(script, spread, other, "--dataset", reviews, "--split", "validation", "--html", "page.html")
     packed = re.findall(r"[A-Za-z0-9+/=]{100,}", Path("page.html").read_text(encoding="utf-8"))
     parts = [gzip.decompress(base64.b64decode(part)) for part in packed]
-    assert json.dumps(load_dataset(reviews).validation.texts).encode() in parts
+    split = load_dataset(reviews).validation
+    assert json.dumps(split.texts).encode() in parts
+    (numbers,) = (part for part in parts if len(part) == 4 * SIZES["validation"] * (2 + 2 + 1))
+    logits = torch.cat([logits_of(spread, split).flatten(), logits_of(other, split)[:, [1, 0]].flatten()])  # good, bad
+    assert np.allclose(np.frombuffer(numbers, "<f4", len(logits)), logits, atol=1e-4)  # the first is the teacher
+    assert np.frombuffer(numbers, "<u4", offset=4 * len(logits)).tolist() == split.labels
 
 
 def test_new_texts_are_labelled_by_the_model_given_at_the_length_given(script, spread, other):

@@ -57,10 +57,10 @@ def test_the_first_of_several_seeds_is_the_run_of_that_seed_alone(script, corpus
 
 
 def test_a_sweep_chooses_on_validation_and_resumes_without_training_again(script, corpus, bare):
-    command = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK, "--no-baseline",
+    command = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK,
                "--alpha", 0.1, 0.9, "--T", 1, 4]  # fmt: skip
     status, out, err = script(*command)
-    assert (status, err) == (0, "") and "epoch 2 of 2" in out
+    assert (status, err) == (0, "") and out.count("epoch 2 of 2") == 6  # teacher, four pairs, baseline
     sweep = read_json("runs/films/results.json")["sweep"]
     assert [(cell["alpha"], cell["T"]) for cell in sweep["cells"]] == [(0.1, 1), (0.1, 4), (0.9, 1), (0.9, 4)]
     best = max(sweep["cells"], key=lambda cell: (cell["validation_accuracy"], -cell["validation_loss"]))
@@ -71,6 +71,7 @@ def test_a_sweep_chooses_on_validation_and_resumes_without_training_again(script
     assert (settings["alpha"], settings["T"]) == (best["alpha"], best["T"])
     status, out, err = script(*command, "--resume")
     assert (status, err) == (0, "") and "epoch 2 of 2" not in out
+    assert "(2 epochs a student); finished models are not trained again\n" in out
     assert read_json("runs/films/results.json")["sweep"] == sweep
 
 

@@ -258,11 +258,13 @@ def test_every_training_flag_of_distill_reaches_the_loops(script, corpus, bare, 
 def test_precision_auto_becomes_what_the_device_is_good_at(script, corpus, bare, stop, monkeypatch, fast, precision):
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: fast)
+    kept = []
+    monkeypatch.setattr("minikd.cli.keep_freed_memory", lambda: kept.append(1))
     calls = stop("minikd.runs.train")
     command = ["--dataset", corpus, "--epochs", 1, "--max-length", 9, "--device", "cpu"]
     status, out, _ = script("train.py", "--model", bare, *command)
     assert f"device cpu; precision {precision}: this" in out
-    assert calls[0][0][3].precision == precision
+    assert calls[0][0][3].precision == precision and kept  # freed memory stays in the process
 
 
 @pytest.mark.parametrize("name", ["train.py", "distill.py"])

@@ -1,8 +1,11 @@
 """What the scripts hand to the parts: the right split, tokens, settings, seed, teacher and model, on data where a wrong
 one shows; and the figures of their reports, computed anew by tests/independent.py."""
 
+import base64
 import csv
+import gzip
 import json
+import re
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -220,16 +223,16 @@ def test_a_sweep_hands_each_cell_its_alpha_and_t_and_keeps_the_best_on_validatio
     monkeypatch.setattr(
         minikd.inference, "make_batches", lambda split, *args: passes.append(len(split)) or make_batches(split, *args)
     )
-    flags = [*FLAGS, "--student-layers", 2, "--alpha", 0.9, 0.1, "--T", 1, 5, "--lr", "5e-3"]
+    flags = [*FLAGS, "--student-layers", 2, "--alpha", 0.9, 0.1, "--T", 1, 5, "--lr", "5e-3", "--seeds", 2]
     assert script("distill.py", "--dataset", films, "--teacher", trained, *flags)[0] == 0
     results, rows = results_in("runs/films")
     assert list(rows) == ["teacher", "distilled", "baseline"]
-    assert passes.count(SIZES["test"]) == len(rows)  # of the sweep, the chosen student alone
+    assert passes.count(SIZES["test"]) == 1 + 2 * 2  # teacher and students; of the sweep, the chosen one alone
     pairs = [(0.9, 1.0), (0.9, 5.0), (0.1, 1.0), (0.1, 5.0)]
     sweep = [call for call in trainings if call["desc"] not in ("distilled", "baseline")]
     assert [(call["settings"]["alpha"], call["settings"]["T"]) for call in sweep] == pairs
-    assert {call["settings"]["seed"] for call in trainings} == {7}
-    assert len({call["first_weights"] for call in trainings}) == 1
+    assert [call["settings"]["seed"] for call in trainings] == [7] * 5 + [8] * 2
+    assert len({call["first_weights"] for call in trainings[:5]}) == 1
     texts, labels = read_split(films / "validation.csv", LABELS)
     expected = []
     for cell, (alpha, T) in zip(results["sweep"]["cells"], pairs, strict=True):
@@ -240,13 +243,16 @@ def test_a_sweep_hands_each_cell_its_alpha_and_t_and_keeps_the_best_on_validatio
         expected.append((figures[0], -figures[1], alpha, T))
     *_, alpha, T = max(expected)
     assert results["sweep"]["chosen"] == {"alpha": alpha, "T": T}
+    second = next(call["settings"] for call in trainings if call["desc"] == "distilled")
+    assert (second["seed"], second["alpha"], second["T"]) == (8, alpha, T) != (8, *pairs[0])
     chosen, kept = (
         Path("runs/films", folder, "model.safetensors").read_bytes()
         for folder in (f"sweep/alpha-{alpha}-T-{T}", "distilled")
     )
     assert chosen == kept
     texts, labels = read_split(films / "test.csv", LABELS)
-    assert_figures(rows["distilled"], [logits_of("runs/films/distilled", texts, LENGTH, LABELS)], labels)
+    folders = ("runs/films/distilled", "runs/films/seed-8/distilled")
+    assert_figures(rows["distilled"], [logits_of(folder, texts, LENGTH, LABELS) for folder in folders], labels)
 
 
 @pytest.mark.parametrize("start", ["--model", "--layers"])
@@ -441,6 +447,12 @@ def test_the_first_command_of_the_readme(script, small_sample, trainings, oracle
         assert_predictions(output / f"predictions-{name}.csv", logits[name], labels, POLARITY)
     assert_mcnemar(results, [logits["distilled"]], [logits["baseline"]], labels)
     assert results["best_possible_accuracy"] == pytest.approx(np.mean(truth.argmax(axis=1) == labels))
+    if oracle:  # the page shows the truth beside the model
+        assert script("evaluate.py", output / "distilled", "--html", "page.html")[0] == 0
+        packed = re.findall(r"[A-Za-z0-9+/=]{100,}", Path("page.html").read_text(encoding="utf-8"))
+        parts = [gzip.decompress(base64.b64decode(part)) for part in packed]
+        (numbers,) = (part for part in parts if len(part) == 4 * 110 * (2 + 2 + 1))
+        assert np.allclose(np.frombuffer(numbers, "<f4", 440)[220:].reshape(110, 2), truth)
 
 
 def test_without_a_model_named_the_sample_gets_a_new_one_and_other_data_bert(script, small_sample, corpus, stop):
