@@ -314,6 +314,7 @@ def test_adapters_without_a_rank_are_refused(monkeypatch, tmp_path):
     for flag, value in (("--lora-alpha", 8), ("--lora-dropout", 0.1), ("--lora-targets", "key")):
         with pytest.raises(UserError, match=f"{flag}: says how to make adapters; give --lora-rank too"):
             parsed(monkeypatch, "train.py", flag, value)
+        assert parsed(monkeypatch, "distill.py", "--student-lora-rank", 2, flag, value)
 
 
 # How a mistake is reported -------------------------------------------------------------------------------------------
@@ -430,6 +431,18 @@ def test_folders_that_evaluate_cannot_write_to_are_named_before_any_model_is_run
     assert "seen enough" in err and calls
 
 
+def test_a_name_with_a_comma_is_quoted_as_in_csv(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    order = parsed(
+        monkeypatch, "train.py", "--model", "m", "--label-order", 'Films, TV, "Books, ""new"" ones"'
+    ).label_order
+    assert order == ["Films", "TV", 'Books, "new" ones']
+    assert parsed(monkeypatch, "train.py", "--lora-rank", 2, "--lora-targets", "query, value").lora_targets == [
+        "query",
+        "value",
+    ]
+
+
 def test_flag_types_refuse_what_they_say(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     for flag, value, words in (
@@ -461,7 +474,7 @@ def commands_of(text):
     """The words of every command of a script that stands in a line of its own or between backticks."""
     pieces = (
         piece.strip("`").replace("\n", " ").replace("$M", MINILM)
-        for piece in re.findall(r"`[^`]+`|^    .*$", text, re.M)
+        for piece in re.findall(r"`[^`]+`|^(?:    |python ).*$", text, re.M)
     )
     found = (re.search(r"python ((?:train|distill|evaluate)\.py.*)", piece) for piece in pieces)
     return [shlex.split(match[1], comments=True) for match in found if match]
@@ -471,6 +484,10 @@ def test_the_scripts_take_every_command_and_every_flag_that_the_readme_names(mon
     monkeypatch.chdir(tmp_path)
     commands = commands_of(README)
     assert len(commands) >= 30 and {name for name, *_ in commands} == set(SCRIPTS)
+    for script in SCRIPTS:  # and the examples in their help texts
+        examples = commands_of(parser_of(script).description)
+        assert len(examples) >= 2 and {name for name, *_ in examples} == {script}
+        commands += examples
     for command in commands:
         assert parsed(monkeypatch, *command)
     flags = {flag for script in SCRIPTS for action in parser_of(script)._actions for flag in action.option_strings}

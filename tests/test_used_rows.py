@@ -36,7 +36,15 @@ def test_training_moves_the_weights_as_with_the_whole_table(data, tmp_path, monk
     first = whole.encoder.embeddings.word_embeddings.weight.detach().clone()
     in_use = np.unique(data[0].ids)
     assert len(in_use) < 100  # of 200 rows
+    sizes, make_optimizer = [], minikd.training.make_optimizer
+
+    def spy(model, *arguments):
+        sizes.append(len(model.encoder.embeddings.word_embeddings.weight))
+        return make_optimizer(model, *arguments)
+
+    monkeypatch.setattr(minikd.training, "make_optimizer", spy)
     train(cut, *data, settings, tmp_path / "cut", CPU)
+    assert sizes == [len(np.union1d(in_use, 0))]  # the steps leave the other rows out; 0 is [PAD]
     all_rows = lambda embeddings, ids: only_used_rows(embeddings, np.arange(200))  # noqa: E731
     monkeypatch.setattr(minikd.training, "only_used_rows", all_rows)
     train(whole, *data, settings, tmp_path / "whole", CPU)
