@@ -264,6 +264,7 @@ def test_precision_auto_becomes_what_the_device_is_good_at(script, corpus, bare,
     command = ["--dataset", corpus, "--epochs", 1, "--max-length", 9, "--device", "cpu"]
     status, out, _ = script("train.py", "--model", bare, *command)
     assert f"device cpu; precision {precision}: this" in out
+    assert "batch_size 32; " in out and f"precision {precision}; " in out  # the flags, also those not given
     assert calls[0][0][3].precision == precision and kept  # freed memory stays in the process
 
 

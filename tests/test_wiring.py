@@ -477,3 +477,18 @@ def test_adapters_on_random_weights_are_refused(script, small_sample, stop, comm
     calls = stop("minikd.runs.train")
     status, _, err = script(*command)
     assert status == 2 and words in err and err.count("\n") == 1 and not calls
+
+
+@pytest.mark.parametrize("name", ["train.py", "distill.py"])
+@pytest.mark.parametrize("start", ["new", "encoder"])
+def test_the_seed_decides_the_first_weights_of_what_is_fine_tuned(
+    script, small_sample, films, learned, stop, name, start
+):
+    """All of a new model; the classifier on an encoder."""
+    calls = stop("minikd.runs.train")
+    flags = ["--dataset", films, {"train.py": "--model", "distill.py": "--teacher"}[name], learned]
+    for seed in (1, 1, 2):
+        torch.rand(1)  # what ran before does not matter
+        script(name, *(flags if start == "encoder" else []), "--seed", seed)
+    one, again, two = (model_fingerprint(arguments[0]) for arguments, _ in calls)
+    assert one == again != two
