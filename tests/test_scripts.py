@@ -349,6 +349,7 @@ def test_a_student_with_another_vocabulary_is_refused(script, corpus, bare, tmp_
     other = save_model(tmp_path / "other", words=[*WORDS, "zebra"])
     status, _, err = script("distill.py", "--dataset", corpus, "--teacher", bare, "--student", other, *QUICK)
     assert status == 2 and "its vocabulary is not the teacher's" in err
+    assert not Path("runs/films/teacher").exists()  # found before the teacher is trained
 
 
 def test_evaluate_refuses_a_bare_encoder_and_other_labels(script, corpus, bare, tmp_path):
