@@ -428,6 +428,9 @@ def test_folders_that_evaluate_cannot_write_to_are_named_before_any_model_is_run
         Path("texts.txt").write_text("a film\n")
         status, _, err = script("evaluate.py", fine_tuned, *given)
         assert status == 2 and f"{folder}: cannot be written to" in err and err.count("\n") == 1 and not calls
+    Path("page.html").mkdir()
+    status, _, err = script("evaluate.py", fine_tuned, "--dataset", corpus, "--html", "page.html")
+    assert status == 2 and "--html page.html: is a folder; name a file" in err and not calls
     status, _, err = script("evaluate.py", fine_tuned, "--dataset", corpus)
     assert "seen enough" in err and calls
 
