@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,7 @@ def wandb_run(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             found |= {"id": record.run.run_id, "project": record.run.project, "group": record.run.run_group}
+            found |= {"entity": record.run.entity, "tags": list(record.run.tags)}
             found["name"] = record.run.display_name
             found["config"] |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
         elif kind == "history":
@@ -176,6 +179,8 @@ def test_wandb_holds_every_line_of_the_log(data, tmp_path, offline):
     (found,) = wandb_runs(tmp_path)
     for tag, expected in curves_of_the_log(tmp_path / "model").items():
         assert found["curves"][tag] == expected, tag
+    epochs = {line["step"]: line["epoch"] for line in read_log(tmp_path / "model")}  # lines of one step are one point
+    assert dict(found["curves"]["epoch"]) == epochs
     assert [found[key] for key in ("name", "project", "group", "exit")] == ["model", "minikd", tmp_path.name, 0]
     assert found["config"]["dataset"] == "tiny" and found["config"]["lr"] == 1e-3
     assert (found["summary"]["test/accuracy"], found["summary"]["test/f1"]) == (0.75, 0.5)
@@ -190,21 +195,36 @@ def test_wandb_holds_every_line_of_the_log(data, tmp_path, offline):
 
 def test_wandb_obeys_its_own_variables(data, tmp_path, offline, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.setenv("WANDB_PROJECT", "mine")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    given = {
+        "PROJECT": "mine",
+        "ENTITY": "ours",
+        "RUN_GROUP": "together",
+        "TAGS": "old,new",
+        "NAME": "all",
+        "RUN_ID": "1",
+    }
+    for name, value in (given | {"DIR": str(tmp_path / "elsewhere")}).items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
     with Tracking("wandb", tmp_path / "out") as tracking:
         (tmp_path / "out").mkdir()
         tracking.start(tmp_path / "out", LABELS, {})
     (found,) = wandb_runs(tmp_path / "elsewhere")
-    assert (found["project"], found["name"]) == ("mine", "out")  # a model that is the output has its name
+    assert [found[key] for key in ("project", "entity", "group", "tags")] == [
+        "mine",
+        "ours",
+        "together",
+        ["old", "new"],
+    ]
+    assert found["name"] == "out" and found["id"] != "1"  # a model that is the output has its name
 
 
 def test_tensorboard_has_each_step_once_after_an_interruption(data, tmp_path):
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
-    with pytest.raises(KeyboardInterrupt):
-        run("tensorboard", data, tmp_path, stop=True)
-    before = scalars(tmp_path / "tensorboard/model")
-    assert [step for step, _ in before["train/loss"]] == [10, 20]  # flushed, though interrupted
+    for interrupted in (False, True, True):  # resumed, it is stopped by the line of step 20 that it sends again
+        with pytest.raises(KeyboardInterrupt):
+            run("tensorboard", data, tmp_path, resume=interrupted, stop=True)
+        before = scalars(tmp_path / "tensorboard/model")
+        assert [step for step, _ in before["train/loss"]] == [10, 20]  # flushed, though interrupted
     resumed = run("tensorboard", data, tmp_path, resume=True)
     after = scalars(tmp_path / "tensorboard/model")
     for tag, expected in curves_of_the_log(tmp_path / "model").items():
@@ -214,11 +234,13 @@ def test_tensorboard_has_each_step_once_after_an_interruption(data, tmp_path):
 
 
 def test_wandb_continues_the_run_that_was_interrupted_and_has_each_step_once(data, tmp_path, offline, monkeypatch):
-    with pytest.raises(KeyboardInterrupt):
-        run("wandb", data, tmp_path, stop=True)
+    for interrupted in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            run("wandb", data, tmp_path, resume=interrupted, stop=True)
     run("wandb", data, tmp_path, resume=True)
-    one, two = wandb_runs(tmp_path)
-    assert one["id"] == two["id"] and (one["exit"], two["exit"]) == (1, 0)
+    one, again, two = wandb_runs(tmp_path)
+    assert one["id"] == again["id"] == two["id"]
+    assert (one["exit"], again["exit"], two["exit"]) == (1, 1, 0)
     for tag, expected in curves_of_the_log(tmp_path / "model").items():
         assert two["curves"][tag] == expected, tag
 
@@ -228,6 +250,7 @@ def test_wandb_continues_the_run_that_was_interrupted_and_has_each_step_once(dat
     monkeypatch.setattr(wandb.Run, "starting_step", 21)
     with Tracking("wandb", tmp_path) as tracking:
         tracking.start(tmp_path / "model", LABELS, {})
+        assert tracking.runs["model"].run.settings.resume == "allow"  # a server would else begin the run anew
     third = wandb_runs(tmp_path)[-1]
     assert third["id"] == one["id"] and [step for step, _ in third["curves"]["train/loss"]] == [30]
 
@@ -237,6 +260,44 @@ def test_a_run_that_is_trained_anew_is_another_run_of_wandb(data, tmp_path, offl
         run("wandb", data, tmp_path)
         (tmp_path / "model/log.jsonl").rename(tmp_path / "old")  # as a new .partial has none
     assert len({found["id"] for found in wandb_runs(tmp_path)}) == 2
+
+
+def test_several_models_are_runs_of_wandb_side_by_side_and_each_continues_as_itself(tmp_path, offline):
+    lines = {name: [{"step": 10 * i, "epoch": i, "loss": loss / i} for i in (1, 2)]
+             for name, loss in (("teacher", 0.9), ("distilled", 0.4))}  # fmt: skip
+    for _ in range(2):  # the second command finds both models finished
+        with Tracking("wandb", tmp_path) as tracking:
+            for name, log in lines.items():
+                finished = (tmp_path / name).exists()
+                track = tracking.start(tmp_path / name, LABELS, {}, None if finished else tmp_path / name)
+                if not finished:
+                    (tmp_path / name).mkdir()
+                    for line in log:
+                        track(line)
+                    (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+            settings = [run.run.settings for run in tracking.runs.values()]
+            assert [one.console for one in settings] == ["off"] * 2  # what is printed belongs to no single run
+            for name, log in lines.items():
+                tracking.summary(tmp_path / name, {"accuracy": log[0]["loss"]})
+    first, second = wandb_runs(tmp_path)[:2], wandb_runs(tmp_path)[2:]
+    for found in (first, second):
+        for one, (name, log) in zip(found, lines.items(), strict=True):
+            assert one["name"] == name and one["exit"] == 0
+            assert one["curves"]["train/loss"] == [[line["step"], line["loss"]] for line in log]
+            assert one["summary"]["test/accuracy"] == log[0]["loss"]
+    assert [one["id"] for one in first] == [one["id"] for one in second] and first[0]["id"] != first[1]["id"]
+
+
+def test_a_damaged_list_of_wandbs_runs_costs_no_run(tmp_path, offline):
+    known = tmp_path / "wandb-runs.json"
+    for damage in ("{", "[]", '{"model": {"id": "1"}}', '{"model": 1}'):
+        known.write_text(damage)
+        with Tracking("wandb", tmp_path) as tracking:
+            tracking.start(tmp_path / "model", LABELS, {}, tmp_path / "model")({"step": 10, "epoch": 1, "loss": 0.5})
+        (run,) = json.loads(known.read_text()).values()
+        assert run["log begins"] == {"step": 10, "epoch": 1, "loss": 0.5}
+    found = wandb_runs(tmp_path)
+    assert len({one["id"] for one in found} - {"1"}) == 4 and found[-1]["id"] == run["id"]
 
 
 def test_a_finished_model_is_sent_from_its_log(data, tmp_path):
@@ -251,31 +312,48 @@ def test_a_finished_model_is_sent_from_its_log(data, tmp_path):
         assert np.array(found[tag]) == pytest.approx(np.array(expected), rel=1e-6), tag
 
 
-def test_each_seed_gets_its_own_test_figures_and_no_confusion_of_all(tmp_path):
+def test_each_seed_gets_its_own_test_figures_and_no_confusion_of_all(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+    closed, close = [], TensorBoardRun.close
+    monkeypatch.setattr(TensorBoardRun, "close", lambda self, failed: closed.append(failed) or close(self, failed))
     row = ROW | {"accuracy": [0.75, 0.5], "parameters": 7, "reliability": [[1, 0.5, None]]}
     with Tracking("tensorboard", tmp_path) as tracking:
         for seed, folder in enumerate((tmp_path / "distilled", tmp_path / "seed-6/distilled")):
             tracking.start(folder, LABELS, {})
             tracking.summary(folder, row, seed)
         tracking.summary(tmp_path / "never-trained", row)  # has no run: nothing happens
+        assert not closed  # the runs stay open until the end of the command
+    assert closed == [False, False]
     for folder, accuracy in (("distilled", 0.75), ("seed-6/distilled", 0.5)):
         found = events(tmp_path / "tensorboard" / folder)
         assert [found.Scalars(f"test/{key}")[0].value for key in ("accuracy", "parameters")] == [accuracy, 7]
         assert not any("confusion" in tag for tag in found.Tags()["tensors"])
 
 
-def test_a_tracker_that_fails_costs_one_warning_and_not_the_run(data, tmp_path, monkeypatch, capsys):
+def test_a_label_without_examples_has_no_recall_and_no_table_needs_matplotlib(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
-    monkeypatch.setattr(TensorBoardRun, "close", lambda *_: 1 / 0)  # and is not asked again
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with Tracking("tensorboard", tmp_path) as tracking:
+        tracking.start(tmp_path / "model", LABELS, {}, tmp_path)({"step": 3, "confusion": [[0, 0], [1, 3]]})
+    assert scalars(tmp_path / "tensorboard/model") == {"recall/positive": [[3, 0.75]]}
+    assert "| positive | 1 | 3 |" in text(tmp_path / "tensorboard/model", "validation/confusion")[0]
 
-    def full(self, line):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(TensorBoardRun, "log", full)
+@pytest.mark.parametrize("part", ["log", "summary", "close"])
+def test_a_tracker_that_fails_costs_one_warning_and_not_the_run(data, tmp_path, monkeypatch, capsys, part):
+    pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+    monkeypatch.setattr(TensorBoardRun, "close", lambda *_, **__: 1 / 0)  # and is not asked again
+
+    class ServiceError(Exception):
+        """None of Python's own."""
+
+    def fail(*_, **__):
+        raise ServiceError("No space\n  left on device")
+
+    monkeypatch.setattr(TensorBoardRun, part, fail)
     model = run("tensorboard", data, tmp_path, summary=ROW)
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "--track" in line]
-    assert len(warnings) == 1 and "No space left on device" in warnings[0] and "log.jsonl" in warnings[0]
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "--track" in line]
+    assert "--track tensorboard: model " in warning and "No space left on device); log.jsonl" in warning
     assert len(read_log(tmp_path / "model")) == 5
     assert model_fingerprint(model) == model_fingerprint(run(None, data, tmp_path / "untracked"))
 
@@ -327,6 +405,15 @@ def test_a_missing_package_is_named_with_what_installs_it(kind):
     )
     assert done.stdout.startswith(f"--track {kind}: needs the package {kind}"), done.stderr
     assert done.stdout.endswith(f": pip install {kind}\n") and done.stdout.count("\n") == 1
+
+
+def test_a_folder_called_wandb_is_not_the_package(tmp_path, monkeypatch):
+    """As W&B's runs leave it beside the scripts: Python can import it, and it is empty."""
+    (tmp_path / "wandb").mkdir()
+    folder = module_from_spec(PathFinder.find_spec("wandb", [str(tmp_path)]))
+    monkeypatch.setitem(sys.modules, "wandb", folder)
+    with pytest.raises(UserError, match="pip install wandb"):
+        Tracking("wandb", tmp_path)
 
 
 def test_wandb_without_a_login_says_what_to_do_and_asks_nothing(tmp_path):
