@@ -140,9 +140,9 @@ class TensorBoardRun:
 class WandbRun:
     """A run of W&B's project $WANDB_PROJECT (default: minikd), in a group named after the output folder.
 
-    W&B's own variables hold (WANDB_MODE, WANDB_ENTITY, WANDB_DIR, …), but for a run's name and id: a command has several
-    runs. OUTPUT/wandb-runs.json keeps each run's id beside the first line of its log, whose throughput no other training
-    has: the same first line, the same run.
+    W&B's own variables hold (WANDB_MODE, WANDB_ENTITY, WANDB_DIR, …), but for a run's name and id, as a command has
+    several runs. OUTPUT/wandb-runs.json keeps each run's id beside the first line of its log, whose throughput no other
+    training has: the same first line, the same run.
     """
 
     def __init__(self, name: str, labels: tuple[str, ...], config: dict, output: Path, first_line: list[dict]):
