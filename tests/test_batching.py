@@ -8,6 +8,7 @@ import torch
 from test_training import SETTINGS, make_model, tiny_data
 
 from minikd.batching import (
+    cache_folder,
     collate,
     make_batches,
     padded_length,
@@ -49,6 +50,16 @@ def test_an_epoch_repeats_from_its_seed_and_differs_from_the_next():
     assert order(1, 0) == order(1, 0)
     assert order(1, 0) != order(1, 1)
     assert order(1, 0) != order(2, 0)
+
+
+def test_an_epochs_order_is_the_same_on_every_machine():
+    """Texts of one length stay in the order of the shuffle: other ways of sorting depend on the processor."""
+    plan = plan_batches(np.array([3, 1, 2, 2, 1, 3, 2, 5, 1]), batch_size=2, seed=5, epoch=1)
+    assert [index.tolist() for index in plan] == [[4, 8], [5, 0], [7], [1, 6], [2, 3]]
+    lengths, order = np.tile([5, 9], 500), np.random.default_rng((3, 0)).permutation(1000)
+    by_length = [*order[lengths[order] == 5], *order[lengths[order] == 9]]
+    expected = {tuple(by_length[i : i + 20]) for i in range(0, 1000, 20)}
+    assert {tuple(index.tolist()) for index in plan_batches(lengths, 20, seed=3)} == expected
 
 
 def test_training_sees_every_example_once_an_epoch_in_an_order_of_its_own(tmp_path):
@@ -151,6 +162,13 @@ def test_fingerprint_depends_on_texts_labels_and_length(tokenizer):
     assert tokenize_split(Split(TEXTS[::-1], [0] * 5), tokenizer, 16).fingerprint != base
     assert tokenize_split(Split(TEXTS, [0, 0, 0, 0, 1]), tokenizer, 16).fingerprint != base
     assert tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 8).fingerprint != base
+
+
+def test_the_cache_lies_in_the_users_home_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("", None):
+        monkeypatch.setenv("XDG_CACHE_HOME", value) if value is not None else monkeypatch.delenv("XDG_CACHE_HOME")
+        assert cache_folder() == tmp_path / ".cache/minikd"
 
 
 def test_an_unwritable_cache_does_not_stop_the_run(tokenizer, tmp_path, monkeypatch, capsys):

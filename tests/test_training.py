@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-import minikd
+import minikd.training
 from minikd.batching import tokenize_split
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
@@ -31,6 +31,7 @@ from minikd.inference import (
 )
 from minikd.losses import hard_loss, kd_loss
 from minikd.model import Classifier
+from minikd.state import StopSignal, load_state, save_state
 from minikd.tokenizer import train_wordpiece
 from minikd.training import TrainingSettings, clip_gradients, linear_schedule, make_optimizer, train
 
@@ -38,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 WORDS = "a the film plot was dull great boring fine superb awful not very".split()
 SETTINGS = TrainingSettings(epochs=3, batch_size=8, lr=1e-3, seed=5)
+NO_SCALER = torch.amp.GradScaler("cpu", enabled=False)
 
 
 def make_split(count, seed):
@@ -172,8 +174,15 @@ def test_accumulated_gradients_are_those_of_one_large_batch(data, tmp_path):
     assert one == pytest.approx(other, rel=1e-5)
 
 
-@pytest.mark.parametrize("stop_at", [4, 13, 20, 39])  # in epoch 1, at its end, in 2, at the very end
-def test_a_run_that_was_interrupted_and_resumed_ends_in_the_same_bits(data, tmp_path, stop_at):
+class Kill(BaseException):
+    """The end of the process: nothing after it is saved."""
+
+
+@pytest.mark.parametrize("killed,stop_at", [
+    (False, 4), (False, 13), (False, 20), (False, 39),  # in epoch 1, at its end, in 2, at the very end
+    (True, 35),  # in epoch 3, after a line of the log; the last state is that of the end of epoch 2
+])  # fmt: skip
+def test_a_run_that_was_interrupted_and_resumed_ends_in_the_same_bits(data, tmp_path, killed, stop_at):
     teacher = make_model(seed=9).eval()
     settings = replace(SETTINGS, alpha=0.3, T=2.0)
     calls = 0
@@ -182,6 +191,8 @@ def test_a_run_that_was_interrupted_and_resumed_ends_in_the_same_bits(data, tmp_
         nonlocal calls
         calls += 1
         if calls == stop:
+            if killed:
+                raise Kill
             os.kill(os.getpid(), signal.SIGTERM)
         with torch.no_grad():
             return teacher(batch.input_ids, batch.attention_mask).logits
@@ -190,8 +201,12 @@ def test_a_run_that_was_interrupted_and_resumed_ends_in_the_same_bits(data, tmp_
     expected = train(whole, *data, settings, tmp_path / "whole", CPU, teacher=teacher_logits_of)
 
     calls, model = 0, make_model()
-    with pytest.raises(KeyboardInterrupt, match="stopped at step"):
+    with pytest.raises(Kill if killed else KeyboardInterrupt, match=None if killed else "stopped at step"):
         train(model, *data, settings, tmp_path / "cut", CPU, teacher=lambda batch: teacher_logits_of(batch, stop_at))
+    if killed:
+        assert log_lines(tmp_path / "cut")[-1]["step"] == 30
+        with (tmp_path / "cut/log.jsonl").open("a") as log:
+            log.write('{"step": 35, "lo')  # a line that was being written
     resumed = make_model(seed=77)  # every weight must come from the state
     torch.manual_seed(123)
     history = train(resumed, *data, settings, tmp_path / "cut", CPU, teacher=teacher_logits_of, resume=True)
@@ -204,7 +219,61 @@ def test_a_run_that_was_interrupted_and_resumed_ends_in_the_same_bits(data, tmp_
     assert signal.getsignal(signal.SIGINT) is handler  # given back, whatever it was (ignored, in a background job)
 
 
-def test_a_state_of_another_run_is_refused_by_what_differs(data, tmp_path):
+def test_the_first_signal_waits_for_the_end_of_the_step_and_the_second_acts_at_once():
+    def at_once(*_):
+        raise Kill
+
+    before = signal.signal(signal.SIGTERM, at_once)
+    try:
+        with StopSignal() as stop:
+            assert not stop.requested
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.requested
+            with pytest.raises(Kill):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_state_that_cannot_be_written_whole_leaves_the_one_before(data, tmp_path, monkeypatch):
+    settings = replace(SETTINGS, epochs=1)
+    train(make_model(), *data, settings, tmp_path, CPU)
+    before = (tmp_path / "state.pt").read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)  # the bytes are written, and do not reach the disk
+    model = make_model(seed=1)
+    with pytest.raises(OSError, match="No space left"):
+        save_state(tmp_path / "state.pt", {}, model, make_optimizer(model, settings, CPU), NO_SCALER, 1, [], None, 0.0)
+    assert (tmp_path / "state.pt").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"state.pt", "log.jsonl"}
+
+
+def test_a_state_holds_everything_that_the_rest_of_a_run_depends_on(data, tmp_path):
+    """Also the scale of fp16's loss, the best epoch so far and the numbers that dropout will draw."""
+    made_from = {"settings": {"lr": 1.0}}
+    settings, best = replace(SETTINGS, epochs=1), {"epoch": 2, "scores": {"validation_loss": 0.5}, "weights": {}}
+    models = [make_model(seed) for seed in (1, 2)]
+    optimizers = [make_optimizer(model, settings, CPU) for model in models]
+    scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for scale in (8.0, 64.0)]
+    for parameter in models[0].parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizers[0].step()
+    torch.manual_seed(9)
+    save_state(tmp_path / "state.pt", made_from, models[0], optimizers[0], scalers[0], 7, [{"epoch": 1}], best, 3.5)
+    drawn = torch.rand(5)
+    loaded = load_state(tmp_path / "state.pt", made_from, models[1], optimizers[1], scalers[1])
+    assert loaded == (7, [{"epoch": 1}], best, 3.5)
+    assert torch.equal(torch.rand(5), drawn)
+    assert model_fingerprint(models[1]) == model_fingerprint(models[0])
+    assert scalers[1].state_dict() == scalers[0].state_dict() and scalers[1].state_dict()["scale"] == 8.0
+    moments = [optimizer.state_dict()["state"][0]["exp_avg"] for optimizer in optimizers]
+    assert torch.equal(*moments) and moments[0].any()
+
+
+def test_a_state_of_another_run_is_refused_by_what_differs(data, tmp_path, monkeypatch):
     base = replace(SETTINGS, epochs=1)
     train(make_model(), *data, base, tmp_path, CPU, made_from={"teacher": "one"})
     with pytest.raises(UserError, match=r"state.pt.*lr 0.001 → 0.01"):
@@ -213,6 +282,9 @@ def test_a_state_of_another_run_is_refused_by_what_differs(data, tmp_path):
         train(make_model(), *data, base, tmp_path, CPU, resume=True, made_from={"teacher": "another"})
     with pytest.raises(UserError, match="state.pt: cannot be resumed from"):
         train(make_model(layers=1), *data, base, tmp_path, CPU, resume=True, made_from={"teacher": "one"})
+    monkeypatch.setattr(minikd.training, "CHUNK", 7)  # with which the epochs have other batches
+    with pytest.raises(UserError, match=r"made from something else \(chunk\)"):
+        train(make_model(), *data, base, tmp_path, CPU, resume=True, made_from={"teacher": "one"})
 
 
 def test_training_runs_where_progress_bars_are_switched_off(data, tmp_path):
@@ -320,6 +392,36 @@ def test_bf16_trains_and_leaves_fp32_weights(data, tmp_path):
     history = train(model, *data, replace(SETTINGS, precision="bf16", epochs=12, lr=1e-2), tmp_path, CPU)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert max(line["validation_accuracy"] for line in history) > 0.8
+    best = max(history, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))
+    losses = [hard_loss(predict(model, data[1], CPU, precision), torch.from_numpy(data[1].labels)).item()
+              for precision in ("bf16", "fp32")]  # fmt: skip
+    assert best["validation_loss"] == losses[0] != losses[1]  # the run's precision is validated in, too
+
+
+def test_the_norm_that_is_clipped_is_the_true_one_though_fp16_scales_the_loss(data, tmp_path, monkeypatch):
+    split = replace(data[0], offsets=data[0].offsets[:9], labels=data[0].labels[:8])  # one step
+    norms = []
+
+    def note(optimizer, max_norm):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+        clip_gradients(optimizer, max_norm)
+
+    monkeypatch.setattr(minikd.training, "clip_gradients", note)
+    for precision in ("fp32", "fp16"):
+        settings = replace(SETTINGS, epochs=1, precision=precision)
+        train(make_model(dropout=0.0), split, split, settings, tmp_path / precision, CPU)
+    assert len(norms) == 2 and norms[1] == pytest.approx(norms[0], rel=0.02)
+
+
+def test_validation_logits_that_are_not_finite_end_the_run(data, tmp_path):
+    split = replace(data[0], offsets=data[0].offsets[:9], labels=data[0].labels[:8])  # one step, of no line in the log
+
+    def teacher(batch):
+        return torch.full((len(batch.index), 2), math.nan)
+
+    with pytest.raises(UserError, match="logits that are not finite"):
+        train(make_model(), split, data[1], replace(SETTINGS, epochs=2, alpha=0.5), tmp_path, CPU, teacher=teacher)
 
 
 @pytest.mark.skipif(
@@ -345,6 +447,14 @@ def test_predictions_are_in_the_order_of_the_split(data, monkeypatch):
         assert torch.allclose(model(tokens).logits[0], logits[i], atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_predicting_needs_no_mode_and_leaves_the_one_the_model_had(data, training):
+    model = make_model(dropout=0.5).train(training)
+    logits = [predict(model, data[1], CPU, "fp32") for _ in range(2)]
+    assert torch.equal(*logits)  # without dropout
+    assert {module.training for module in model.modules()} == {training}
+
+
 def test_passes_without_gradients_convert_each_weight_once(data):
     model, ids = make_model().eval(), torch.randint(5, 200, (3, 9))
 
@@ -359,7 +469,19 @@ def test_passes_without_gradients_convert_each_weight_once(data):
     assert conversions(1) == conversions(5) == 2  # layers
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_precision_auto_is_bf16_where_it_is_fast_and_safe_elsewhere(monkeypatch, fast):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: fast or including_emulation)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    chosen = {name: choose_precision("auto", torch.device(name))[0] for name in ("cuda", "cpu", "mps")}
+    assert chosen == {"cuda": "bf16" if fast else "fp16", "cpu": "bf16" if fast else "fp32", "mps": "fp32"}
+
+
 def test_precision_and_device_that_are_not_there_are_refused():
+    for name in ("bf16", "fp16"):
+        with pytest.raises(UserError, match=f"--precision {name}"):
+            choose_precision(name, torch.device("mps"))
     assert choose_precision("fp32", CPU)[0] == "fp32"
     assert choose_precision("auto", CPU)[0] in ("fp32", "bf16")
     with pytest.raises(UserError, match="--precision fp16"):
