@@ -75,15 +75,17 @@ def sweep_choice(sweep: dict) -> str:
 
 
 def _replace(folder: Path, source: Path) -> None:
-    """Makes `folder` a copy of the finished run in `source`. The copy is made aside first, so that a kill cannot leave
-    half of one."""
+    """Makes `folder` a copy of the finished run in `source`. The copy is made aside, and the older one removed aside, so
+    that a kill cannot leave half of one."""
     if (folder / ".partial").exists():
         print(f"distilled: the interrupted run in {folder} is discarded")
-    copy = folder.with_name(f".{folder.name}")
-    shutil.rmtree(copy, ignore_errors=True)
+    copy, old = folder.with_name(f".{folder.name}"), folder.with_name(f".{folder.name}-old")
+    for left in (copy, old):  # by a kill
+        shutil.rmtree(left, ignore_errors=True)
     shutil.copytree(source, copy)
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(old)
     copy.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

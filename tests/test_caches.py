@@ -4,15 +4,18 @@ import json
 import shutil
 from copy import deepcopy
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import tokenizers
 import torch
 from equality import CONFIGS, load_quietly, randomised
+from safetensors import safe_open
+from safetensors.torch import save
 
 import minikd
 import minikd.inference
-from minikd.batching import tokenize_split
+from minikd.batching import cache_folder, tokenize_split
 from minikd.checkpoint import save_pretrained
 from minikd.datasets import Split
 from minikd.inference import model_fingerprint, predict, predict_once, teacher_logits
@@ -217,6 +220,28 @@ def test_the_cache_is_the_users_own_and_may_be_deleted_at_any_time(tmp_path, mon
         assert kept == {"tokens", "logits"}
         shutil.rmtree(tmp_path / ".cache")
     assert found[0] == found[1]
+DAMAGES = [*product((once, teachers), ("cut", "no logits", "another shape", "not finite")), (teachers, "no metadata")]
+
+
+@pytest.mark.parametrize("cached,damage", DAMAGES)
+def test_damaged_logits_in_the_cache_are_computed_anew(cached, damage, passes, tmp_path):
+    first = cached(RUN, tmp_path / "logits.safetensors")
+    (path,) = [*tmp_path.glob("logits*"), *cache_folder().glob("logits*")]
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = {"no logits": {"other": first}, "another shape": {"logits": first[1:].clone()},
+               "not finite": {"logits": first / 0}}.get(damage, {"logits": first})  # fmt: skip
+    content = save(tensors, metadata=None if damage == "no metadata" else metadata)
+    path.write_bytes(content[:50] if damage == "cut" else content)
+    for _ in range(2):
+        assert torch.equal(cached(RUN, tmp_path / "logits.safetensors"), first) and len(passes) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_no_logits(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # a folder cannot be made inside a file
+    assert torch.equal(once(RUN, None), predict(RUN["model"], tokenized(SPLIT), CPU, "fp32"))
+    assert "logits not cached" in capsys.readouterr().out
 
 
 def test_a_saved_and_loaded_model_has_the_same_fingerprint(tmp_path):

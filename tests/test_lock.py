@@ -110,6 +110,12 @@ def test_a_child_process_does_not_keep_its_parents_lock(holder, tmp_path, child)
         os.kill(pid, signal.SIGKILL)
 
 
+def test_without_a_folder_there_is_nothing_to_protect(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with lock.only_run_in(None):
+        assert not list(tmp_path.iterdir())
+
+
 def test_an_end_by_an_error_releases_the_lock_and_leaves_no_file(tmp_path):
     with pytest.raises(ZeroDivisionError), lock.only_run_in(tmp_path):
         1 / 0  # noqa: B018

@@ -51,6 +51,7 @@ def kill_at(monkeypatch, count):
     left = [count]
     for name in ("replace", "rename", "unlink", "remove", "rmdir"):
         monkeypatch.setattr(os, name, counted(getattr(os, name), left))
+    return left
 
 
 def counted(do, left):
@@ -159,6 +160,24 @@ def test_a_run_that_is_stopped_while_it_trains_anew_leaves_the_older_one_whole(t
             patch.setattr(where, lambda *_, **__: (_ for _ in ()).throw(Kill))
             run(folder, settings=replace(SETTINGS, lr=5e-3))
         assert contents(folder)[:3] == older[:3], where
+
+
+def test_what_becomes_of_an_interrupted_run_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("minikd.runs.training_memory_mb", lambda *_: 2.0)  # a process of its own
+
+    def stop(batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return torch.zeros(len(batch.index), 2)
+
+    for resume, said in ((True, "nothing to resume in"), (True, "resumed from"), (False, "is discarded (--resume")):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, teacher=stop, resume=resume)
+        out = capsys.readouterr().out
+        assert [words in out for words in ("nothing to resume in", "resumed from", "is discarded (--resume")] == [
+            words == said for words in ("nothing to resume in", "resumed from", "is discarded (--resume")
+        ]
+        step = torch.load(tmp_path / ".partial/state.pt", weights_only=True)["step"]
+        assert step == (2 if said == "resumed from" else 1)
 
 
 def test_a_models_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):

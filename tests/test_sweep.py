@@ -1,12 +1,14 @@
 """A sweep over alpha and T: what it is chosen by, on which examples, and what is said of it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import QUICK, WORDS
+from test_runs import Kill, counted, kill_at
 
 from minikd.batching import TokenizedSplit, tokenize_split
 from minikd.calibration import calibration_metrics
@@ -16,7 +18,7 @@ from minikd.datasets import load_dataset
 from minikd.inference import predict
 from minikd.model import Classifier
 from minikd.report import notes, sweep_table
-from minikd.sweep import run_sweep
+from minikd.sweep import _replace, best_cell, run_sweep
 from minikd.tokenizer import load_tokenizer
 
 CPU = torch.device("cpu")
@@ -73,6 +75,73 @@ def test_a_sweep_chooses_by_what_was_asked_for(students, choose, alpha, tmp_path
         logits = predict(models[cell["alpha"]], validation, CPU, "fp32")
         figures = calibration_metrics(logits, torch.from_numpy(validation.labels))
         assert (cell["validation_loss"], cell["validation_ece"]) == (figures["nll"], figures["ece"])
+
+
+def test_a_tie_goes_to_the_lower_nll_and_then_to_the_earlier_pair():
+    figures = [(0.8, 0.5, 0.2), (0.9, 0.6, 0.1), (0.9, 0.4, 0.1), (0.9, 0.4, 0.3)]
+    keys = ("validation_accuracy", "validation_loss", "validation_ece")
+    cells = [dict(zip(keys, cell)) for cell in figures]
+    for choose in ("accuracy", "nll", "ece"):
+        assert best_cell(cells, choose) is cells[2]
+        assert best_cell(cells[:2], choose) is cells[choose != "nll"]
+
+
+def test_a_pair_given_twice_is_one_student(students, tmp_path):
+    models, validation = students
+    trained = []
+
+    def distil(alpha, T, folder, name):
+        trained.append((alpha, T))
+        save_pretrained(models[alpha], folder)
+        return models[alpha]
+
+    sweep = run_sweep([SURE, LIKELY, SURE], [2.0, 2.0], distil, validation, CPU, "fp32", tmp_path)
+    assert trained == [(SURE, 2.0), (LIKELY, 2.0)] == [(cell["alpha"], cell["T"]) for cell in sweep["cells"]]
+
+
+def write_run(folder, text):
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "run.json"):
+        (folder / name).write_text(text)
+
+
+def read_folder(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()} if folder.exists() else None
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["an older student", "none"])
+def test_a_kill_while_the_chosen_student_is_copied_leaves_no_half_of_one(before, tmp_path, monkeypatch):
+    for count in range(1, 100):
+        output = tmp_path / str(count)
+        write_run(output / "sweep/chosen", "new")
+        if before:
+            write_run(output / "distilled", "old")
+        whole = [read_folder(output / name) for name in ("sweep/chosen", "distilled")]
+        with monkeypatch.context() as patch:
+            left = kill_at(patch, count)
+            patch.setattr(shutil, "copyfile", counted(shutil.copyfile, left))
+            try:
+                _replace(output / "distilled", output / "sweep/chosen")
+            except Kill:
+                pass
+            else:
+                break
+        assert read_folder(output / "distilled") in (*whole, None), count
+        _replace(output / "distilled", output / "sweep/chosen")
+        assert read_folder(output / "distilled") == whole[0] and len(list(output.iterdir())) == 2, count
+    assert 4 <= count < 99 and read_folder(output / "distilled") == whole[0]
+
+
+def test_a_link_called_distilled_is_replaced_and_what_it_names_stays(tmp_path, capsys):
+    write_run(tmp_path / "sweep/chosen", "new")
+    write_run(tmp_path / "elsewhere", "mine")
+    (tmp_path / "distilled").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    _replace(tmp_path / "distilled", tmp_path / "sweep/chosen")
+    assert set(read_folder(tmp_path / "elsewhere").values()) == {"mine"} and not (tmp_path / "distilled").is_symlink()
+    assert read_folder(tmp_path / "distilled") == read_folder(tmp_path / "sweep/chosen") and not capsys.readouterr().out
+    (tmp_path / "distilled/.partial").mkdir()
+    _replace(tmp_path / "distilled", tmp_path / "sweep/chosen")
+    assert "distilled: the interrupted run in" in capsys.readouterr().out
 
 
 def results_with(choose=None):
