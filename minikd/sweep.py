@@ -75,8 +75,8 @@ def sweep_choice(sweep: dict) -> str:
 
 
 def _replace(folder: Path, source: Path) -> None:
-    """Makes `folder` a copy of the finished run in `source`. The copy is made aside, and the older one removed aside, so
-    that a kill cannot leave half of one."""
+    """Makes `folder` a copy of the finished run in `source`. The copy is made aside, and the older one removed
+    aside, so that a kill cannot leave half of one."""
     if (folder / ".partial").exists():
         print(f"distilled: the interrupted run in {folder} is discarded")
     copy, old = folder.with_name(f".{folder.name}"), folder.with_name(f".{folder.name}-old")

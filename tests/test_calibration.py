@@ -131,6 +131,8 @@ def test_temperature_has_the_lowest_nll_of_a_fine_grid(classes, scale):
 @pytest.mark.parametrize("k", [0.1, 0.5, 1.0, 3.0, 15.0])
 def test_temperature_recovers_the_factor_by_which_a_calibrated_model_was_sharpened(k):
     logits, labels = experiment(20_000)
+    single = (k * logits).float()
+    assert fit_temperature(single, labels) == fit_temperature(single.double(), labels)  # computed in fp64
     assert fit_temperature(k * logits, labels) == pytest.approx(k, rel=0.02)
     assert fit_temperature(k * logits, labels) == pytest.approx(k * fit_temperature(logits, labels), rel=1e-9)
 

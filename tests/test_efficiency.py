@@ -122,11 +122,16 @@ def test_turns_grow_with_the_time_allowed_up_to_thirty():
 
 
 def test_a_busy_moment_does_not_show():
-    model, calls = Classifier(CONFIG), itertools.count()
-    # call 16, after the single examples of the warm-up, is the batch of 128 in the first of three turns
-    model.register_forward_pre_hook(lambda *_: time.sleep(1) if next(calls) == 16 else None)
+    model, turns = Classifier(CONFIG), []
+
+    def busy(module, arguments):
+        if len(arguments[0]) == 128:
+            turns.append(1)
+            time.sleep(len(turns) == 1)  # a second, in the first of three turns
+
+    model.register_forward_pre_hook(busy)
     (result,) = measure_speed([model], [make_split(150)], CPU, "fp32", seconds=0)
-    assert next(calls) > 17
+    assert len(turns) == 3
     assert result["batch_128_ms"] < 300  # the mean of the three would be above 333
 
 
@@ -192,6 +197,22 @@ def test_a_measuring_process_that_fails_gives_none_and_one_line(monkeypatch, cap
     assert inference_memory_mb(Classifier(CONFIG), make_split(150), CPU, "fp32") is None
     out, _ = capfd.readouterr()
     assert "not measured" in out and "/nowhere/python" in out and out.count("\n") == 1
+
+
+@can_tell
+@pytest.mark.parametrize("program,reason", [("kill -9 $$", "killed by signal 9"), ("exec sleep 30", "timed out")])
+def test_a_measuring_process_that_is_killed_or_too_slow_gives_none_and_one_line(
+    monkeypatch, tmp_path, capfd, program, reason
+):
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{program}\n")
+    (tmp_path / "python").chmod(0o755)
+    efficiency._in_own_process.cache_clear()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(efficiency, "CHILD_SECONDS", 0.5)
+    assert inference_memory_mb(Classifier(CONFIG), make_split(150), CPU, "fp32") is None
+    out, err = capfd.readouterr()
+    assert "not measured" in out and reason in out and out.count("\n") == 1 and err == ""
+    efficiency._in_own_process.cache_clear()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of Linux's glibc")

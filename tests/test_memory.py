@@ -72,6 +72,14 @@ def test_models_of_one_shape_have_one_figure_and_other_work_has_another(alone):
     assert adapters < alone - 60 and small_batch < alone - 30
 
 
+def test_a_device_that_keeps_no_peak_has_no_figure(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("nothing is to be measured"))
+    mps, model = torch.device("mps"), Classifier(CONFIG)
+    assert peak_memory_mb(mps) is None
+    assert training_memory_mb(model, make_split(4, 0), SETTINGS, mps, None) is None
+    assert efficiency.inference_memory_mb(model, make_split(4, 0), mps, "fp32") is None
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_it_is_torchs_figure_and_models_leave_the_device(tmp_path):
     from test_runs import make_model, run

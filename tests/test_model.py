@@ -220,6 +220,14 @@ def test_scores_are_the_scaled_products_before_mask_and_softmax():
     torch.testing.assert_close(scores[0][1, 1, 4, 2], by_hand)
 
 
+def test_more_tokens_than_positions_are_refused():
+    config = CONFIGS["bert"]
+    model, most = randomised(config), config.max_position_embeddings
+    assert model(torch.full((1, most), 5)).logits.isfinite().all()
+    with pytest.raises(ValueError, match=f"{most + 1} tokens: the model has {most} positions"):
+        model(torch.full((1, most + 1), 5))
+
+
 def test_output_holds_only_what_was_asked_for():
     model, batch = randomised(CONFIGS["bert"]), tokens(random_batch(CONFIGS["bert"]))
     assert model(**batch)[1:] == (None, None)

@@ -172,6 +172,8 @@ def test_what_becomes_of_an_interrupted_run_is_said(tmp_path, monkeypatch, capsy
     for resume, said in ((True, "nothing to resume in"), (True, "resumed from"), (False, "is discarded (--resume")):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, teacher=stop, resume=resume)
+        assert (tmp_path / ".partial/adapter").exists() == (said == "resumed from")
+        (tmp_path / ".partial/adapter").mkdir(exist_ok=True)  # left by a kill
         out = capsys.readouterr().out
         assert [words in out for words in ("nothing to resume in", "resumed from", "is discarded (--resume")] == [
             words == said for words in ("nothing to resume in", "resumed from", "is discarded (--resume")

@@ -271,6 +271,8 @@ def test_anything_but_paired_booleans_is_refused():
     a, b = answers(2)
     with pytest.raises(ValueError, match="boolean"):
         compare(a.astype(int), b)  # predictions, say, instead of predicted == labels
+    with pytest.raises(ValueError, match="boolean"):
+        compare(a, b.astype(int))
     for wrong in (b[:1], b[:, :-1]):
         with pytest.raises(ValueError, match="one shape"):
             compare(a, wrong)

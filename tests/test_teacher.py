@@ -75,6 +75,7 @@ def test_the_targets_are_the_teachers_logits_on_the_texts_of_the_batch(sample, t
     ])  # fmt: skip
     assert wanted.std(dim=0).min() > 0.1  # a row taken from another text would show
     data, args = SimpleNamespace(train=split), flags(tmp_path, teacher_logits=mode)
+    teacher.train()  # as its own training has left it; its dropout is off when it teaches
     logits_of, key = source_of_logits(teacher, tokens, data, args, CPU)
     assert key == model_fingerprint(teacher)
     passes = []
@@ -84,6 +85,26 @@ def test_the_targets_are_the_teachers_logits_on_the_texts_of_the_batch(sample, t
         assert not logits_of(batch).requires_grad
     assert len(passes) == (2 * len(shuffled(tokens)) if mode == "online" else 0)  # anew in each step, or once before
     assert (tmp_path / "teacher-logits.safetensors").exists() == (mode == "cache")
+
+
+@pytest.mark.parametrize("mode", ["cache", "online"])
+def test_the_teacher_runs_in_the_precision_asked_for(sample, tmp_path, mode):
+    split, tokens = sample
+    teacher = randomised(replace(CONFIGS["bert"], vocab_size=500, max_position_embeddings=32, labels=("a", "b")))
+    batch, logits = shuffled(tokens)[0], {}
+    for precision in ("fp32", "bf16"):
+        args = flags(tmp_path / precision, teacher_logits=mode, precision=precision)
+        logits[precision] = source_of_logits(teacher, tokens, SimpleNamespace(train=split), args, CPU)[0](batch)
+    error = (logits["bf16"] - logits["fp32"]).abs().max()
+    assert 1e-3 < error < 0.1 * logits["fp32"].abs().max()
+
+
+def test_a_copy_of_a_teacher_has_no_log_of_the_one_before(fine_tuned, tmp_path):
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher/log.jsonl").write_text('{"step": 10, "loss": 0.5}\n')
+    given = from_pretrained(fine_tuned), load_tokenizer(fine_tuned), flags(tmp_path, teacher=str(fine_tuned)), CPU
+    keep_copy(*given)
+    assert (tmp_path / "teacher/run.json").exists() and not (tmp_path / "teacher/log.jsonl").exists()
 
 
 def test_a_copy_says_that_it_discards_an_interrupted_run(fine_tuned, tmp_path, capsys):
