@@ -42,6 +42,27 @@ def test_durations_are_in_minutes_or_hours(seconds, text):
     assert duration(seconds) == text
 
 
+def test_a_resumed_training_estimates_what_is_left_of_it(tmp_path, monkeypatch):
+    data, made = tiny_data(), []
+
+    class Noted(Estimate):
+        def __init__(self, what, tokens):
+            made.append((what, tokens))
+            super().__init__(what, tokens)
+
+    def stop(line):
+        if "seconds" in line:  # the end of the first epoch of three
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("minikd.training.Estimate", Noted)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_model(), *data, SETTINGS, tmp_path, CPU, desc="teacher", track=stop)
+    train(make_model(), *data, SETTINGS, tmp_path, CPU, desc="teacher", resume=True)
+    (what, whole), (rest, left) = made
+    assert (what, rest) == ("teacher: 3 epochs", "teacher: the rest of 3 epochs")
+    assert left == pytest.approx(whole * 2 / 3) and whole > 3 * len(data[0].ids)
+
+
 def test_a_long_training_tells_its_time_and_a_short_one_does_not(tmp_path, capsys, monkeypatch):
     data, seconds = tiny_data(), []
 

@@ -19,7 +19,7 @@ from minikd.evaluation import training_costs
 from minikd.files import UserError, atomic_write
 from minikd.inference import model_fingerprint
 from minikd.model import Classifier
-from minikd.runs import publish, train_or_reuse
+from minikd.runs import check_not_source, publish, train_or_reuse
 from minikd.tokenizer import train_wordpiece
 from minikd.training import TrainingSettings
 
@@ -160,6 +160,22 @@ def test_a_run_that_is_stopped_while_it_trains_anew_leaves_the_older_one_whole(t
             patch.setattr(where, lambda *_, **__: (_ for _ in ()).throw(Kill))
             run(folder, settings=replace(SETTINGS, lr=5e-3))
         assert contents(folder)[:3] == older[:3], where
+
+
+@pytest.mark.parametrize("source", ["", "teacher", "distilled", "baseline", "sweep/a", "seed-43/distilled"])
+def test_a_run_is_refused_where_it_would_write_over_the_model_it_starts_from(tmp_path, source):
+    (tmp_path / "out" / source).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^--student .*: the run would write over it; give another --output-dir$"):
+        check_not_source(tmp_path / "out", "--student", tmp_path / "out" / source)
+    check_not_source(tmp_path / "out" / "other", "--student", tmp_path / "out" / source)
+
+
+def test_a_run_may_start_from_a_model_that_it_does_not_write_over(tmp_path):
+    for name in ("teacher", "mine", "sweeps"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    check_not_source(tmp_path / "out", "--teacher", tmp_path / "out/teacher", allowed="teacher")
+    for source in (None, "distilled", tmp_path / "out/mine", tmp_path / "out/sweeps", tmp_path):
+        check_not_source(tmp_path / "out", "--teacher", source)
 
 
 def test_what_becomes_of_an_interrupted_run_is_said(tmp_path, monkeypatch, capsys):

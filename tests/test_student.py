@@ -95,6 +95,20 @@ def test_published_weights_asked_for_with_another_vocabulary_are_refused(minilm)
             starting_student(flags(student_init="pretrained", **given), teacher, tokenizer, DATA, 42, CPU)
 
 
+@pytest.mark.parametrize("given,words", [
+    ({"teacher": "oracle", "take_layers": [0, 1]}, "--teacher oracle: has no layers to take"),
+    ({"teacher": "oracle", "student_init": "teacher"}, "--teacher oracle: has no layers to take"),
+    ({"student_init": "random", "student_lora_rank": 2}, "--student-lora-rank: this student starts from random"),
+    ({"student_init": "random", "take_layers": [0, 1]}, "--take-layers: this student takes no layers"),
+    ({"take_layers": [0, 1], "student_layers": 3}, "--student-layers 3: --take-layers names 2"),
+])  # fmt: skip
+def test_flags_that_contradict_each_other_are_refused(given, words):
+    tokenizer = train_wordpiece(WORDS * 3, 200)
+    teacher = None if "teacher" in given else wide_teacher(tokenizer, hidden_size=64, num_attention_heads=1)
+    with pytest.raises(UserError, match=f"^{words}"):
+        starting_student(flags(**{"dataset": "sample"} | given), teacher, tokenizer, DATA, 42, CPU)
+
+
 @pytest.mark.parametrize("hidden", [64, 512, 768])
 @pytest.mark.parametrize("layers", [None, 1, 4, 5])
 def test_a_student_is_random_only_where_the_user_asked_for_its_width_or_for_that(hidden, layers, capsys):

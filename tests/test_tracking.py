@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_runs
 import torch
 
 from minikd.batching import tokenize_split
@@ -307,6 +308,17 @@ def test_a_finished_model_is_sent_from_its_log(data, tmp_path):
         log.write('{"step": 31, "lo')  # what a kill leaves
     with Tracking("tensorboard", tmp_path) as tracking:
         tracking.start(tmp_path / "model", LABELS, {})
+    found = scalars(tmp_path / "tensorboard/model")
+    for tag, expected in curves_of_the_log(tmp_path / "model").items():
+        assert np.array(found[tag]) == pytest.approx(np.array(expected), rel=1e-6), tag
+
+
+def test_a_finished_run_that_is_used_again_is_sent_from_its_log(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+    monkeypatch.setattr("minikd.runs.training_memory_mb", lambda *_: 2.0)  # a process of its own
+    test_runs.run(tmp_path / "model")
+    with Tracking("tensorboard", tmp_path) as tracking:
+        test_runs.run(tmp_path / "model", reuse=True, tracking=tracking)
     found = scalars(tmp_path / "tensorboard/model")
     for tag, expected in curves_of_the_log(tmp_path / "model").items():
         assert np.array(found[tag]) == pytest.approx(np.array(expected), rel=1e-6), tag
