@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import re
+import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,23 @@ def test_a_sweep_chooses_on_validation_and_resumes_without_training_again(script
     assert read_json("runs/films/results.json")["sweep"] == sweep
 
 
+def test_students_of_every_seed_are_trained_again_unless_resumed(script, corpus, fine_tuned, no_pictures):
+    command = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 1, *QUICK, "--epochs", 1,
+               "--alpha", 0.1, 0.9, "--seeds", 2]  # fmt: skip
+    trained = ["alpha 0.1, T 2", "alpha 0.9, T 2", "baseline", "distilled", "baseline"]
+    for _ in range(2):
+        status, out, _ = script(*command)
+        assert status == 0 and re.findall(r"(?m)^(.*): [\d,]+ parameters", out) == trained
+    old = time.time() - 100  # of the files that an earlier command left
+    for path in Path("runs").rglob("*"):
+        os.utime(path, (old, old))
+    shutil.rmtree("runs/films/seed-43/baseline")
+    status, out, _ = script(*command, "--resume")
+    assert status == 0 and re.findall(r"(?m)^(.*): [\d,]+ parameters", out) == ["baseline"]
+    found = read_json("runs/films/results.json")["found_finished"]
+    assert sorted(found) == ["baseline", "distilled", "teacher", "the teacher's logits"]  # a part of them is enough
+
+
 def test_adapters_train_a_small_share_and_leave_an_ordinary_model(script, corpus, bare):
     flags = ["--lora-rank", 2, "--lora-alpha", 4, "--lora-targets", "query,value", "--output-dir", "lora"]
     status, out, err = script("train.py", "--dataset", corpus, "--model", bare, *QUICK[:2], *QUICK[8:], *flags)
@@ -123,12 +143,16 @@ def test_teacher_and_students_get_adapters_of_their_own_ranks_and_the_scale_aske
             assert Path(f"runs/films/{name}/adapter").exists() == (name == "teacher")
 
 
-def test_a_student_of_adapters_stands_beside_a_whole_teacher(script, corpus, fine_tuned):
+def test_a_student_of_adapters_stands_beside_a_whole_teacher(script, corpus, fine_tuned, bare, no_pictures):
     command = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 2, *QUICK]
     status, out, err = script(*command, "--student-lora-rank", 2)
     assert (status, err) == (0, "")
     rows = {row["name"]: row for row in read_json("runs/films/results.json")["models"]}
     assert rows["distilled"]["trained_parameters"] == rows["baseline"]["trained_parameters"] < 1000
+    assert not list(Path("runs").rglob("adapter"))  # no checkpoint has the first weights of these students
+    start = ["--student", bare, "--student-lora-rank", 2, "--no-baseline", "--output-dir", "out"]
+    assert script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, *QUICK, *start)[0] == 0
+    assert read_json("out/distilled/adapter/adapter_config.json")["base_model_name_or_path"] == str(bare)
     status, _, err = script(*command, "--lora-rank", 2)
     assert status == 2 and "--lora-rank" in err  # nothing of this teacher would be trained
 
@@ -271,15 +295,23 @@ def test_tensorboard_gets_the_lines_of_the_log_and_the_test_figures(script, corp
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     command = ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK, "--track"]
-    status, _, err = script(*command, "tensorboard")
+    status, _, err = script(*command, "tensorboard", "--seeds", 2)
     assert (status, err) == (0, "")
-    events = EventAccumulator("runs/films/tensorboard/distilled")
-    events.Reload()
+
+    def events_of(name):
+        events = EventAccumulator(f"runs/films/tensorboard/{name}")
+        events.Reload()
+        return events
+
+    events = events_of("distilled")
     lines = [json.loads(line) for line in open("runs/films/distilled/log.jsonl")]
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(s, pytest.approx(v)) for s, v in losses]
     rows = {row["name"]: row for row in read_json("runs/films/results.json")["models"]}
-    assert events.Scalars("test/accuracy")[-1].value == pytest.approx(rows["distilled"]["accuracy"])
+    for seed, folder in enumerate(("", "seed-43/")):
+        for name in ("distilled", "baseline"):
+            assert events_of(folder + name).Scalars("test/nll")[-1].value == pytest.approx(rows[name]["nll"][seed])
+    assert len({*rows["distilled"]["nll"], *rows["baseline"]["nll"]}) == 4
 
 
 def test_the_rank_of_a_recipe_is_ignored_aloud_where_the_teacher_is_fine_tuned_and_the_users_own_is_refused(

@@ -101,6 +101,10 @@ def test_a_second_run_reuses_the_teacher_and_its_logits_unless_settings_differ(s
     Path("runs/films/predictions-baseline.csv").write_text("of an earlier run with other models")
     status, again, _ = script(*base, "--T", 4)
     assert not Path("runs/films/predictions-baseline.csv").exists()
+    stale = Path("runs/films/predictions-baseline.csv")
+    stale.write_text("of an earlier run")
+    status, again, _ = script(*base, "--T", 4)
+    assert not stale.exists()
     assert status == 0 and "teacher: using runs/films/teacher" in again and "teacher logits: read from" in again
     assert "distilled: epoch 1" in again  # but the student is trained
     _, other, _ = script(*base, "--teacher-lr", "2e-3")

@@ -28,7 +28,10 @@ from independent import (
 )
 
 import minikd.datasets.sample
+import minikd.inference
 import minikd.runs
+import minikd.teacher
+import minikd.training
 from minikd.batching import make_batches
 from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.inference import model_fingerprint
@@ -126,6 +129,11 @@ def test_distill_hands_each_training_its_own_data_settings_seed_and_teacher(scri
     for call, seed in zip(students, (7, 7, 8, 8)):
         own = {"alpha": 0.3, "T": 3.0} if call["desc"] == "distilled" else plain
         assert call["settings"] == STUDENT | own | {"seed": seed}
+
+    # Each run records its teacher: none, or the fine-tuned weights.
+    key = model_fingerprint(from_pretrained(output / "teacher"))
+    for call in trainings:
+        assert call["made_from"]["teacher"] == (key if call["desc"] == "distilled" else "")
 
     # The same first weights for the students of a seed, and objects of their own.
     first = [call["first_weights"] for call in students]
@@ -229,7 +237,8 @@ def test_a_sweep_hands_each_cell_its_alpha_and_t_and_keeps_the_best_on_validatio
     assert list(rows) == ["teacher", "distilled", "baseline"]
     assert passes.count(SIZES["test"]) == 1 + 2 * 2  # teacher and students; of the sweep, the chosen one alone
     pairs = [(0.9, 1.0), (0.9, 5.0), (0.1, 1.0), (0.1, 5.0)]
-    sweep = [call for call in trainings if call["desc"] not in ("distilled", "baseline")]
+    sweep = trainings[:4]
+    assert [call["desc"] for call in trainings[4:]] == ["baseline"]  # the chosen student is not trained again
     assert [(call["settings"]["alpha"], call["settings"]["T"]) for call in sweep] == pairs
     assert [call["settings"]["seed"] for call in trainings] == [7] * 5 + [8] * 2
     assert len({call["first_weights"] for call in trainings[:5]}) == 1
@@ -283,6 +292,41 @@ def test_the_scripts_clip_at_1_and_warm_up_over_a_tenth_unless_told_otherwise(sc
     own = {"train": {"lr": 2e-5}, "distilled": {"lr": 5e-5, "alpha": 0.5, "T": 2.0}, "baseline": {"lr": 5e-5}}
     for call, expected in zip(trainings, own.values(), strict=True):
         assert call["settings"] == call["settings"] | defaults | expected
+
+
+@pytest.fixture
+def precisions(monkeypatch):
+    """By module, the precisions in which it ran forward passes."""
+    seen = {}
+    for module in (minikd.inference, minikd.training, minikd.teacher):
+        own = seen[module.__name__.removeprefix("minikd.")] = set()
+
+        def spy(device, precision, own=own, autocast=module.autocast):
+            own.add(precision)
+            return autocast(device, precision)
+
+        monkeypatch.setattr(module, "autocast", spy)
+    return seen
+
+
+def test_every_pass_of_the_scripts_runs_in_the_precision_asked_for(script, films, trained, precisions):
+    flags, short = ["--precision", "bf16", "--max-length", LENGTH], ["--epochs", 1, "--no-baseline"]
+    distill = ["distill.py", "--teacher", trained, "--student-layers", 1, *short, "--output-dir"]
+    commands = {
+        ("inference", "training"): [
+            ["train.py", "--model", trained, *short[:2]],
+            [*distill, "cache", "--alpha", 0.1, 0.9],
+        ],
+        ("inference", "training", "teacher"): [[*distill, "online", "--teacher-logits", "online"]],
+        ("inference",): [["evaluate.py", trained, "--calibrate"]],
+    }
+    for modules, several in commands.items():
+        for command in several:
+            assert script(*command, "--dataset", films, *flags)[0] == 0
+            assert precisions == {name: {"bf16"} if name in modules else set() for name in precisions}, command
+            [seen.clear() for seen in precisions.values()]
+    assert script("evaluate.py", trained, "--text", "a great film", *flags)[0] == 0
+    assert precisions.pop("inference") == {"bf16"} and not any(precisions.values())
 
 
 # evaluate.py
