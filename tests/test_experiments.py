@@ -80,11 +80,15 @@ def test_a_sweep_chooses_on_validation_and_resumes_without_training_again(script
 
 def test_students_of_every_seed_are_trained_again_unless_resumed(script, corpus, fine_tuned, no_pictures):
     command = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 1, *QUICK, "--epochs", 1,
-               "--alpha", 0.1, 0.9, "--seeds", 2]  # fmt: skip
-    trained = ["alpha 0.1, T 2", "alpha 0.9, T 2", "baseline", "distilled", "baseline"]
+               "--lr", "1e-2", "--alpha", 0, 1, "--choose", "nll", "--seeds", 2]  # fmt: skip
+    trained = ["alpha 0, T 2", "alpha 1, T 2", "baseline", "distilled", "baseline"]
     for _ in range(2):
         status, out, _ = script(*command)
         assert status == 0 and re.findall(r"(?m)^(.*): [\d,]+ parameters", out) == trained
+    assert read_json("runs/films/results.json")["sweep"]["chosen"]["alpha"] == 1  # this teacher knows nothing
+    for folder in ("", "seed-43/"):  # the pair that the first seed's sweep chose, for every seed
+        settings = read_json(f"runs/films/{folder}distilled/run.json")["made_from"]["settings"]
+        assert (settings["alpha"], settings["T"]) == (1, 2)
     old = time.time() - 100  # of the files that an earlier command left
     for path in Path("runs").rglob("*"):
         os.utime(path, (old, old))
@@ -290,7 +294,7 @@ def test_mixed_or_wrong_flags_of_evaluate_get_one_line(script, fine_tuned, flags
     assert status == 2 and words in err and len(err.strip().splitlines()) == 1 and not Path("x.csv").exists()
 
 
-def test_tensorboard_gets_the_lines_of_the_log_and_the_test_figures(script, corpus, bare):
+def test_tensorboard_gets_the_lines_of_the_log_and_the_test_figures(script, corpus, bare, no_pictures):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -298,8 +302,8 @@ def test_tensorboard_gets_the_lines_of_the_log_and_the_test_figures(script, corp
     status, _, err = script(*command, "tensorboard", "--seeds", 2)
     assert (status, err) == (0, "")
 
-    def events_of(name):
-        events = EventAccumulator(f"runs/films/tensorboard/{name}")
+    def events_of(name, output="runs/films"):
+        events = EventAccumulator(f"{output}/tensorboard/{name}")
         events.Reload()
         return events
 
@@ -312,6 +316,10 @@ def test_tensorboard_gets_the_lines_of_the_log_and_the_test_figures(script, corp
         for name in ("distilled", "baseline"):
             assert events_of(folder + name).Scalars("test/nll")[-1].value == pytest.approx(rows[name]["nll"][seed])
     assert len({*rows["distilled"]["nll"], *rows["baseline"]["nll"]}) == 4
+    command = ["train.py", "--dataset", corpus, "--model", bare, "--epochs", 1, *QUICK[8:], "--output-dir", "out"]
+    assert script(*command, "--track", "tensorboard")[0] == 0
+    (row,) = read_json("out/results.json")["models"]
+    assert events_of("out", "out").Scalars("test/nll")[-1].value == pytest.approx(row["nll"])
 
 
 def test_the_rank_of_a_recipe_is_ignored_aloud_where_the_teacher_is_fine_tuned_and_the_users_own_is_refused(

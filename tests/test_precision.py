@@ -3,6 +3,8 @@
 bf16 is checked on every machine; what needs an NVIDIA GPU is skipped without one (tests/gpu_check.sh runs it there).
 """
 
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -10,12 +12,12 @@ import torch
 from equality import CONFIGS, assert_equal, compare, moved, random_batch, randomised, run, transformers_twin
 from test_training import SETTINGS, log_lines, make_model, tiny_data
 
-from minikd.inference import autocast, predict
+from minikd.inference import autocast, model_fingerprint, predict
 from minikd.model import Classifier
 from minikd.training import train
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-CUDA = torch.device("cuda")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 FORMATS = [("cpu", "bf16"), *(pytest.param("cuda", short, marks=needs_cuda) for short in ("bf16", "fp16"))]
 EPSILON = {"bf16": 2**-8, "fp16": 2**-11}  # largest relative error of rounding to the format
 
@@ -91,6 +93,40 @@ def test_a_run_in_fp16_that_overflows_at_first_lowers_its_scale_and_learns(data,
     assert state["scaler"]["scale"] < 65536
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     assert max(line["validation_accuracy"] for line in history) > 0.8
+
+
+def test_fp16_scales_the_loss_and_clips_the_true_gradient(data, tmp_path):
+    """Unclipped and with steps that are clipped, in fp16 as in fp32. A first step that overflows is left out, and a run
+    that is resumed after it keeps the lower scale."""
+    labels = torch.from_numpy(data[0].labels)
+    target, mild = (size * torch.nn.functional.one_hot(labels, 2).float() for size in (64, 4))
+    for clip in (0.0, 0.05):
+        models = [make_model(dropout=0.0), make_model(dropout=0.0)]
+        for model, precision in zip(models, ("fp32", "fp16")):
+            settings = replace(SETTINGS, precision=precision, clip=clip, alpha=0.0, T=1.0)
+            train(model, *data, settings, tmp_path / precision, CPU, teacher=lambda batch: mild[batch.index])
+        for one, other in zip(models[0].parameters(), models[1].parameters()):
+            assert (one - other).abs().mean() < 1e-4
+
+    settings = replace(SETTINGS, precision="fp16", alpha=0.0, T=64.0)
+    calls = []
+
+    def teacher(batch, stop=None):
+        calls.append(batch)
+        if len(calls) == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return target[batch.index]
+
+    whole, resumed = make_model(), make_model(seed=1)
+    train(whole, *data, settings, tmp_path / "whole", CPU, teacher=teacher)
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        train(make_model(), *data, settings, tmp_path / "cut", CPU, teacher=lambda batch: teacher(batch, 5))
+    train(resumed, *data, settings, tmp_path / "cut", CPU, teacher=teacher, resume=True)
+    scales = [torch.load(tmp_path / name / "state.pt", weights_only=True)["scaler"] for name in ("whole", "cut")]
+    assert scales[0] == scales[1] and 1 < scales[0]["scale"] < 65536
+    assert model_fingerprint(resumed) == model_fingerprint(whole)
+    assert all(torch.isfinite(parameter).all() for parameter in whole.parameters())
 
 
 @needs_cuda

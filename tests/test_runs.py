@@ -20,6 +20,8 @@ from minikd.files import UserError, atomic_write
 from minikd.inference import model_fingerprint
 from minikd.model import Classifier
 from minikd.runs import check_not_source, publish, train_or_reuse
+from minikd.runs import publish, train_or_reuse
+from minikd.state import differences
 from minikd.tokenizer import train_wordpiece
 from minikd.training import TrainingSettings
 
@@ -256,6 +258,11 @@ def test_a_run_is_used_again_only_where_everything_it_was_made_from_is_the_same(
     assert change in str(refused.value)
     run(finished, reuse=True)  # and the same run is not trained again
     assert "made from the same settings" in capsys.readouterr().out
+
+
+def test_what_only_one_of_two_runs_was_made_from_differs():
+    old, new = {"settings": {"seed": 5}, "data": "a"}, {"settings": {"seed": 5}, "data": "a", "lora": {"rank": 2}}
+    assert differences(old, new) == differences(new, old) == ["lora"]
 
 
 def test_every_setting_of_a_training_is_among_the_changes():

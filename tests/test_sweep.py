@@ -19,6 +19,7 @@ from minikd.inference import predict
 from minikd.model import Classifier
 from minikd.report import notes, sweep_table
 from minikd.sweep import _replace, best_cell, run_sweep
+from minikd.sweep import CRITERIA, best_cell, run_sweep
 from minikd.tokenizer import load_tokenizer
 
 CPU = torch.device("cpu")
@@ -65,8 +66,12 @@ def test_a_sweep_chooses_by_what_was_asked_for(students, choose, alpha, tmp_path
         save_pretrained(models[alpha], folder)
         return models[alpha]
 
-    sweep = run_sweep([SURE, LIKELY, BLIND], [2.0], distil, validation, CPU, "fp32", tmp_path, choose)
+    left = tmp_path / "distilled/.partial/state.pt"  # by an earlier run that was interrupted
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"")
+    sweep = run_sweep([SURE, LIKELY, SURE, BLIND], [2.0, 2.0], distil, validation, CPU, "fp32", tmp_path, choose)
     assert sweep["chosen"] == {"alpha": alpha, "T": 2.0} and sweep["choose"] == choose
+    assert len(sweep["cells"]) == 3 and not left.exists()  # a value given twice counts once
     kept = from_pretrained(tmp_path / "distilled").state_dict()
     assert torch.equal(kept["classifier.weight"], models[alpha].classifier.weight)
     chosen = [line for line in capsys.readouterr().out.splitlines() if line.endswith(f"← chosen by {choose}")]
@@ -142,6 +147,11 @@ def test_a_link_called_distilled_is_replaced_and_what_it_names_stays(tmp_path, c
     (tmp_path / "distilled/.partial").mkdir()
     _replace(tmp_path / "distilled", tmp_path / "sweep/chosen")
     assert "distilled: the interrupted run in" in capsys.readouterr().out
+@pytest.mark.parametrize("choose", CRITERIA)
+def test_at_a_tie_the_lower_nll_wins_and_then_the_earlier_pair(choose):
+    keys = ("name", "validation_accuracy", "validation_loss", "validation_ece")
+    cells = [dict(zip(keys, cell)) for cell in (("a", 0.9, 0.5, 0.1), ("b", 0.9, 0.4, 0.1), ("c", 0.9, 0.4, 0.1))]
+    assert best_cell(cells, choose)["name"] == "b"
 
 
 def results_with(choose=None):

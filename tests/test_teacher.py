@@ -115,3 +115,12 @@ def test_a_copy_says_that_it_discards_an_interrupted_run(fine_tuned, tmp_path, c
     keep_copy(*given)
     assert f"teacher: the interrupted run in {tmp_path / 'teacher'} is discarded\n" in capsys.readouterr().out
     assert not (tmp_path / "teacher/.partial").exists() and (tmp_path / "teacher/run.json").exists()
+
+
+def test_a_copy_takes_the_place_of_another_teacher_and_its_log(fine_tuned, trained, tmp_path):
+    for source in (fine_tuned, trained):
+        teacher = from_pretrained(source)
+        keep_copy(teacher, load_tokenizer(source), flags(tmp_path, teacher=str(source)), CPU)
+        assert model_fingerprint(from_pretrained(tmp_path / "teacher")) == model_fingerprint(teacher)
+        assert not (tmp_path / "teacher/log.jsonl").exists()
+        (tmp_path / "teacher/log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')

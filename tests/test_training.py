@@ -32,6 +32,7 @@ from minikd.inference import (
 from minikd.losses import hard_loss, kd_loss
 from minikd.model import Classifier
 from minikd.state import StopSignal, load_state, save_state
+from minikd.state import StopSignal
 from minikd.tokenizer import train_wordpiece
 from minikd.training import TrainingSettings, clip_gradients, linear_schedule, make_optimizer, train
 
@@ -274,6 +275,27 @@ def test_a_state_holds_everything_that_the_rest_of_a_run_depends_on(data, tmp_pa
 
 
 def test_a_state_of_another_run_is_refused_by_what_differs(data, tmp_path, monkeypatch):
+def test_a_second_ctrl_c_acts_at_once():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), StopSignal() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.requested
+            signal.raise_signal(signal.SIGINT)
+            stop.requested = False
+        assert stop.requested
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_state_of_another_plan_of_batches_is_refused(data, tmp_path, monkeypatch):
+    train(make_model(), *data, SETTINGS, tmp_path, CPU)
+    monkeypatch.setattr("minikd.training.CHUNK", 50)
+    with pytest.raises(UserError, match=r"made from something else \(chunk\)"):
+        train(make_model(), *data, SETTINGS, tmp_path, CPU, resume=True)
+
+
+def test_a_state_of_another_run_is_refused_by_what_differs(data, tmp_path):
     base = replace(SETTINGS, epochs=1)
     train(make_model(), *data, base, tmp_path, CPU, made_from={"teacher": "one"})
     with pytest.raises(UserError, match=r"state.pt.*lr 0.001 → 0.01"):

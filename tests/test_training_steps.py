@@ -3,6 +3,7 @@ decides which epoch is kept."""
 
 import json
 import math
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -177,6 +178,20 @@ def test_another_seed_has_other_batches_and_the_same_seed_the_same(data, tmp_pat
     one, other, again = (batches_of(data[0], tmp_path / str(i), seed=seed) for i, seed in enumerate((11, 12, 11)))
     assert one == again
     assert shared(one[0], other[0]) < 3
+
+
+def test_the_logged_speed_is_that_of_the_steps_since_the_line_before(data, tmp_path, monkeypatch):
+    def slow(batch):
+        time.sleep(0.03)
+        return torch.zeros(len(batch.index), 2)
+
+    monkeypatch.setattr(minikd.training, "LOG_EVERY", 2)
+    settings = replace(SETTINGS, epochs=1, batch_size=10, grad_accum=1)
+    train(make_model(layers=1), *data, settings, tmp_path, CPU, teacher=slow)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    first, *others = (line["examples_per_second"] for line in log if "loss" in line)
+    assert len(others) == 4 and max(first, *others) <= 20 / 0.06
+    assert max(others[1:]) > 0.45 * first  # counted from the beginning of the epoch, a third and less
 
 
 def test_the_batches_of_an_epoch_are_not_sorted_by_length(data, tmp_path):
