@@ -187,6 +187,12 @@ def test_the_page_and_the_dashboard_come_from_evaluate(script, corpus, fine_tune
     status, out, err = script("evaluate.py", "--plot", "alone")
     assert (status, err) == (0, "")
     assert Path("alone/dashboard.png").read_bytes() == Path("out/dashboard.png").read_bytes()
+    names = [row["name"] for row in read_json("out/results.json")["models"]]
+    assert names == [fine_tuned.name, f"{fine_tuned.name}-2"]  # two folders of one name
+    picture = Path("out/dashboard.png").read_bytes()
+    Path("out/dashboard.png").unlink()
+    status, out, err = script("evaluate.py", "--plot", "out")
+    assert (status, err) == (0, "") and Path("out/dashboard.png").read_bytes() == picture
 
 
 def test_a_slip_with_resume_costs_no_finished_student(script, corpus, bare):

@@ -27,6 +27,7 @@ from independent import (
     token_ids,
 )
 
+import minikd.dark_knowledge
 import minikd.datasets.sample
 import minikd.inference
 import minikd.runs
@@ -536,3 +537,45 @@ def test_the_seed_decides_the_first_weights_of_what_is_fine_tuned(
         script(name, *(flags if start == "encoder" else []), "--seed", seed)
     one, again, two = (model_fingerprint(arguments[0]) for arguments, _ in calls)
     assert one == again != two
+
+
+def test_evaluate_tells_page_and_significance_of_the_right_models_and_split(
+    script, small_sample, tmp_path, monkeypatch
+):
+    pages, write_page = [], minikd.dark_knowledge.write_page
+    monkeypatch.setattr(
+        "minikd.dark_knowledge.write_page",
+        lambda *args, **more: pages.append((args, more)) or write_page(*args, **more),
+    )
+    for seed, (name, labels) in enumerate({"distilled": POLARITY, "baseline": POLARITY[::-1]}.items()):
+        folder = save_model(tmp_path / name, labels=labels, num_hidden_layers=seed + 1)
+        save_pretrained(spread(from_pretrained(folder), seed), folder)
+        settings = {"alpha": 0.2, "T": 4.0, "label_smoothing": 0.0}
+        run = {"arguments": {}, "made_from": {"teacher": "key" * (name == "distilled"), "settings": settings}}
+        (folder / "run.json").write_text(json.dumps(run))
+    flags = ["--split", "validation", "--quantize", "int8", "--html", "page.html", "--output-dir", "out"]
+    flags += ["--max-length", LENGTH, "--precision", "fp32"]
+    assert script("evaluate.py", "distilled", "baseline", "--dataset", "sample", *flags)[0] == 0
+    (((path, data, split, names, texts, ids, logits), more),) = pages
+    assert (path, data, split, names) == (Path("page.html"), "sample", "validation", POLARITY)
+    expected, labels = read_split(small_sample / "validation.csv", POLARITY)
+    assert texts == expected and list(ids) == labels.tolist()
+    assert np.allclose(more["true_probabilities"], truth_of(small_sample / "validation.csv"), atol=1e-6)
+    assert more["about"] == {
+        "distilled": "1 layer, distilled with alpha 0.2 and T 4",
+        "distilled-int8": "1 layer, int8, distilled with alpha 0.2 and T 4",
+        "baseline": "2 layers, trained on the labels alone",
+        "baseline-int8": "2 layers, int8, trained on the labels alone",
+    }
+    own = {name: logits_of(tmp_path / name, texts, LENGTH, POLARITY) for name in ("distilled", "baseline")}
+    for name, its in own.items():
+        assert np.allclose(logits[name], its, atol=1e-4) and np.allclose(logits[f"{name}-int8"], its, atol=0.3)
+    results, _ = results_in("out")
+    assert any(assert_mcnemar(results, [own["distilled"]], [own["baseline"]], labels))
+    assert results["best_possible_accuracy"] == pytest.approx(
+        np.mean(more["true_probabilities"].numpy().argmax(1) == labels)
+    )
+    assert "bag_of_words" not in results
+    for name in own:
+        copy = json.loads(Path(f"out/{name}-int8/run.json").read_text())
+        assert copy["quantized_from"] == str(tmp_path / name)
