@@ -459,6 +459,19 @@ def test_a_new_model_has_the_shape_and_the_vocabulary_asked_for(script, reviews,
 
 
 def test_the_seed_decides_a_new_models_first_weights_and_not_the_split(script, corpus, stop):
+def test_a_new_vocabulary_is_learned_from_the_training_texts_alone(script, reviews, stop, tmp_path):
+    other = shutil.copytree(reviews, tmp_path / "other")
+    for name in ("validation", "test"):
+        header, *rows = (other / f"{name}.csv").read_text().splitlines()
+        (other / f"{name}.csv").write_text("\n".join([header, *(f"quixotic zebras {row}" for row in rows)]))
+    calls = stop("minikd.runs.train")
+    for folder in (reviews, other):
+        script("train.py", "--dataset", folder, "--layers", 1, "--hidden", 32, *FP32)
+    one, two = ((model.config.vocab_size, data.fingerprint) for (model, data, *_), _ in calls)
+    assert one == two
+
+
+def test_the_seed_decides_a_new_models_first_weights(script, reviews, stop):
     calls = stop("minikd.runs.train")
     for seed in (1, 1, 2):
         script("train.py", "--dataset", corpus, "--layers", 1, "--hidden", 32, "--seed", seed, *FP32)

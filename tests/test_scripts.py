@@ -184,6 +184,10 @@ def test_train_then_evaluate_give_one_set_of_figures(script, corpus, bare):
         Path("again/predictions-films-model.csv").read_text()
         == Path("runs/films-model/predictions-model.csv").read_text()
     )
+    status, out, _ = script("train.py", "--dataset", corpus, "--model", bare, *quick, "--resume")  # a finished run
+    assert status == 0 and "made from the same settings" in out
+    again = json.loads(Path("runs/films-model/results.json").read_text())["models"][0]
+    assert (again["accuracy"], again["nll"]) == (trained["accuracy"], trained["nll"])
 
 
 def test_an_interrupted_student_is_not_resumed_with_another_teacher_or_shape(script, corpus, bare):
@@ -273,6 +277,11 @@ def test_without_a_length_texts_are_cut_where_the_shortest_model_ends(script, co
     stop("minikd.runs.train")
     _, out, err = script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student", short, *flags)
     assert "max_length 20" in out.splitlines() and "seen enough" in err
+    short = save_model(Path("short"), labels=("good", "bad"), max_position_embeddings=16)
+    command = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student", short, "--no-baseline", *flags]
+    status, out, _ = script(*command, "--output-dir", "out")
+    assert status == 0 and "max_length 16\n" in out
+    assert script("evaluate.py", fine_tuned, "--text", "great film")[0] == 0
 
 
 def test_a_file_called_sample_is_the_users_own(script, corpus, bare, tmp_path):

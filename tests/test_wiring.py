@@ -35,8 +35,10 @@ import minikd.teacher
 import minikd.training
 from minikd.batching import make_batches
 from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.defaults import SAMPLE_VOCABULARY
 from minikd.inference import model_fingerprint
 from minikd.model import Classifier
+from minikd.tokenizer import load_tokenizer, train_wordpiece
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 CPU = torch.device("cpu")
@@ -478,6 +480,8 @@ def test_the_first_command_of_the_readme(script, small_sample, trainings, oracle
     else:
         assert np.allclose(found, logits_of(output / "teacher", [texts[i] for i in batch.index], 64), atol=1e-4)
     assert trainings[-2]["first_weights"] == trainings[-1]["first_weights"]
+    vocabulary = train_wordpiece(texts, SAMPLE_VOCABULARY).vocab  # of the training texts alone
+    assert [load_tokenizer(output / name).vocab for name in names] == [vocabulary] * len(names)
     shapes = [(call["model"].config.num_hidden_layers, call["model"].config.hidden_size) for call in trainings]
     assert shapes == [(4, 256), (4, 128), (4, 128)][-len(names) :]
     epochs = [(call["settings"]["epochs"], call["settings"]["lr"]) for call in trainings]
