@@ -313,6 +313,9 @@ def test_flags_that_are_not_given_are_those_the_first_model_was_trained_with(scr
     assert "max_length 32" in out  # the model's positions are fewer than the corpus's default
     (first / "run.json").write_text(json.dumps({"arguments": record | {"max_length": 500}}))
     assert "max_length 32" in script("evaluate.py", first)[1]
+    short = save_model(tmp_path / "short", labels=("bad", "good"), max_position_embeddings=16)
+    for models in ([plain, short, "--dataset", "imdb"], [short, plain, "--dataset", "imdb"], [first, short]):
+        assert "max_length 16" in script("evaluate.py", *models)[1]  # what all of them can read
 
 
 def test_texts_are_cut_at_the_length_asked_for(script, reviews, spread):

@@ -221,13 +221,13 @@ def test_impossible_adapters_are_found_before_any_training(script, corpus, bare)
     assert status == 2 and "--lora-alpha" in err and "--lora-rank" in err
 
 
-def test_a_damaged_cache_of_logits_is_computed_anew(script, fine_tuned, corpus, monkeypatch):
+def test_a_damaged_cache_of_logits_is_computed_anew(script, fine_tuned, corpus, monkeypatch, no_pictures):
     monkeypatch.setenv("XDG_CACHE_HOME", str(Path.cwd() / "cache"))
     command = ["evaluate.py", fine_tuned, "--dataset", corpus, "--output-dir", "out"]
     assert script(*command)[0] == 0
     predicted = Path(f"out/predictions-{fine_tuned.name}.csv").read_bytes()
     (cache,) = Path("cache/minikd").glob("logits-*")
-    for logits in (torch.zeros(3, 2), torch.full((20, 2), torch.nan)):
+    for logits in (torch.zeros(3, 2), torch.zeros(20, 3), torch.full((20, 2), torch.nan)):
         save_file({"logits": logits}, cache)
         assert script(*command)[0] == 0
         assert Path(f"out/predictions-{fine_tuned.name}.csv").read_bytes() == predicted

@@ -265,6 +265,16 @@ def test_what_only_one_of_two_runs_was_made_from_differs():
     assert differences(old, new) == differences(new, old) == ["lora"]
 
 
+def test_adapters_follow_from_the_seed_alone(tmp_path):
+    models = []
+    for state in (1, 2):  # of the random numbers that the run finds
+        model = make_model()
+        torch.manual_seed(state)
+        lora = dict(rank=2, alpha=4.0, dropout=0.0, targets=["query"])
+        models.append(run(tmp_path / str(state), model=model, lora=lora))
+    assert model_fingerprint(models[0]) == model_fingerprint(models[1])
+
+
 def test_every_setting_of_a_training_is_among_the_changes():
     changed = {change.split()[0] for change in CHANGES}
     assert {field.name for field in fields(TrainingSettings)} <= changed

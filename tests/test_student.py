@@ -120,8 +120,10 @@ def test_a_student_is_random_only_where_the_user_asked_for_its_width_or_for_that
         assert "first weights: the fine-tuned teacher's layers" in capsys.readouterr().out
         for given in ({"student_hidden": 32}, {"student_init": "random"}):
             given["student_layers"] = layers
-            assert starting_student(flags(**given), teacher, tokenizer, DATA, 42, CPU)[1] == []
-            assert "first weights: random" in capsys.readouterr().out
+            student, taken, _ = starting_student(flags(**given), teacher, tokenizer, DATA, 42, CPU)
+            assert taken == [] and "first weights: random" in capsys.readouterr().out
+            shape = student.config.num_hidden_layers, student.config.hidden_size
+            assert shape == (layers or 4, given.get("student_hidden", hidden))
 
 
 @pytest.mark.parametrize("layers", [4, 6])

@@ -480,6 +480,9 @@ def test_the_first_command_of_the_readme(script, small_sample, trainings, oracle
     else:
         assert np.allclose(found, logits_of(output / "teacher", [texts[i] for i in batch.index], 64), atol=1e-4)
     assert trainings[-2]["first_weights"] == trainings[-1]["first_weights"]
+    for call in trainings:  # they follow from the seed
+        torch.manual_seed(42)
+        assert call["first_weights"] == model_fingerprint(Classifier(call["model"].config))
     vocabulary = train_wordpiece(texts, SAMPLE_VOCABULARY).vocab  # of the training texts alone
     assert [load_tokenizer(output / name).vocab for name in names] == [vocabulary] * len(names)
     shapes = [(call["model"].config.num_hidden_layers, call["model"].config.hidden_size) for call in trainings]
