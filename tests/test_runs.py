@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import fields, replace
 
 import pytest
@@ -21,6 +22,7 @@ from minikd.inference import model_fingerprint
 from minikd.model import Classifier
 from minikd.runs import check_not_source, publish, train_or_reuse
 from minikd.runs import publish, train_or_reuse
+from minikd.runs import check_tokenizer, environment, publish, train_or_reuse
 from minikd.state import differences
 from minikd.tokenizer import train_wordpiece
 from minikd.training import TrainingSettings
@@ -265,7 +267,31 @@ def test_what_only_one_of_two_runs_was_made_from_differs():
     assert differences(old, new) == differences(new, old) == ["lora"]
 
 
-def test_adapters_follow_from_the_seed_alone(tmp_path):
+def test_nothing_of_an_interrupted_run_stays_in_one_that_is_trained_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr("minikd.runs.training_memory_mb", lambda *_: 2.0)
+    (tmp_path / ".partial/adapter").mkdir(parents=True)  # of a run with adapters
+    run(tmp_path)
+    assert set(files_of(tmp_path)) == {"config.json", "log.jsonl", "model.safetensors", "run.json", "tokenizer.json",
+                                       "tokenizer_config.json", "vocab.txt"}  # fmt: skip
+
+
+def test_the_threads_on_record_are_those_that_torch_uses():
+    before = torch.get_num_threads()
+    for count in (3, 1):
+        torch.set_num_threads(count)
+        assert environment(CPU)["threads"] == count
+    torch.set_num_threads(before)
+
+
+def test_a_model_may_embed_more_tokens_and_have_more_positions_than_are_used():
+    for tokens, positions, words in ((-1, 16, "tokens but the model embeds"), (0, 17, "has 16 positions"), (7, 16, "")):
+        config = replace(make_model().config, vocab_size=TOKENIZER.vocab_size + tokens)
+        with pytest.raises(UserError, match=words) if words else nullcontext():
+            check_tokenizer(TOKENIZER, config, "model", positions)
+
+
+def test_adapters_follow_from_the_seed_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("minikd.runs.training_memory_mb", lambda *_: 2.0)
     models = []
     for state in (1, 2):  # of the random numbers that the run finds
         model = make_model()
