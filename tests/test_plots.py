@@ -321,6 +321,14 @@ def test_a_curve_comes_with_the_settings_of_its_loss(tmp_path):
     assert loss_curves(tmp_path) == {"train": [[0.5, 0.7]], "validation": [[1, 0.8, 0.5]]}
 
 
+def test_long_curves_are_thinned_to_means_of_neighbours(tmp_path):
+    lines = [{"step": i, "epoch": i / 5, "loss": float(loss)} for i, loss in enumerate((8, 4, 3, 1, 5), start=1)]
+    lines.append({"step": 5, "epoch": 1, "validation_accuracy": 0.8, "validation_loss": 0.5})
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert np.allclose(loss_curves(tmp_path, points=3)["train"], [(0.3, 6), (0.7, 2), (1, 5)])
+    assert np.allclose(loss_curves(tmp_path, points=5)["train"], [(line["epoch"], line["loss"]) for line in lines[:5]])
+
+
 def test_one_epoch_of_validation_is_no_curve_and_takes_no_room():
     results = make_results()
     for curve in results["curves"].values():

@@ -170,6 +170,11 @@ def test_distill_hands_each_training_its_own_data_settings_seed_and_teacher(scri
     for name in logits:
         seconds = [epoch["seconds"] for epoch in json.loads((output / name / "run.json").read_text())["history"]]
         assert rows[name]["training_minutes"] == pytest.approx(sum(seconds) / 60)
+        log = [json.loads(line) for line in (output / name / "log.jsonl").read_text().splitlines()]
+        curve = [[line["epoch"], line["loss"]] for line in log if "loss" in line]
+        assert results["curves"][name]["train"] == curve
+        alpha, T = (0.3, 3.0) if name == "distilled" else (1.0, 1.0)
+        assert results["curves"][name]["settings"] == {"alpha": alpha, "T": T, "label_smoothing": 0.05}
 
 
 @pytest.mark.parametrize("start", ["random", "--student"])
@@ -328,6 +333,7 @@ def test_every_pass_of_the_scripts_runs_in_the_precision_asked_for(script, films
             assert script(*command, "--dataset", films, *flags)[0] == 0
             assert precisions == {name: {"bf16"} if name in modules else set() for name in precisions}, command
             [seen.clear() for seen in precisions.values()]
+    assert results_in("online")[0]["precision"] == "bf16"
     assert script("evaluate.py", trained, "--text", "a great film", *flags)[0] == 0
     assert precisions.pop("inference") == {"bf16"} and not any(precisions.values())
 
@@ -416,6 +422,11 @@ def test_texts_are_labelled_by_the_model_named_in_order(script, films, trained, 
         status, out, _ = script("evaluate.py", folder, "--text", texts[0], "--text", texts[1], *flags)
         for row in rows[:2]:
             assert f"{row['predicted']} (" in next(line for line in out.splitlines() if line.endswith(row["text"]))
+    _, out, _ = script("evaluate.py", trained, other, "--text", texts[0], *flags)  # each model in its turn
+    for folder, labels in ((trained, ("mixed", "bad", "good")), (other, ("good", "mixed", "bad"))):
+        probabilities = scipy.special.softmax(logits_of(folder, texts[:1], LENGTH)[0])
+        listed = ", ".join(f"{label} {probability:.3f}" for label, probability in zip(labels, probabilities))
+        assert f"{folder}: {labels[probabilities.argmax()]} ({listed}): {texts[0]}\n" in out
 
 
 def test_the_slower_model_has_the_longer_times(script, films, tmp_path):
