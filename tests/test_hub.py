@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from minikd.adapter_files import load_adapted, save_adapters
 from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.files import UserError
-from minikd.hub import TOKENIZER_FILES, WEIGHTS, is_fine_tuned, model_folder, read_tensors
+from minikd.hub import WEIGHTS, is_fine_tuned, model_folder, read_tensors
 from minikd.lora import add_lora, merge_lora
 
 KINDS = {"model.safetensors": (save_file, "safetensors"), "pytorch_model.bin": (torch.save, "bin")}
@@ -334,7 +334,8 @@ def test_a_model_is_fetched_by_name_with_all_its_files_and_then_found_offline(
 ):
     model, folder = saved
     rewrite(folder, kind, shards)
-    for file in TOKENIZER_FILES[1:4]:
+    for file in ("vocab.txt", *(f"{name}.json" for name in ("tokenizer", "tokenizer_config", "special_tokens_map",
+                                                             "added_tokens"))):  # fmt: skip
         (folder / file).write_text("{}")
     (folder / "README.md").write_text("not needed")
     wanted = {path.name for path in folder.iterdir()} - {"README.md"}
