@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from minikd.adapter_files import load_adapted, save_adapters
 from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.files import UserError
-from minikd.hub import WEIGHTS, is_fine_tuned, model_folder, read_tensors
+from minikd.hub import is_fine_tuned, model_folder, read_tensors
 from minikd.lora import add_lora, merge_lora
 
 KINDS = {"model.safetensors": (save_file, "safetensors"), "pytorch_model.bin": (torch.save, "bin")}
+ORDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -102,7 +103,7 @@ def test_one_file_is_taken_before_shards_and_safetensors_before_bin(saved):
                 path.unlink()
     for name, data in content.items():
         (folder / name).write_bytes(data)
-    for name in WEIGHTS:
+    for name in ORDER:
         assert read_tensors(folder)[0].name == name
         (folder / name).unlink()
     assert "has no model.safetensors or pytorch_model.bin" in refusal(is_fine_tuned, folder)
