@@ -275,6 +275,13 @@ def test_a_state_holds_everything_that_the_rest_of_a_run_depends_on(data, tmp_pa
 
 
 def test_a_state_of_another_run_is_refused_by_what_differs(data, tmp_path, monkeypatch):
+def test_a_pass_without_gradients_has_no_dropout_and_leaves_the_mode_as_it_was(data):
+    model = make_model(dropout=0.5).eval()
+    expected = predict(model, data[1], CPU, "fp32")
+    assert not model.training
+    assert torch.equal(predict(model.train(), data[1], CPU, "fp32"), expected) and model.training
+
+
 def test_a_second_ctrl_c_acts_at_once():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
