@@ -30,7 +30,8 @@ TOKENIZER_FILES = (
 def model_folder(name_or_dir) -> Path:
     """The folder itself, or the local copy of a model on Hugging Face's hub, fetched there on first use.
 
-    Raises UserError that says which files to put where when neither can be had.
+    Where the hub is out of reach, an earlier run's copy serves. Raises UserError that says which files to put where
+    when neither can be had, and one that names the file where the hub answers, but a file cannot be fetched.
     """
     folder = Path(name_or_dir)
     if folder.is_dir():
@@ -39,31 +40,68 @@ def model_folder(name_or_dir) -> Path:
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/"):
         raise UserError(f"{name}: no such model folder")
 
+    try:
+        return _fetch(name)
+    except NotFetched as error:
+        failure = error
+    if failure.may_exist and _hub_answers(name):
+        raise UserError(f"{name}: {failure} cannot be fetched from the hub ({failure.reason}); run the command again")
+    with suppress(NotFetched):
+        return _fetch(name, from_cache=True)
+    raise UserError(
+        f"{name}: neither a folder here nor to be fetched from the hub ({failure.reason}). Put its "
+        f"config.json, model.safetensors (or pytorch_model.bin) and vocab.txt (or tokenizer.json) into a folder "
+        f"and give its path"
+    )
+
+
+class NotFetched(Exception):
+    """A file of a model could not be had: its name, the reason, and whether the hub may have it all the same."""
+
+    def __init__(self, file: str, reason: str, may_exist: bool):
+        super().__init__(file)
+        self.reason, self.may_exist = reason, may_exist
+
+
+def _fetch(name: str, from_cache: bool = False) -> Path:
+    """The folder of the hub's cache with the files of a model, fetched, or with `from_cache` those fetched earlier.
+
+    Files that do not exist are left out where the model needs none of them, but never one that cannot be fetched:
+    without its tokenizer_config.json, say, the model would get other ids. Raises NotFetched.
+    """
     from huggingface_hub import hf_hub_download  # imported here: slow, and most runs use a local folder
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    def get(file: str, needed: bool = True) -> Path | None:
+        try:
+            return Path(hf_hub_download(name, file, local_files_only=from_cache))
+        except Exception as error:  # of kinds that differ between the library's versions
+            unreached = isinstance(error, LocalEntryNotFoundError) and not from_cache
+            absent = isinstance(error, EntryNotFoundError) and not unreached
+            if needed or not absent:
+                reason = error.__cause__ if unreached and error.__cause__ else error
+                raise NotFetched(file, type(reason).__name__, not absent) from None
+            return None
+
+    folder = get("config.json").parent
+    for file in TOKENIZER_FILES:
+        get(file, needed=False)  # tokenizer.py complains if one is missing that it needs
+    weights = next(filter(None, (get(file, needed=file == WEIGHTS[-1]) for file in WEIGHTS)))
+    if weights.name.endswith(".index.json"):
+        for shard in sorted(set(_read_index(weights).values())):
+            get(shard)
+    return folder
+
+
+def _hub_answers(name: str) -> bool:
+    """Whether the hub can be reached and has this model for us."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:
-        path = Path(hf_hub_download(name, "config.json"))
-        for file in TOKENIZER_FILES:
-            with suppress(EntryNotFoundError, OSError):
-                hf_hub_download(name, file)  # tokenizer.py complains if one is missing that it needs
-        for file in WEIGHTS:
-            try:
-                weights = Path(hf_hub_download(name, file))
-                break
-            except EntryNotFoundError:  # not on the hub or, offline, not among what an earlier run fetched
-                if file == WEIGHTS[-1]:
-                    raise
-        if weights.name.endswith(".index.json"):
-            for shard in sorted(set(_read_index(weights).values())):
-                hf_hub_download(name, shard)
-        return path.parent
-    except (OSError, EntryNotFoundError, HFValidationError) as error:
-        raise UserError(
-            f"{name}: neither a folder here nor to be fetched from the hub ({type(error).__name__}). Put its "
-            f"config.json, model.safetensors (or pytorch_model.bin) and vocab.txt (or tokenizer.json) into a folder "
-            f"and give its path"
-        ) from None
+        get_hf_file_metadata(hf_hub_url(name, "config.json"))
+        return True
+    except Exception:  # of kinds that differ between the library's versions
+        return False
 
 
 def is_fine_tuned(name_or_dir) -> bool:

@@ -1,7 +1,9 @@
 """Weights in one file or in many, under wrapped names, here or fetched by name: the same model, or one clear line."""
 
+import http.server
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from minikd.checkpoint import from_pretrained, save_pretrained
 from minikd.files import UserError
 from minikd.hub import is_fine_tuned, model_folder, read_tensors
 from minikd.lora import add_lora, merge_lora
+from minikd.tokenizer import train_wordpiece
 
 KINDS = {"model.safetensors": (save_file, "safetensors"), "pytorch_model.bin": (torch.save, "bin")}
 ORDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -316,13 +319,14 @@ class Hub:
     def __init__(self, repository: Path, cache: Path, offline=False):
         self.repository, self.cache, self.offline, self.fetched = repository, cache, offline, []
 
-    def __call__(self, name, file):
+    def __call__(self, name, file, local_files_only=False):
         assert name == "someone/some-model" and "/" not in file
-        source = self.cache if self.offline else self.repository
+        offline = self.offline or local_files_only
+        source = self.cache if offline else self.repository
         if not (source / file).exists():
-            raise LocalEntryNotFoundError(file) if self.offline else EntryNotFoundError(file)
+            raise LocalEntryNotFoundError(file) if offline else EntryNotFoundError(file)
         self.cache.mkdir(exist_ok=True)
-        if not self.offline:
+        if not offline:
             shutil.copy(source / file, self.cache / file)
         self.fetched.append(file)
         return str(self.cache / file)
@@ -365,6 +369,96 @@ def test_an_index_on_the_hub_that_names_files_elsewhere_fetches_none_of_them(sav
 def test_a_repository_without_weights_is_answered_with_what_to_put_where(saved, tmp_path, monkeypatch):
     (saved[1] / "model.safetensors").unlink()
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", Hub(saved[1], tmp_path / "cache"))
+    assert "neither a folder here nor to be fetched" in refusal(model_folder, "someone/some-model")
+
+
+COMMIT = "0123456789" * 4
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Files of a folder as the hub serves them. Those in `broken` get a status instead, by all or some methods."""
+
+    def do_HEAD(self):
+        self.server.asked.append((self.command, name := self.path.rpartition("/")[2]))
+        status, methods = self.server.broken.get(name, (200, ()))
+        if self.command not in methods:
+            status = 200 if (self.server.folder / name).is_file() else 404
+        content = (self.server.folder / name).read_bytes() if status == 200 else b""
+        self.send_response(status)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{name}"')
+        if status == 404:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    do_GET = do_HEAD
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def hub(saved, tmp_path, monkeypatch):
+    """A server in place of the hub, which has a whole model, and an empty cache."""
+    from huggingface_hub import constants
+
+    train_wordpiece(["a film"] * 3, 53).save(saved[1], "bert", 16)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        server.folder, server.broken, server.asked = saved[1], {}, []
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "added_tokens.json", "model.safetensors"])
+@pytest.mark.parametrize("broken", [(520, ("HEAD", "GET")), (520, ("GET",)), (403, ("HEAD", "GET"))], ids=str)
+def test_a_file_that_the_hub_may_have_but_does_not_give_is_one_line_and_not_ignored(hub, broken, file):
+    """The ids would be others without tokenizer_config.json, the weights perhaps those of pytorch_model.bin."""
+    (hub.folder / "added_tokens.json").write_text("{}")
+    shutil.copy(hub.folder / "model.safetensors", hub.folder / "pytorch_model.bin")
+    hub.broken = {file: broken}
+    message = refusal(model_folder, "someone/some-model")
+    assert message.startswith(f"someone/some-model: {file} cannot be fetched from the hub (")
+    hub.broken = {}
+    assert {path.name for path in model_folder("someone/some-model").iterdir()} == {
+        "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "added_tokens.json", "model.safetensors"
+    }  # fmt: skip
+
+
+def test_files_that_do_not_exist_on_the_hub_are_ignored_and_a_copy_serves_while_it_is_out_of_reach(hub, monkeypatch):
+    folder = model_folder("someone/some-model")
+    assert ("HEAD", "special_tokens_map.json") in hub.asked and not (folder / "special_tokens_map.json").exists()
+    hub.broken = {path: (520, ("HEAD", "GET")) for path in ("config.json", *TOKENIZER_FILES, *WEIGHTS)}
+    assert model_folder("someone/some-model") == folder  # the hub is down
+    (folder / "vocab.txt").unlink()
+    assert model_folder("someone/some-model") == folder  # some copies were never whole
+    url = "http://127.0.0.1:9/{repo_id}/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    assert model_folder("someone/some-model") == folder  # no network
+    (folder / "model.safetensors").unlink()
+    assert "neither a folder here nor to be fetched from the hub" in refusal(model_folder, "someone/some-model")
+
+
+def test_what_the_hub_does_not_have_is_answered_with_what_to_put_where(hub):
+    (hub.folder / "model.safetensors").unlink()
+    assert "neither a folder here nor to be fetched from the hub (RemoteEntryNotFoundError). Put its" in refusal(
+        model_folder, "someone/some-model"
+    )
+    (hub.folder / "config.json").unlink()
     assert "neither a folder here nor to be fetched" in refusal(model_folder, "someone/some-model")
 
 
