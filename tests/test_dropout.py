@@ -18,12 +18,18 @@ def test_the_share_that_is_dropped(prob):
     assert (1 - keep.double()).mean().item() == pytest.approx(prob, abs=5 * (prob * (1 - prob) / N) ** 0.5)
 
 
+@pytest.mark.parametrize("prob", [0.1, 1 / 3, 0.5, 0.9, 1e-9, 1 - 1e-9])
+def test_the_share_is_the_probability_to_within_a_65536th(prob, monkeypatch):
+    """Each word of 16 bits is as likely as any other, so that counting all of them leaves nothing to chance."""
+    words = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.int64)
+    monkeypatch.setattr(torch.Tensor, "random_", lambda drawn, *_: drawn.copy_(words))
+    dropped = 1 - random_keep(torch.empty(2**16), prob).double()
+    assert abs(dropped.mean().item() - prob) <= 2**-16
+
+
 def test_neighbours_are_independent_within_a_draw_of_64_bits_and_across_draws():
     torch.manual_seed(0)
-    dropped = 1 - random_keep(
-        torch.empty(N),
-        0.1,
-    )
+    dropped = 1 - random_keep(torch.empty(N), 0.1)
     for lag in (1, 2, 3, 4, 5):
         both = (dropped[lag:] * dropped[:-lag]).double().mean().item()
         assert both == pytest.approx(0.01, abs=5 * (0.01 * 0.99 / N) ** 0.5), lag
@@ -66,6 +72,15 @@ def test_values_are_scaled_and_the_gradient_passes_where_the_value_did():
 def test_eval_mode_and_probability_0_change_nothing():
     x = torch.randn(10)
     assert Dropout(0.5).eval()(x) is x and torch.equal(Dropout(0.0)(x), x)
+
+
+def test_on_other_devices_torchs_own_dropout_is_used():
+    """It draws from the generator of the device."""
+    state = torch.get_rng_state()
+    assert Dropout(0.5)(torch.empty(10, device="meta")).device.type == "meta"
+    assert torch.equal(torch.get_rng_state(), state)
+    Dropout(0.5)(torch.empty(10))
+    assert not torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_compiled_model_in_training_mode_is_one_graph():
