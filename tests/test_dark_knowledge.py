@@ -1,5 +1,7 @@
 """The dark-knowledge page, driven in a headless Chromium: what it shows is what torch computes, and data stays data."""
 
+import base64
+import gzip
 import json
 import math
 import os
@@ -10,11 +12,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from minikd.config import EncoderConfig
-from minikd.dark_knowledge import LIMIT, SHORTEST, TEMPLATE, description, write_page
+from minikd.dark_knowledge import LIMIT, SHORTEST, TEMPLATE, description, disagreement, write_page
 from minikd.drawing import ROLES, looks
 from minikd.files import UserError
 
@@ -41,7 +44,7 @@ class Page(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.tags, self.items, self.texts, self.titles = [], [], {}, []
+        self.tags, self.items, self.texts, self.titles, self.verdicts = [], [], {}, [], []
         self.open = []  # (tag, id, class)
         self.feed(html)
 
@@ -73,6 +76,8 @@ class Page(HTMLParser):
                 self.items[-1][2][-1][-1] += data
         if self._inside("title"):
             self.titles.append(data)
+        if any("verdict" in kind for _, _, kind in self.open):
+            self.verdicts.append(data)
 
     def _inside(self, tag):
         return any(name == tag for name, _, _ in self.open)
@@ -125,6 +130,19 @@ def three(tmp_path_factory):
     return path, texts, labels, logits, truth
 
 
+def unpacked(path, name):
+    """The bytes of a stream in the page."""
+    return gzip.decompress(base64.b64decode(re.search(rf'id="{name}">([^<]*)<', path.read_text(encoding="utf-8"))[1]))
+
+
+def test_the_page_holds_every_logit_and_label_to_the_bit(three):
+    path, _, labels, logits, truth = three
+    numbers = np.frombuffer(unpacked(path, "numbers"), "<f4")
+    given = torch.stack([*(logits[name] for name in NAMES), truth]).numpy()
+    assert np.array_equal(numbers[: given.size], given.ravel())
+    assert numbers[given.size :].view("<u4").tolist() == labels.tolist()
+
+
 @pytest.mark.parametrize("T", [1.0, 4.0])
 def test_probabilities_are_the_softmax_of_the_logits_over_T_and_the_truth_is_itself_at_every_T(browse, three, T):
     path, _, _, logits, truth = three
@@ -134,6 +152,38 @@ def test_probabilities_are_the_softmax_of_the_logits_over_T_and_the_truth_is_its
         rows = [*((logits[name][i] / T).softmax(dim=-1) for name in NAMES), truth[i]]
         assert torch.allclose(page.probabilities(i), torch.stack(rows), atol=5.01e-4)
     assert f"truth {truth.amax(dim=-1).mean():.3f}" in page.texts["means"]
+    bars = [re.search(r"scaleX\(([^)]*)\)", a["style"])[1] for _, a in page.tags if a.get("class") == "fill"]
+    drawn = torch.tensor([float(bar) for bar in bars]).view(25, 4, 3)
+    assert torch.allclose(drawn, torch.stack([page.probabilities(i) for i in range(25)]), atol=5.01e-4)
+
+
+@pytest.mark.parametrize("T", [1.0, 4.0])
+def test_true_labels_and_predictions_are_marked_and_do_not_change_with_T(browse, three, T):
+    path, _, labels, logits, _ = three
+    page, labels = browse(path, f"T={T}&sort=corpus"), labels[:25]
+    predicted = torch.stack([logits[name][:25].argmax(dim=-1) for name in NAMES], dim=1)  # (25, 3)
+    heads = [a["class"] == "true" for tag, a in page.tags if tag == "th" and a.get("class") in ("", "true")]
+    assert heads == torch.nn.functional.one_hot(labels, 3).bool().flatten().tolist()
+    cells = [a["class"] == "predicted" for tag, a in page.tags if tag == "td" and a.get("class") in ("", "predicted")]
+    assert cells == torch.nn.functional.one_hot(predicted, 3).bool().flatten().tolist()
+    assert page.verdicts == ["✓" if right else "✗" for right in (predicted == labels[:, None]).flatten()]
+
+
+def test_a_page_may_open_at_another_T_and_filters_and_orders_by_the_models_own_probabilities(browse, tmp_path):
+    texts, labels, logits = predictions(60, 3)
+    write_page(tmp_path / "p.html", "reviews", "test", ("a", "b", "c"), texts, labels.tolist(), logits, T=6.0)
+    page = browse(tmp_path / "p.html")
+    assert page.texts["T-value"] == "6.0" and page.texts["meaning"] == "softened"
+    softened = torch.stack([(logits[name][page.indices[0]] / 6).softmax(dim=-1) for name in NAMES])
+    assert torch.allclose(page.probabilities(0), softened, atol=5.01e-4)
+    apart, softly = (
+        disagreement({name: (logits[name] / T).numpy() for name in NAMES}).argsort()[::-1].tolist() for T in (1, 6)
+    )
+    assert page.indices == apart[:25] != softly[:25]
+    probs = logits["teacher"].softmax(dim=-1)
+    assert f"largest probability below 0.9 ({int((probs.amax(dim=-1) < 0.9).sum())})" in page.texts["unsure"]
+    unsure = (-(probs * probs.log()).sum(dim=-1)).argsort(descending=True)[:25].tolist()
+    assert browse(tmp_path / "p.html", "sort=entropy").indices == unsure
 
 
 def test_the_page_opens_at_the_models_own_probabilities_where_they_differ_most(browse, three):
@@ -259,6 +309,7 @@ def test_filters_search_order_and_pages_list_exactly_the_right_examples(browse, 
     assert 3 < len(expected) < 25
     page = browse(path, "unsure=0.9&disagree=1-2&wrong=2&sort=entropy")
     assert page.indices == expected and page.texts["status"] == f"{len(expected)} of 60 examples"
+    assert f"teacher {probs.amax(dim=-1)[kept].mean():.3f}" in page.texts["means"]
     assert browse(path, "q=NUMBER+5&sort=corpus").indices == [5, *range(50, 60)]
 
     page = browse(path, "sort=corpus&page=3")
@@ -284,15 +335,49 @@ def test_a_click_on_a_cell_of_the_confusion_matrix_lists_its_examples(browse, th
     assert torch.allclose(page.probabilities(0)[0], softened, atol=5.01e-4)
 
 
+def test_a_choice_can_be_undone_keys_move_in_the_matrix_and_the_address_keeps_the_view(browse, three, tmp_path):
+    path, _, labels, logits, _ = three
+    hand = """const seen = [], press = cell => document.querySelector(`[data-cell='${cell}']`).click();
+        const look = () => seen.push(document.getElementById("status").textContent.split(":")[0]);
+        for (const cell of ["2-1", "2-1", "0-0"]) { press(cell); look(); }
+        document.getElementById("unsure").value = "0.9";
+        document.getElementById("clear").click();
+        look();
+        document.getElementById("side").open = true;
+        document.querySelector("[data-cell='0-0']").focus();
+        for (const key of ["ArrowDown", "ArrowRight", "ArrowRight", "ArrowRight", "ArrowUp"])
+            document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+        seen.push(document.activeElement.dataset.cell);
+        document.querySelectorAll("#presets button")[3].click();
+        document.querySelector("input[name=model][value='2']").click();
+        press("1-1");
+        setTimeout(() => { document.title = [...seen, location.hash].join("|"); }, 1000);"""
+    page = browse(with_script(tmp_path / "hand.html", path, hand))
+    chosen, undone, other, cleared, focus, address = page.titles[0].split("|")
+    says = logits["teacher"].argmax(dim=-1)
+    assert chosen == f"{int(((labels == 2) & (says == 1)).sum())} of 60 examples" and undone == "60 examples"
+    assert other == f"{int(((labels == 0) & (says == 0)).sum())} of 60 examples" and cleared == "60 examples"
+    assert focus == "0-2" and address == "#T=8&model=2&cell=1-1"
+
+
+def test_a_search_finds_its_words_literally_and_shows_them_wherever_they_are(browse, tmp_path):
+    _, labels, logits = predictions(3, 2)
+    texts = ["dull " * 300 + "A (Fine) film " + "dull " * 300, "a fine film", "(fine"]
+    write_page(tmp_path / "p.html", "reviews", "test", ("no", "yes"), texts, labels.tolist(), logits)
+    page = browse(tmp_path / "p.html", "q=a+(FINE)&sort=corpus")
+    assert page.indices == [0] and [tag for tag, _ in page.tags].count("mark") == 1
+    assert "A (Fine) film" in "".join(page.items[0][1])
+
+
 def test_hostile_texts_and_names_stay_text(browse, tmp_path):
     path = tmp_path / "hostile <b> #1.html"
     texts = list(HOSTILE)
     _, _, logits = predictions(len(texts), 3, models=(HOSTILE[0], HOSTILE[2], HOSTILE[5]))
-    write_page(path, HOSTILE[0], HOSTILE[1], HOSTILE[:3], texts, [0] * len(texts), logits)
+    write_page(path, HOSTILE[0], HOSTILE[3], HOSTILE[:3], texts, [0] * len(texts), logits)
     page = browse(path, "sort=corpus")
     expected = [text.replace("\ud800", "\ufffd").replace("\udfff", "\ufffd") for text in texts]
     assert ["".join(text) for _, text, _ in page.items] == expected
-    assert page.titles == [f"Dark knowledge: {HOSTILE[0]}, {HOSTILE[1]}"]
+    assert page.titles == [f"Dark knowledge: {HOSTILE[0]}, {HOSTILE[3]}"]
     assert all(name in page.texts["matrix"] for name in HOSTILE[:3]) and HOSTILE[0] in page.texts["means"]
     assert [tag for tag, _ in page.tags].count("script") == 2  # the names' JSON and the program: nobody else's
     assert not {tag for tag, _ in page.tags} & {"img", "iframe", "link", "object"}
@@ -302,7 +387,8 @@ def test_hostile_texts_and_names_stay_text(browse, tmp_path):
 def test_the_page_can_ask_for_nothing_outside_itself(three):
     html = three[0].read_text(encoding="utf-8")
     policy = re.search('http-equiv="Content-Security-Policy" content="([^"]*)"', html)[1]
-    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy and "http" not in policy
+    own = "default-src 'none'; script-src 'sha256-[^']+'; style-src 'sha256-[^']+'; "
+    assert re.fullmatch(own + "base-uri 'none'; form-action 'none'", policy)
     program = re.sub(r'<script type="[^"]*"[^>]*>.*?</script>', "", html, flags=re.DOTALL)
     assert not re.search(r"https?:|//[a-z]|url\(|@import|\bsrc=|fetch\(|<link", program)
     assert re.findall(r'href="([^"]*)"', program) == ["#"]
@@ -344,12 +430,38 @@ def test_25000_long_reviews_take_less_than_5_mb_and_the_page_says_what_is_trunca
     assert texts[24_999].startswith("".join(page.items[0][1]).rstrip(" …"))
 
 
+def test_texts_are_truncated_to_one_length_but_for_those_where_the_models_differ_most(large):
+    path, note, texts, _, logits = large
+    count, length = (int(number.replace(",", "")) for number in re.findall(r"([\d,]+) (?:of|characters)", note))
+    shown = json.loads(unpacked(path, "texts"))
+    cut = np.array([isinstance(text, list) for text in shown])
+    assert cut.sum() == count
+    for text, given, short in zip(texts, shown, cut):
+        assert given == ([text[:length], len(text)] if short else text)
+    apart = disagreement({name: table.numpy() for name, table in logits.items()})
+    assert apart[cut].max() <= apart[~cut].min()
+    whole = sum(len(text) for text, short in zip(texts, cut) if not short)
+    assert 0.24 < whole / (whole + count * length) < 0.26  # a quarter of the room
+
+
+@pytest.mark.parametrize("models", [1, 2, 3])
+def test_disagreement_is_the_distance_of_the_two_models_that_differ_most_or_how_unsure_one_alone_is(models):
+    logits = predictions(40, 3)[2]
+    tables = {name: logits[name].numpy() for name in NAMES[:models]}
+    probs = [logits[name].double().softmax(dim=-1) for name in tables]
+    for i, found in enumerate(disagreement(tables)):
+        pairs = [float(sum(abs(p[i] - q[i])) / 2) for p in probs for q in probs]
+        assert found == pytest.approx(max(pairs) if models > 1 else 1 - float(max(probs[0][i])), abs=1e-12)
+
+
 def test_truncating_texts_changes_no_number(browse, large):
     path, _, _, labels, logits = large
     page = browse(path, "model=1")
     counts = torch.bincount(labels * 2 + logits["distilled"].argmax(dim=-1), minlength=4).tolist()
     buttons = [int(a["aria-label"].split()[-2]) for tag, a in page.tags if a.get("data-cell")]
     assert buttons == counts
+    shades = [float(re.search("--share: ([^;]*)", a["style"])[1]) for _, a in page.tags if a.get("data-cell")]
+    assert shades == pytest.approx([0.08 + 0.92 * n / sum(counts[i - i % 2 :][:2]) for i, n in enumerate(counts)])
     last = browse(path, "sort=corpus&page=1000")
     probs = torch.stack([logits[name][24_999].softmax(dim=-1) for name in NAMES])
     assert torch.allclose(last.probabilities(24), probs, atol=5.01e-4)
@@ -362,6 +474,16 @@ def test_short_texts_stay_whole_and_numbers_that_are_too_many_are_named(tmp_path
     names = tuple(map(str, range(40)))
     note = write_page(tmp_path / "p.html", "topics", "test", names, texts, labels.tolist(), logits)
     assert re.fullmatch(r"\d+\.\d MB, which a browser may be slow to open: show fewer models", note)
+
+
+def test_no_text_is_truncated_to_less_than_80_characters_even_where_the_page_is_then_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr("minikd.dark_knowledge.LIMIT", 1000)
+    texts, (_, labels, logits) = long_reviews(60, 100), predictions(60, 2)
+    texts[3] = texts[3][:79]
+    note = write_page(tmp_path / "p.html", "long", "test", ("no", "yes"), texts, labels.tolist(), logits)
+    assert re.match(r"59 of 60 texts are truncated to 80 characters .*; \d\.\d MB, which a browser", note)
+    shown = json.loads(unpacked(tmp_path / "p.html", "texts"))
+    assert shown[3] == texts[3] and all(text == [own[:80], len(own)] for text, own in zip(shown[4:], texts[4:]))
 
 
 def test_a_text_is_truncated_between_characters(browse, tmp_path, monkeypatch):
@@ -413,10 +535,27 @@ def test_a_page_that_cannot_be_right_is_refused_and_nothing_is_written(tmp_path)
         write(models=broken)
     with pytest.raises(ValueError, match=r"teacher: needs one row per text .* \(4, 2\), not \(3, 2\)"):
         write(models={"teacher": torch.zeros(3, 2)})
-    with pytest.raises(ValueError, match="4 ids from 0 to 1"):
-        write(ids=[0, 1, 2, 0])
-    with pytest.raises(ValueError, match="temperature T must be above 0, not 0"):
-        write(T=0)
+    for ids in ([0, 1, 2, 0], [0, 1, -1, 0], [0, 1, 1], [[0, 1, 1, 0]]):
+        with pytest.raises(ValueError, match="4 ids from 0 to 1"):
+            write(ids=ids)
+    for T in (0, -1, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"temperature T must be above 0, not {T}"):
+            write(T=T)
+    with pytest.raises(ValueError, match="true_probabilities: needs one row per text"):
+        write(true_probabilities=torch.ones(4, 3))
     with pytest.raises(ValueError, match="at least one"):
         write(models={})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
+    texts, labels, logits = predictions(4, 2)
+    (tmp_path / "p.html").write_text("old")
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_page(tmp_path / "p.html", "reviews", "test", ("no", "yes"), texts, labels.tolist(), logits)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("p.html", "old")]
