@@ -20,6 +20,7 @@ from minikd.checkpoint import (
 )
 from minikd.files import UserError
 from minikd.hub import is_fine_tuned, model_folder, read_tensors
+from minikd.lora import add_lora
 from minikd.model import Classifier
 from minikd.student import evenly_spaced_layers, student_from_teacher
 from minikd.tokenizer import load_tokenizer
@@ -183,6 +184,24 @@ def test_a_trained_head_must_be_whole(saved, family):
         save_file({n: t for n, t in tensors.items() if n not in lacking}, folder / "model.safetensors")
         message = refusal(from_pretrained, folder, ("bad", "good"))
         assert f"misses {len(lacking)} tensor(s): {lacking[0]}" in message
+
+
+@pytest.mark.parametrize("family", ["bert"])
+@pytest.mark.parametrize(("name", "other"), [
+    ("bert.pooler.dense.bias", "pooler.dense.bias"),
+    ("bert.embeddings.LayerNorm.weight", "bert.embeddings.LayerNorm.gamma"),
+])  # fmt: skip
+def test_one_tensor_under_two_names_is_refused(saved, name, other):
+    rewrite(saved[1], lambda tensors: tensors | {other: tensors[name] + 1})
+    message = refusal(from_pretrained, saved[1])
+    assert name in message and other in message and message.endswith("are the same tensor under two names")
+
+
+def test_a_model_with_adapters_is_not_written_in_hugging_faces_layout(tmp_path):
+    model = randomised(CONFIGS["bert"])
+    add_lora(model, 2, 4.0, 0.0, ["query"])
+    with pytest.raises(ValueError, match="merge_lora first"):
+        to_hugging_face(model)
 
 
 @both_families

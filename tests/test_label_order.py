@@ -215,6 +215,18 @@ def test_validation_alone_decides_and_the_model_is_left_as_it_was(tickets, unnam
     assert torch.equal(model.classifier.weight, from_pretrained(unnamed).classifier.weight[[2, 0, 1]])
 
 
+@pytest.mark.parametrize(("count", "reason"), [
+    (2, "there are no validation texts to tell; name them by --label-order"),
+    (8, "there are no validation texts to tell; name them by --label-order"),
+    (9, "name all 9 by --label-order, in the order of the outputs"),
+])  # fmt: skip
+def test_without_validation_texts_or_with_more_than_8_labels_the_flag_is_asked_for(count, reason):
+    model = randomised(CONFIGS["bert"].with_labels([f"LABEL_{i}" for i in range(count)]))
+    data = SimpleNamespace(labels=[f"topic {i}" for i in range(count)], validation=Split([], []))
+    with pytest.raises(UserError, match=f"^it: its config.json does not say which labels LABEL_0, … are.*{reason}"):
+        match_labels(model, "it", data, None, SimpleNamespace(label_order=None), torch.device("cpu"))
+
+
 def with_labels(corpus, path, names) -> Path:
     """The corpus with other names of its labels."""
     rows = list(csv.reader(corpus.open()))
@@ -373,6 +385,14 @@ def test_two_labels_that_the_outputs_do_not_tell_apart_make_the_order_unclear():
     outputs = np.where(labels == 0, 0, np.tile([1, 2], 150))
     assert not best_order(tally(outputs, labels, 3))[1]
     assert best_order(tally(labels, labels, 3)) == ([0, 1, 2], True)
+
+
+def test_the_best_order_is_clear_from_two_standard_errors_above_the_most_frequent_label_on():
+    """Of 100 and 20 examples, all of the rare label are right and `wrong` of the others: a lead of 20 - wrong over
+    naming the frequent one always, in 20 + wrong examples that only one of the two gets right."""
+    for wrong, clear in ((9, True), (10, False)):  # 11 > 2 * sqrt(29), 10 < 2 * sqrt(30)
+        counts = np.array([[100 - wrong, 0], [wrong, 20]])
+        assert best_order(counts) == ([0, 1], clear)
 
 
 def test_ten_examples_of_two_labels_are_the_fewest_that_tell_them_apart():

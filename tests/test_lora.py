@@ -16,7 +16,7 @@ from test_model import DROPOUTS, reproducible_dropout
 from test_training import CPU, SETTINGS, make_split
 from torch.nn import functional as F
 
-from minikd.adapter_files import load_adapters, save_adapters, target_modules
+from minikd.adapter_files import base_model, load_adapters, save_adapters, target_modules
 from minikd.batching import tokenize_split
 from minikd.checkpoint import save_pretrained
 from minikd.config import BERT_BASE
@@ -410,3 +410,13 @@ def test_adapters_come_back_from_their_files_to_the_same_bits(tmp_path, capsys):
     assert capsys.readouterr().out == f"loaded {tmp_path / 'adapter_model.safetensors'}: rank 3 on query, value\n"
     assert torch.equal(back(**batch).logits, model(**batch).logits)
     assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+@pytest.mark.parametrize("base", [None, "", 7])
+def test_adapters_that_name_no_base_model_are_refused_and_other_folders_are_no_adapters(base, tmp_path):
+    assert base_model(tmp_path) is None and base_model("someone/some-model") is None
+    save_adapters(adapted(CONFIGS["bert"]), tmp_path, "some-base")
+    assert base_model(tmp_path) == "some-base"
+    edit_config(base_model_name_or_path=base)(tmp_path)
+    with pytest.raises(UserError, match="adapter_config.json: does not name its base model"):
+        base_model(tmp_path)

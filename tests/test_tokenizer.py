@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from minikd.datasets import load_dataset
 from minikd.files import UserError
-from minikd.tokenizer import SPECIAL_TOKENS, bert_wordpiece, load_tokenizer, train_wordpiece
+from minikd.tokenizer import SPECIAL_TOKENS, Tokenizer, bert_wordpiece, load_tokenizer, train_wordpiece
 
 NASTY = {
     "empty": "",
@@ -425,6 +425,18 @@ def test_saved_and_loaded_tokenizer_has_the_same_ids_and_fingerprint(folder, tmp
     assert_same_ids(tmp_path, texts, 512)
     (tmp_path / "tokenizer.json").unlink()
     assert load_tokenizer(tmp_path).encode(texts, 512)[0].tolist() == tokenizer.encode(texts, 512)[0].tolist()
+
+
+def test_ids_stay_where_the_vocabulary_has_holes(tmp_path):
+    vocab = {token: i for i, token in enumerate(SPECIAL_TOKENS)} | {"fine": 7, "film": 9}
+    tokenizer = Tokenizer(bert_wordpiece(vocab, {}))
+    assert tokenizer.vocab_size == 10  # the rows that an embedding needs
+    tokenizer.save(tmp_path, "bert", 16)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    for _ in range(2):
+        assert load_tokenizer(tmp_path).encode(["fine film"], 16)[0].tolist() == [2, 7, 9, 3]
+        assert_same_ids(tmp_path, ["fine film"], 16)
+        (tmp_path / "tokenizer.json").unlink(missing_ok=True)  # vocab.txt alone gives an id by its line
 
 
 def test_fingerprint_tells_vocabularies_and_casings_apart(minilm, tmp_path):
