@@ -1,6 +1,7 @@
 """8- and 4-bit models: rounding errors, exact integer products, files, refusals, and evaluate.py --quantize."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,37 @@ def test_int4_holds_two_weights_a_byte_and_finds_better_scales_than_the_largest_
     naive = ((groups / plain).round() * plain - groups).square().sum()
     found = (dequantize(packed, scale) - weight).square().sum()
     assert found < (naive if width > 2 else naive * 1.01)
+
+
+def test_the_scale_of_each_int4_group_is_the_best_of_eleven():
+    torch.manual_seed(0)
+    weight = torch.rand(40, 256) * 2 - 1
+    weight[:, ::128] = 1 + torch.arange(40)[:, None] / 25  # one lies out, by more and more, so that clipping pays
+    packed, scale = to_int4(weight)
+    errors = (dequantize(packed, scale) - weight).unflatten(1, (scale.shape[1], -1)).square().sum(dim=-1)
+    groups, found = weight.unflatten(1, (scale.shape[1], -1)), []
+    for tenths in range(11):
+        candidate = ((1 - tenths / 20) * groups.abs().amax(dim=-1, keepdim=True) / 7).half().float()
+        found.append((((groups / candidate).round().clamp(-8, 7) * candidate) - groups).square().sum(dim=-1))
+    best, chosen = torch.stack(found).min(dim=0)
+    torch.testing.assert_close(errors, best, rtol=1e-4, atol=1e-6)
+    assert len(chosen.unique()) > 4
+
+
+@every_format
+def test_a_quantised_copy_leaves_its_original_alone_and_the_small_parts_in_fp32(format):
+    model = randomised(BERT).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    quantized = quantize(model, format)
+    assert model.training and model.config == BERT and not quantized.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    whole = {name for name, tensor in quantized.state_dict().items() if tensor.dtype == torch.float32}
+    whole -= {name for name in whole if name.endswith(".scale")}
+    small = re.compile(r"bias$|LayerNorm|_norm\.|position_embeddings|token_type_embeddings|classifier")
+    assert whole == {name for name in before if small.search(name)}
+    assert all(torch.equal(quantized.state_dict()[name], before[name]) for name in whole)
+    shared = {tensor.data_ptr() for tensor in quantized.state_dict().values()}
+    assert not shared & {tensor.data_ptr() for tensor in model.state_dict().values()}
 
 
 def test_int4_gives_back_every_value_it_can_hold():
