@@ -498,11 +498,12 @@ def test_a_text_is_truncated_between_characters(browse, tmp_path, monkeypatch):
         assert texts[i].startswith("".join(words).removesuffix(" …"))
 
 
-def test_twenty_labels_show_the_teachers_likeliest_first_and_the_true_one_always(browse, tmp_path):
+def test_twenty_labels_show_the_teachers_likeliest_first_the_true_one_always_and_the_rest_on_demand(browse, tmp_path):
     texts, labels, logits = predictions(10, 20, seed=3)
     names = tuple(f"topic {c}" for c in range(20))
     write_page(tmp_path / "p.html", "topics", "test", names, texts, labels.tolist(), logits, T=1)
-    page = browse(tmp_path / "p.html", "sort=corpus")
+    click = 'document.querySelectorAll("article")[1].querySelector("button.link").click();'  # Show all 20 labels
+    page = browse(with_script(tmp_path / "clicked.html", tmp_path / "p.html", click), "sort=corpus")
     for i in range(10):
         order = logits["teacher"][i].argsort(descending=True)
         expected = torch.stack([logits[name][i].softmax(dim=-1)[order] for name in NAMES], dim=1)
@@ -512,6 +513,7 @@ def test_twenty_labels_show_the_teachers_likeliest_first_and_the_true_one_always
     order = logits["teacher"][0].argsort(descending=True).tolist()
     needed = {*order[:6], int(labels[0]), *(int(logits[name][0].argmax()) for name in NAMES)}
     assert [c for c, gone in zip(order, first) if not gone] == [c for c in order if c in needed]
+    assert not any(hidden[22:42]) and any(hidden[43:63])  # the second example, and the third
 
 
 def test_one_model_alone_has_nobody_to_disagree_with(browse, tmp_path):
