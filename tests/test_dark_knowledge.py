@@ -82,6 +82,9 @@ class Page(HTMLParser):
     def _inside(self, tag):
         return any(name == tag for name, _, _ in self.open)
 
+    def hides(self, name):
+        return "hidden" in next(attributes for _, attributes in self.tags if attributes.get("id") == name)
+
     @property
     def indices(self):
         return [index for index, _, _ in self.items]
@@ -190,6 +193,7 @@ def test_the_page_opens_at_the_models_own_probabilities_where_they_differ_most(b
     path, _, _, logits, _ = three
     page = browse(path)
     assert page.texts["T-value"] == "1.0" and page.texts["meaning"] == "the models’ own probabilities"
+    assert page.hides("note")  # nothing is truncated
     probs = {name: logits[name].softmax(dim=-1) for name in NAMES}
     apart = torch.stack([(probs[a] - probs[b]).abs().sum(-1) for a in NAMES for b in NAMES]).amax(dim=0)
     assert page.indices == apart.argsort(descending=True)[:25].tolist()
@@ -418,7 +422,7 @@ def test_25000_long_reviews_take_less_than_5_mb_and_the_page_says_what_is_trunca
     truncated, length = re.match(r"([\d,]+) of 25,000 texts are truncated to (\d+) characters", note).groups()
     assert SHORTEST < int(length) < 1000
     page = browse(path)
-    assert note in page.texts["note"]
+    assert note in page.texts["note"] and not page.hides("note")
     first = page.indices[0]
     shown = "".join(page.items[0][1])  # where the models differ most, the text is whole
     assert shown.rstrip(" …") == texts[first][: len(shown.rstrip(" …"))] and "Truncated" not in page.texts["cards"]
@@ -522,7 +526,7 @@ def test_one_model_alone_has_nobody_to_disagree_with(browse, tmp_path):
     page = browse(tmp_path / "p.html", "disagree=any&wrong=0&sort=corpus")
     wrong = (logits["model"].argmax(dim=-1) != labels).nonzero().flatten().tolist()
     assert page.indices == wrong[:25]  # the filter that this page does not have is not obeyed
-    assert "hidden" in next(a for _, a in page.tags if a.get("id") == "disagree-box")
+    assert page.hides("disagree-box")
 
 
 def test_a_page_that_cannot_be_right_is_refused_and_nothing_is_written(tmp_path):
