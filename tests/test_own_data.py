@@ -5,6 +5,7 @@ import csv
 import json
 import random
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from conftest import save_model
 
 from minikd import cli
 from minikd.datasets import data_fingerprint, load_dataset
-from minikd.datasets.classes import label_counts, rare_labels
-from minikd.datasets.rows import Layout
+from minikd.datasets.classes import check_classes, label_counts, rare_labels
+from minikd.datasets.rows import Layout, Row
 from minikd.files import UserError
 
 NAMES = ("train", "validation", "test")
@@ -322,6 +323,13 @@ def test_json_labels_that_are_no_classes_are_refused_with_their_line(tmp_path, l
 def test_honest_labels_are_not_refused(tmp_path, labels):
     data = load_dataset(write(tmp_path / "own.csv", labelled(*labels)))
     assert set(data.labels) == {label.strip() for label in labels}
+
+
+@pytest.mark.parametrize("count, refused", [(10, False), (11, True)])
+def test_up_to_half_as_many_labels_as_rows_are_classes(count, refused):
+    rows = [Row(i + 2, f"text {i}", f"intent {i % count}") for i in range(20)]
+    with pytest.raises(UserError, match="own.csv: 11 different labels in 20 rows") if refused else nullcontext():
+        check_classes(rows, "own.csv")
 
 
 @pytest.mark.parametrize("zero, one", [("0.0", "1.0"), ("0.00", "1"), (0.0, 1.0)])

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from minikd.drawing import ROLES, looks
+from minikd.drawing import ROLES, looks, short
 from minikd.files import UserError
 from minikd.plots import DPI, dashboard, draw
 from minikd.report import loss_curves
@@ -327,6 +327,27 @@ def test_long_curves_are_thinned_to_means_of_neighbours(tmp_path):
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert np.allclose(loss_curves(tmp_path, points=3)["train"], [(0.3, 6), (0.7, 2), (1, 5)])
     assert np.allclose(loss_curves(tmp_path, points=5)["train"], [(line["epoch"], line["loss"]) for line in lines[:5]])
+@pytest.mark.parametrize("count", [150, 200, 201, 1000])
+def test_a_long_curve_is_thinned_to_at_most_200_means_of_neighbours(count, tmp_path):
+    steps = [{"step": i + 1, "epoch": (i + 1) / 100, "loss": 1 / (i + 1)} for i in range(count)]
+    lines = [*steps, {"epoch": 1, "validation_accuracy": 0.8, "validation_loss": 0.5}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    train, size = loss_curves(tmp_path)["train"], -(-count // 200)
+    assert len(train) == -(-count // size) <= 200
+    for i, point in enumerate(train):
+        group = steps[i * size : (i + 1) * size]
+        assert point == pytest.approx([statistics.mean(line[key] for line in group) for key in ("epoch", "loss")])
+
+
+@pytest.mark.parametrize("text", ["distilbert-base-uncased-distilled-with-alpha-0.5-and-T-4", "two\nlines  of words"])
+def test_a_name_is_shortened_to_one_line_of_its_beginning_and_end(text):
+    line = " ".join(text.split())
+    for limit in range(5, 70):
+        found = short(text, limit)
+        assert len(found) == min(limit, len(line)) and "\n" not in found
+        start, _, end = found.partition("…")
+        assert line.startswith(start) and line.endswith(end) and abs(len(start) - len(end)) <= 1 or found == line
+    assert short("costs $5 or $6", 20) == r"costs \$5 or \$6"  # or matplotlib would set 5 or as mathematics
 
 
 def test_one_epoch_of_validation_is_no_curve_and_takes_no_room():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from minikd import readme
 from minikd.bag_of_words import bag_of_words
 from minikd.datasets import Dataset, Split
 from minikd.evaluation import compare_with_first, merge_seeds
@@ -183,9 +184,28 @@ def test_the_report_says_which_phrasebank_it_is_and_that_the_author_does_not():
 
 def test_added_results_name_no_folder_of_their_machine(tmp_path):
     row = {"name": "teacher", "path": str(tmp_path / "teacher"), "accuracy": 0.5}
-    arguments = {"teacher": str(tmp_path / "MiniLM"), "output_dir": str(tmp_path), "data_dir": str(tmp_path), "seed": 1}
-    text = json.dumps(without_paths(results(row, arguments=arguments)))
-    assert str(tmp_path) not in text and "MiniLM" in text
+    named = {key: str(tmp_path / f"my {key}") for key in ("teacher", "student", "model", "dataset")}
+    own = ("output_dir", "data_dir", "models", "html", "plot", "input", "output")
+    arguments = named | dict.fromkeys(own, str(tmp_path)) | {"seed": 1}
+    added = without_paths(results(row, arguments=arguments))
+    assert str(tmp_path) not in json.dumps(added)
+    assert added["arguments"] == {key: f"my {key}" for key in named} | {"seed": 1}
+    published = {"teacher": "google/bert_uncased_L-4_H-512_A-8", "dataset": "sst2"}
+    assert without_paths(results(row, arguments=published))["arguments"] == published
+
+
+@pytest.mark.parametrize("flags", [["--add", "name"], ["results.json"]])
+def test_a_name_and_a_file_go_together_and_nothing_is_written_without_one(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("minikd.readme.ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["readme", *flags])
+    with pytest.raises(SystemExit) as stop:
+        readme.main()
+    assert stop.value.code == 2 and "go together" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_bar_in_a_models_name_opens_no_column():
+    lines = table(results({"name": "a|b", "accuracy": 0.5}, {"name": "c", "accuracy": 0.4})).splitlines()
+    assert r" a\|b |" in lines[0] and {line.replace(r"\|", "").count("|") for line in lines} == {4}
 
 
 def test_a_ratio_to_zero_is_missing_and_so_are_its_lines():
