@@ -7,7 +7,7 @@ import pytest
 import transformers
 from equality import CONFIGS
 
-from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT, DISTILBERT_NAMES, EncoderConfig
+from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT, DISTILBERT_NAMES, EncoderConfig, bert_like, same_shape
 from minikd.files import UserError
 
 # The fields as they stand in the published files.
@@ -186,3 +186,25 @@ def test_config_cannot_be_changed_in_place():
     with pytest.raises(AttributeError):
         BERT_BASE.hidden_size = 1
     assert BERT_BASE.with_labels(["a", "b"]).labels == ("a", "b") and BERT_BASE.labels == ("LABEL_0", "LABEL_1")
+
+
+def test_a_new_shape_has_berts_proportions_and_the_vocabulary_positions_and_labels_of_another():
+    like = VARIED["bert"]
+    for hidden, heads in ((32, 1), (96, 3), (448, 14), (512, 8), (544, 17), (768, 12)):
+        assert bert_like(hidden, 3, like) == EncoderConfig(
+            hidden_size=hidden, num_hidden_layers=3, num_attention_heads=heads, intermediate_size=4 * hidden,
+            vocab_size=100, max_position_embeddings=64, pad_token_id=7, labels=("x", "y", "z"),
+        )  # fmt: skip
+    for hidden in (31, 100, 513):
+        assert f"hidden size {hidden}: must be a multiple of 32" in refusal(bert_like, hidden, 3, like)
+
+
+def test_a_shape_is_another_where_a_weight_or_its_use_by_heads_is_and_not_by_labels_and_dropouts():
+    one = VARIED["bert"]
+    others = {"vocab_size": 101, "hidden_size": 60, "num_hidden_layers": 2, "num_attention_heads": 6,
+              "intermediate_size": 71, "max_position_embeddings": 65, "type_vocab_size": 2}  # fmt: skip
+    assert not [name for name, value in others.items() if same_shape(one, replace(one, **{name: value}))]
+    without = replace(one, type_vocab_size=0, layer_norm_eps=1e-12)  # as DistilBERT has none
+    assert same_shape(one, one) and not same_shape(without, replace(without, model_type="distilbert"))
+    alike = {"labels": ("a", "b"), "hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+    assert same_shape(one, replace(one, classifier_dropout=0.3, **alike))
