@@ -1,5 +1,7 @@
 """The simple baseline: which words it knows, what chooses its penalty, and that it is the same every time."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -22,15 +24,44 @@ def test_a_word_of_a_single_training_text_is_not_known_however_often_it_occurs_t
     assert bag_of_words(Dataset("twice", ("bad", "good"), twice, once, once))["accuracy"] == 1.0
 
 
-def test_the_vocabulary_ends_at_50000_words(monkeypatch):
+@pytest.fixture
+def models(monkeypatch):
+    """The models that are made, one for each penalty."""
     made, bag = [], torch.nn.EmbeddingBag
     monkeypatch.setattr(
-        minikd.bag_of_words.nn, "EmbeddingBag", lambda *size, **more: made.append(size) or bag(*size, **more)
+        minikd.bag_of_words.nn, "EmbeddingBag", lambda *size, **more: made.append(bag(*size, **more)) or made[-1]
     )
+    return made
+
+
+def test_the_vocabulary_ends_at_50000_words(models):
     text = " ".join(f"w{i}" for i in range(50_010))
     split = Split([text, text, "w1 w2"], [0, 1, 0])
     bag_of_words(Dataset("long", ("bad", "good"), split, split, split), epochs=1)
-    assert made == [(50_001, 2)] * 3  # one row more, the intercept; three penalties
+    assert [model.weight.shape for model in models] == [(50_001, 2)] * 3  # one row more, the intercept
+
+
+def test_words_of_one_count_are_in_the_order_of_their_letters(monkeypatch):
+    """Or the 50,000 that are kept would differ from process to process, as the order of a set does."""
+    counted = []
+    monkeypatch.setattr(Counter, "most_common", lambda counts, most: counted.extend(counts) or list(counts.items()))
+    text = " ".join(f"w{i}" for i in range(1000))
+    split = Split([text, text], [0, 1])
+    bag_of_words(Dataset("long", ("bad", "good"), split, split, split), epochs=1)
+    assert counted == sorted(text.split())
+
+
+def test_how_often_a_word_occurs_in_a_text_does_not_count():
+    split = Split(["good film", "good good film"] * 50, [0, 1] * 50)
+    assert bag_of_words(Dataset("often", ("bad", "good"), split, split, split), epochs=150)["accuracy"] == 0.5
+
+
+def test_a_larger_penalty_leaves_smaller_weights(models):
+    random = np.random.default_rng(0)
+    splits = [noisy(random, count) for count in (60, 30, 30)]
+    bag_of_words(Dataset("noisy", ("bad", "good"), *splits), epochs=100)
+    norms = [model.weight.norm().item() for model in models]
+    assert norms[0] > norms[1] > norms[2] > 1
 
 
 def test_no_test_label_chooses_the_penalty():

@@ -1,5 +1,6 @@
 """Tables and result files: what stands in the README is what the results files say."""
 
+import io
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from minikd.evaluation import compare_with_first, merge_seeds
 from minikd.files import UserError
 from minikd.readme import readme_with_tables, without_paths
 from minikd.recipes import RECIPES
-from minikd.report import notes, read_results, report, table
+from minikd.report import notes, read_results, report, table, write_results
 from minikd.significance import compare
 
 ROOT = Path(__file__).parents[1]
@@ -201,6 +202,27 @@ def test_a_name_and_a_file_go_together_and_nothing_is_written_without_one(flags,
     with pytest.raises(SystemExit) as stop:
         readme.main()
     assert stop.value.code == 2 and "go together" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_dashboard_is_drawn_for_added_results_if_the_readme_shows_it(shown, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("minikd.readme.ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["readme", "--add", "own", str(tmp_path / "results.json")])
+    picture = "![own](data/results/own.png)" if shown else "![other](data/results/other.png)"
+    (tmp_path / "README.md").write_text(f"<!-- results own -->\n<!-- end -->\n{picture}\n")
+    (tmp_path / "results.json").write_text(json.dumps(results({"name": "teacher", "accuracy": 0.5})))
+    readme.main()
+    written = {path.name for path in (tmp_path / "data" / "results").iterdir()}
+    assert written == {"own.json"} | ({"own.png"} if shown else set())
+
+
+def test_results_are_written_before_they_are_printed(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    seeds = results({"name": "teacher", "accuracy": [0.5, 0.6]}, seeds=[1, 2])
+    with pytest.raises(UnicodeEncodeError):  # by the ± of the table
+        write_results(seeds, tmp_path)
+    assert read_results(tmp_path / "results.json") == seeds and "±" in (tmp_path / "results.md").read_text("utf-8")
 
 
 def test_a_bar_in_a_models_name_opens_no_column():
