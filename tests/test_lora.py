@@ -16,7 +16,7 @@ from test_model import DROPOUTS, reproducible_dropout
 from test_training import CPU, SETTINGS, make_split
 from torch.nn import functional as F
 
-from minikd.adapter_files import base_model, load_adapters, save_adapters, target_modules
+from minikd.adapter_files import base_model, load_adapted, load_adapters, save_adapters, target_modules
 from minikd.batching import tokenize_split
 from minikd.checkpoint import save_pretrained
 from minikd.config import BERT_BASE
@@ -236,6 +236,16 @@ def test_merging_in_fp32_moves_logits_by_less_than_a_millionth(config, targets):
     assert (model(**batch).logits - logits).abs().max() <= 1e-6 < 1e-2 < (logits - before).abs().max()
 
 
+def test_sums_are_rounded_once_when_merged():
+    """A, B and their product in fp64: so the weight is the nearest one to W + (alpha / r) · B A."""
+    model = adapted(CONFIGS["bert"], dtype=torch.float32)
+    adapter, qkv = adapters(model)[0, "query"], model.encoder.layers[0].attention.qkv
+    A, B = (matrix.weight.detach().double() for matrix in (adapter.lora_A, adapter.lora_B))
+    exact = qkv.weight.detach()[: len(B)].double() + 7 / 3 * B @ A
+    merge_lora(model)
+    assert torch.equal(qkv.weight[: len(B)], exact.float())
+
+
 @every_family
 def test_merged_model_loads_in_transformers_with_the_same_logits(config, tmp_path):
     model, batch = adapted(config, tuple(TARGETS), dtype=torch.float32), tokens(random_batch(config))
@@ -420,3 +430,14 @@ def test_adapters_that_name_no_base_model_are_refused_and_other_folders_are_no_a
     edit_config(base_model_name_or_path=base)(tmp_path)
     with pytest.raises(UserError, match="adapter_config.json: does not name its base model"):
         base_model(tmp_path)
+
+
+def test_a_merged_model_has_the_labels_that_we_recorded_or_else_those_of_its_base(tmp_path):
+    base = randomised(CONFIGS["bert"].with_labels(("bad", "good")))
+    save_pretrained(base, tmp_path / "base")
+    model = adapted(CONFIGS["bert"].with_labels(("no", "yes")), dtype=torch.float32)
+    save_adapters(model, tmp_path / "ours", str(tmp_path / "base"))
+    assert load_adapted(tmp_path / "ours").config.labels == ("no", "yes")
+    path = tmp_path / "ours" / "adapter_model.safetensors"
+    save_file(load_file(path), path)  # PEFT records none
+    assert load_adapted(tmp_path / "ours").config.labels == ("bad", "good")

@@ -325,6 +325,12 @@ def test_honest_labels_are_not_refused(tmp_path, labels):
     assert set(data.labels) == {label.strip() for label in labels}
 
 
+def test_a_text_may_be_longer_than_the_csv_module_reads_by_itself(tmp_path):
+    long = "word " * 40_000  # its limit is 131,072 characters
+    data = load_dataset(write(tmp_path / "own.csv", table([*ROWS, (long, "good")])))
+    assert long.strip() in data.all.texts
+
+
 @pytest.mark.parametrize("count, refused", [(10, False), (11, True)])
 def test_up_to_half_as_many_labels_as_rows_are_classes(count, refused):
     rows = [Row(i + 2, f"text {i}", f"intent {i % count}") for i in range(20)]

@@ -390,13 +390,12 @@ def test_the_smoothed_loss_is_a_moving_average_over_a_twentieth_of_the_curve():
 def test_reliability_joins_the_bins_that_hold_examples_and_sizes_them_by_count():
     results = make_results(["teacher"])
     bins = results["models"][0]["reliability"] = [[0, None, None]] * 10 + [[1, 0.69, 0.0]] + [[0, None, None]] * 2
-    bins += [[99, 0.9, 0.85], [300, 0.98, 0.95]]
+    bins += [[4, 0.9, 0.85], [395, 0.98, 0.95]]  # of 400: lines join the bins with 1 % or more
     ax = panels_of(draw(results))["Reliability"]
     assert ax.lines[0].get_xydata().tolist() == [[0, 0], [1, 1]]
     assert ax.lines[1].get_xydata().tolist() == [[0.9, 0.85], [0.98, 0.95]]  # one example of 400 is noise: a dot only
     assert ax.collections[0].get_offsets().tolist() == [[0.69, 0.0], [0.9, 0.85], [0.98, 0.95]]
-    areas = ax.collections[0].get_sizes()
-    assert areas[2] - areas[0] == pytest.approx((areas[1] - areas[0]) * 299 / 98)
+    assert ax.collections[0].get_sizes() == pytest.approx([10 + 250 * count / 400 for count in (1, 4, 395)])
 
 
 def test_the_key_gives_every_models_look_and_ece(whole):
@@ -462,6 +461,8 @@ def test_the_sweeps_colours_have_an_absolute_scale_with_the_baseline_as_its_midd
         values = image.get_array()
         assert np.ptp(values) == pytest.approx(0.002)  # the figures themselves, not a stretched copy
         assert np.abs(shade(image, values.max()) - shade(image, values.min())).max() < 0.04  # which can hardly be seen
+    ticks = [label.get_text() for label in image.colorbar.ax.get_yticklabels()]
+    assert ticks == ["0\nperfect", "0.1", "0.2"]  # of the ECE
     image = panels["Sweep: validation accuracy"].images[0]
     assert shade(image, 0.80) == pytest.approx(1, abs=0.01)  # the baseline's best epoch is white
     assert np.mean(image.get_clim()) == pytest.approx(0.80)
@@ -558,6 +559,19 @@ def test_results_without_figures_are_refused_and_the_old_picture_stays(results, 
     with pytest.raises(UserError, match="no figures of models to draw"):
         dashboard(results, path)
     assert path.read_bytes() == b"old"
+
+
+def test_a_picture_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "dashboard.png"
+    path.write_bytes(b"old")
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        dashboard(make_results(["teacher"]), path)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("dashboard.png", b"old")]
 
 
 def test_without_matplotlib_one_line_says_what_to_install(tmp_path, monkeypatch):

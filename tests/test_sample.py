@@ -79,6 +79,8 @@ def test_best_possible_accuracy_leaves_room_for_noise_but_not_much(dataset):
 def test_bayes_accuracy_counts_the_drawn_labels():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]], np.float32)
     assert sample.bayes_accuracy(Split(list("abcd"), [0, 1, 1, 1], probabilities)) == 0.75
+    even = np.full((4, 2), 0.5, np.float32)
+    assert sample.bayes_accuracy(Split(list("abcd"), [0, 0, 0, 1], even)) == 0.75  # p = 0.5 is answered negative
     with pytest.raises(ValueError):
         sample.bayes_accuracy(Split(["a"], [0]))
 
