@@ -283,6 +283,13 @@ def losses_of(results) -> dict:
     }
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_curves_of_several_seeds_say_that_they_are_the_first_seeds(seeds):
+    panels = panels_of(draw(make_results(seeds=seeds)))
+    notes = [texts_of(ax)[-1] for title, ax in panels.items() if title.startswith(("Training", "Validation"))]
+    assert len(notes) > 1 and {note.endswith(", first seed") for note in notes} == {seeds > 1}
+
+
 def test_losses_of_different_formulas_share_no_axis():
     results = make_results() | {"arguments": {"alpha": [0.5], "T": [2.0]}}
     del results["sweep"]
@@ -411,6 +418,7 @@ def test_confusion_is_shaded_by_share_of_the_true_label_and_written_in_counts():
     assert ax.images[0].get_array().tolist() == [[0.9, 0.1], [0, 0]]
     assert ax.images[0].get_clim()[0] == 0
     assert texts_of(ax)[:4] == ["900", "100", "0", "0"]
+    assert [text.get_color() for text in ax.texts[:4]] == ["white", "black", "black", "black"]  # what stands out
     assert [label.get_text() for label in ax.get_yticklabels()] == ["neg", "pos"]
 
 

@@ -225,6 +225,15 @@ def test_results_are_written_before_they_are_printed(tmp_path, monkeypatch):
     assert read_results(tmp_path / "results.json") == seeds and "±" in (tmp_path / "results.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize(("found", "resume", "words"), [
+    ([], False, ""), (["teacher"], False, "; not in them, because earlier commands did it: teacher"),
+    (["teacher"], True, "; not in them, because earlier commands did it: teacher, the steps before --resume"),
+])  # fmt: skip
+def test_the_minutes_of_the_run_say_what_earlier_commands_did(found, resume, words):
+    text = notes(results({"name": "teacher"}, found_finished=found, arguments={"resume": resume}))
+    assert f"minutes of the whole run: those of this command, evaluation included{words}" in text.splitlines()
+
+
 def test_a_bar_in_a_models_name_opens_no_column():
     lines = table(results({"name": "a|b", "accuracy": 0.5}, {"name": "c", "accuracy": 0.4})).splitlines()
     assert r" a\|b |" in lines[0] and {line.replace(r"\|", "").count("|") for line in lines} == {4}
