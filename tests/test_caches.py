@@ -220,6 +220,8 @@ def test_the_cache_is_the_users_own_and_may_be_deleted_at_any_time(tmp_path, mon
         assert kept == {"tokens", "logits"}
         shutil.rmtree(tmp_path / ".cache")
     assert found[0] == found[1]
+
+
 DAMAGES = [*product((once, teachers), ("cut", "no logits", "another shape", "not finite")), (teachers, "no metadata")]
 
 

@@ -461,7 +461,6 @@ def test_a_new_model_has_the_shape_and_the_vocabulary_asked_for(script, reviews,
     assert all(arguments[3].lr == 4e-4 for arguments, _ in calls)  # as the sample's, which start from random weights
 
 
-def test_the_seed_decides_a_new_models_first_weights_and_not_the_split(script, corpus, stop):
 def test_a_new_vocabulary_is_learned_from_the_training_texts_alone(script, reviews, stop, tmp_path):
     other = shutil.copytree(reviews, tmp_path / "other")
     for name in ("validation", "test"):
@@ -474,7 +473,7 @@ def test_a_new_vocabulary_is_learned_from_the_training_texts_alone(script, revie
     assert one == two
 
 
-def test_the_seed_decides_a_new_models_first_weights(script, reviews, stop):
+def test_the_seed_decides_a_new_models_first_weights_and_not_the_split(script, corpus, stop):
     calls = stop("minikd.runs.train")
     for seed in (1, 1, 2):
         script("train.py", "--dataset", corpus, "--layers", 1, "--hidden", 32, "--seed", seed, *FP32)

@@ -23,6 +23,8 @@ from minikd.lora import add_lora, merge_lora
 from minikd.tokenizer import train_wordpiece
 
 KINDS = {"model.safetensors": (save_file, "safetensors"), "pytorch_model.bin": (torch.save, "bin")}
+TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                   "added_tokens.json")  # fmt: skip
 ORDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 both_kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -442,7 +444,7 @@ def test_a_file_that_the_hub_may_have_but_does_not_give_is_one_line_and_not_igno
 def test_files_that_do_not_exist_on_the_hub_are_ignored_and_a_copy_serves_while_it_is_out_of_reach(hub, monkeypatch):
     folder = model_folder("someone/some-model")
     assert ("HEAD", "special_tokens_map.json") in hub.asked and not (folder / "special_tokens_map.json").exists()
-    hub.broken = {path: (520, ("HEAD", "GET")) for path in ("config.json", *TOKENIZER_FILES, *WEIGHTS)}
+    hub.broken = {path: (520, ("HEAD", "GET")) for path in ("config.json", *TOKENIZER_FILES, *ORDER)}
     assert model_folder("someone/some-model") == folder  # the hub is down
     (folder / "vocab.txt").unlink()
     assert model_folder("someone/some-model") == folder  # some copies were never whole

@@ -334,6 +334,8 @@ def test_long_curves_are_thinned_to_means_of_neighbours(tmp_path):
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert np.allclose(loss_curves(tmp_path, points=3)["train"], [(0.3, 6), (0.7, 2), (1, 5)])
     assert np.allclose(loss_curves(tmp_path, points=5)["train"], [(line["epoch"], line["loss"]) for line in lines[:5]])
+
+
 @pytest.mark.parametrize("count", [150, 200, 201, 1000])
 def test_a_long_curve_is_thinned_to_at_most_200_means_of_neighbours(count, tmp_path):
     steps = [{"step": i + 1, "epoch": (i + 1) / 100, "loss": 1 / (i + 1)} for i in range(count)]

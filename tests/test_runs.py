@@ -20,9 +20,7 @@ from minikd.evaluation import training_costs
 from minikd.files import UserError, atomic_write
 from minikd.inference import model_fingerprint
 from minikd.model import Classifier
-from minikd.runs import check_not_source, publish, train_or_reuse
-from minikd.runs import publish, train_or_reuse
-from minikd.runs import check_tokenizer, environment, publish, train_or_reuse
+from minikd.runs import check_not_source, check_tokenizer, environment, publish, train_or_reuse
 from minikd.state import differences
 from minikd.tokenizer import train_wordpiece
 from minikd.training import TrainingSettings

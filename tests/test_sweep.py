@@ -18,8 +18,7 @@ from minikd.datasets import load_dataset
 from minikd.inference import predict
 from minikd.model import Classifier
 from minikd.report import notes, sweep_table
-from minikd.sweep import _replace, best_cell, run_sweep
-from minikd.sweep import CRITERIA, best_cell, run_sweep
+from minikd.sweep import CRITERIA, _replace, best_cell, run_sweep
 from minikd.tokenizer import load_tokenizer
 
 CPU = torch.device("cpu")
@@ -147,6 +146,8 @@ def test_a_link_called_distilled_is_replaced_and_what_it_names_stays(tmp_path, c
     (tmp_path / "distilled/.partial").mkdir()
     _replace(tmp_path / "distilled", tmp_path / "sweep/chosen")
     assert "distilled: the interrupted run in" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("choose", CRITERIA)
 def test_at_a_tie_the_lower_nll_wins_and_then_the_earlier_pair(choose):
     keys = ("name", "validation_accuracy", "validation_loss", "validation_ece")

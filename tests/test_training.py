@@ -274,7 +274,6 @@ def test_a_state_holds_everything_that_the_rest_of_a_run_depends_on(data, tmp_pa
     assert torch.equal(*moments) and moments[0].any()
 
 
-def test_a_state_of_another_run_is_refused_by_what_differs(data, tmp_path, monkeypatch):
 def test_a_pass_without_gradients_has_no_dropout_and_leaves_the_mode_as_it_was(data):
     model = make_model(dropout=0.5).eval()
     expected = predict(model, data[1], CPU, "fp32")
@@ -295,14 +294,7 @@ def test_a_second_ctrl_c_acts_at_once():
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_state_of_another_plan_of_batches_is_refused(data, tmp_path, monkeypatch):
-    train(make_model(), *data, SETTINGS, tmp_path, CPU)
-    monkeypatch.setattr("minikd.training.CHUNK", 50)
-    with pytest.raises(UserError, match=r"made from something else \(chunk\)"):
-        train(make_model(), *data, SETTINGS, tmp_path, CPU, resume=True)
-
-
-def test_a_state_of_another_run_is_refused_by_what_differs(data, tmp_path):
+def test_a_state_of_another_run_is_refused_by_what_differs(data, tmp_path, monkeypatch):
     base = replace(SETTINGS, epochs=1)
     train(make_model(), *data, base, tmp_path, CPU, made_from={"teacher": "one"})
     with pytest.raises(UserError, match=r"state.pt.*lr 0.001 → 0.01"):
