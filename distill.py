@@ -18,20 +18,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minikd import cli, flags
 from minikd.batching import tokenize_split
-from minikd.evaluation import distilled_against_baseline, evaluate_models, write_predictions
+from minikd.checkpoints.hub import is_fine_tuned
+from minikd.cli import flags
+from minikd.cli import start as cli
+from minikd.evaluation.comparison import distilled_against_baseline, evaluate_models, write_predictions
+from minikd.experiment.inference import caching_minutes
+from minikd.experiment.lock import only_run_in
+from minikd.experiment.recipes import RECIPES, recipe_defaults
+from minikd.experiment.runs import check_not_source, train_or_reuse, trained_before
+from minikd.experiment.sweep import run_sweep
+from minikd.experiment.teacher import keep_copy, logits_path, source_of_logits, starting_teacher
+from minikd.experiment.tracking import Tracking
 from minikd.files import UserError
-from minikd.hub import is_fine_tuned
-from minikd.inference import caching_minutes
-from minikd.lock import only_run_in
-from minikd.recipes import RECIPES, recipe_defaults
-from minikd.report import results_of, write_results
-from minikd.runs import check_not_source, train_or_reuse, trained_before
+from minikd.report.tables import results_of, write_results
 from minikd.student import starting_student, student_from_teacher
-from minikd.sweep import run_sweep
-from minikd.teacher import keep_copy, logits_path, source_of_logits, starting_teacher
-from minikd.tracking import Tracking
 
 
 def parse_args():
@@ -39,7 +40,7 @@ def parse_args():
     parser.add_argument(
         "--recipe",
         choices=tuple(RECIPES),
-        help="the settings of a published experiment; any flag given beside it wins, see minikd/recipes.py "
+        help="the settings of a published experiment; any flag given beside it wins, see minikd/experiment/recipes.py "
         "(default: none)",
     )
     flags.add_model_flags(parser)

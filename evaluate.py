@@ -11,32 +11,33 @@ from pathlib import Path
 
 import torch
 
-from minikd import cli, flags
-from minikd.adapter_files import base_model
 from minikd.batching import tokenize_split
-from minikd.calibration import calibration_metrics, fit_temperature
-from minikd.checkpoint import save_pretrained
+from minikd.checkpoints.adapters import base_model
+from minikd.checkpoints.hub import is_fine_tuned, model_folder
+from minikd.checkpoints.pretrained import save_pretrained
+from minikd.cli import flags
+from minikd.cli import start as cli
+from minikd.cli.defaults import DEFAULTS
+from minikd.cli.flag_types import folder, non_empty
+from minikd.cli.labelling import label_file, print_labels
 from minikd.config import FORMATS, EncoderConfig
-from minikd.dark_knowledge import description, write_page
 from minikd.datasets.rows import Layout
-from minikd.defaults import DEFAULTS
-from minikd.evaluation import (
+from minikd.evaluation.calibration import calibration_metrics, fit_temperature
+from minikd.evaluation.comparison import (
     distilled_against_baseline,
     evaluate_models,
     load_finished,
     training_data,
     write_predictions,
 )
+from minikd.evaluation.label_order import match_labels
+from minikd.experiment.inference import predict_once
+from minikd.experiment.lock import only_run_in
+from minikd.experiment.runs import read_run
 from minikd.files import UserError, write_json
-from minikd.flag_types import folder, non_empty
-from minikd.hub import is_fine_tuned, model_folder
-from minikd.inference import predict_once
-from minikd.label_order import match_labels
-from minikd.labelling import label_file, print_labels
-from minikd.lock import only_run_in
-from minikd.quantize import quantize
-from minikd.report import read_results, results_of, write_results
-from minikd.runs import read_run
+from minikd.report.page import description, write_page
+from minikd.report.tables import read_results, results_of, write_results
+from minikd.techniques.quantize import quantize
 
 
 def parse_args():
@@ -176,7 +177,7 @@ def main():
 
 def draw_again(folder):
     """Draws FOLDER/dashboard.png from FOLDER/results.json."""
-    from minikd.plots import dashboard  # needs matplotlib, which nothing else does
+    from minikd.report.plots import dashboard  # needs matplotlib, which nothing else does
 
     results = read_results(folder / "results.json")
     try:

@@ -9,22 +9,23 @@ from pathlib import Path
 
 import torch
 
-from minikd import cli, flags
 from minikd.batching import tokenize_split
-from minikd.checkpoint import from_pretrained
+from minikd.checkpoints.hub import model_folder
+from minikd.checkpoints.pretrained import from_pretrained
+from minikd.cli import flags
+from minikd.cli import start as cli
+from minikd.cli.defaults import LORA_LR, SAMPLE_TEACHER, SAMPLE_VOCABULARY, corpus_name, default
+from minikd.cli.flag_types import integer, non_empty
 from minikd.config import bert_like
-from minikd.defaults import LORA_LR, SAMPLE_TEACHER, SAMPLE_VOCABULARY, corpus_name, default
-from minikd.evaluation import evaluate_models, write_predictions
+from minikd.evaluation.comparison import evaluate_models, write_predictions
+from minikd.evaluation.label_order import match_labels
+from minikd.experiment.lock import only_run_in
+from minikd.experiment.runs import check_not_source, check_tokenizer, train_or_reuse
+from minikd.experiment.tracking import Tracking
 from minikd.files import UserError
-from minikd.flag_types import integer, non_empty
-from minikd.hub import model_folder
-from minikd.label_order import match_labels
-from minikd.lock import only_run_in
 from minikd.model import Classifier
-from minikd.report import results_of, write_results
-from minikd.runs import check_not_source, check_tokenizer, train_or_reuse
+from minikd.report.tables import results_of, write_results
 from minikd.tokenizer import load_tokenizer, train_wordpiece
-from minikd.tracking import Tracking
 
 
 def parse_args():

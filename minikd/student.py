@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from minikd.checkpoint import from_pretrained
+from minikd.checkpoints.hub import model_folder
+from minikd.checkpoints.pretrained import from_pretrained
+from minikd.cli.defaults import SAMPLE_STUDENT, SAMPLE_TEACHER
 from minikd.config import BERT_SMALL, EncoderConfig, bert_like, same_shape
-from minikd.defaults import SAMPLE_STUDENT, SAMPLE_TEACHER
+from minikd.evaluation.label_order import match_labels
+from minikd.experiment.runs import check_tokenizer
 from minikd.files import UserError
-from minikd.hub import model_folder
-from minikd.label_order import match_labels
 from minikd.model import Classifier
-from minikd.runs import check_tokenizer
 from minikd.tokenizer import Tokenizer, load_tokenizer
 
 PRETRAINED_SMALL = "google/bert_uncased_L-4_H-512_A-8"  # published weights of the 4-layer, 512-wide student

@@ -15,8 +15,7 @@ from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 from tqdm import tqdm
 
-from minikd.files import UserError, atomic_write, fingerprint, write_json
-from minikd.tokenizer_settings import (
+from minikd.checkpoints.tokenizer_settings import (
     SPECIAL_TOKENS,
     added_tokens,
     check_general,
@@ -25,6 +24,7 @@ from minikd.tokenizer_settings import (
     normalizer_settings,
     read_json,
 )
+from minikd.files import UserError, atomic_write, fingerprint, write_json
 
 
 class Tokenizer:

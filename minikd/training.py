@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minikd.batching import CHUNK, Batch, TokenizedSplit, make_batches, plan_batches
+from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory
+from minikd.experiment.inference import autocast, predict
+from minikd.experiment.progress import Estimate
+from minikd.experiment.state import StopSignal, load_state, open_log, save_state
 from minikd.files import CleanUp, UserError
-from minikd.inference import autocast, predict
 from minikd.losses import hard_loss, kd_loss
-from minikd.memory import peak_memory_mb, reset_peak_memory
 from minikd.metrics import confusion_matrix
 from minikd.model import Classifier
-from minikd.progress import Estimate
-from minikd.state import StopSignal, load_state, open_log, save_state
 from minikd.used_rows import only_used_rows
 
 LOG_EVERY = 10  # optimizer steps

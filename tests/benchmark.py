@@ -61,14 +61,14 @@ from benchmark_texts import (
     own_cache,
 )
 
-from minikd import cli
-from minikd.checkpoint import save_pretrained
+from minikd.checkpoints.pretrained import save_pretrained
+from minikd.cli import start as cli
+from minikd.cli.flag_types import integer, real
 from minikd.config import BERT_BASE
+from minikd.evaluation.memory import keep_freed_memory
+from minikd.experiment.inference import choose_device, choose_precision
+from minikd.experiment.runs import environment
 from minikd.files import UserError, atomic_write, write_json
-from minikd.flag_types import integer, real
-from minikd.inference import choose_device, choose_precision
-from minikd.memory import keep_freed_memory
-from minikd.runs import environment
 from minikd.tokenizer import load_tokenizer
 
 
@@ -226,7 +226,7 @@ def quantised_part(args, figures: dict, save) -> None:
 
     Quantised models are for the CPU; their passes run in fp32 but for what the layers themselves do in integers.
     """
-    from minikd.quantize import quantize
+    from minikd.techniques.quantize import quantize
 
     config, cpu = config_of(args, "student"), torch.device("cpu")
     model = fresh(config).eval()

@@ -19,8 +19,8 @@ import torch
 
 from minikd.batching import Batch, TokenizedSplit
 from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT, EncoderConfig
-from minikd.efficiency import synchronize
-from minikd.inference import DTYPES, autocast, forward_only
+from minikd.evaluation.costs import synchronize
+from minikd.experiment.inference import DTYPES, autocast, forward_only
 from minikd.losses import hard_loss
 from minikd.model import Classifier
 from minikd.training import TrainingSettings, clip_gradients, make_optimizer, train

@@ -35,13 +35,13 @@ from benchmark_measure import (
 )
 
 from minikd.batching import make_batches, padding_share, plan_batches, plan_by_tokens, tokenize_split
-from minikd.checkpoint import from_pretrained, load_tensors
+from minikd.checkpoints.pretrained import from_pretrained, load_tensors
 from minikd.config import EncoderConfig
 from minikd.datasets import Dataset, Split, load_dataset
-from minikd.inference import CPU_TOKENS, GPU_TOKENS, choose_device, predict
-from minikd.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
+from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
+from minikd.experiment.inference import CPU_TOKENS, GPU_TOKENS, choose_device, predict
+from minikd.experiment.teacher import source_of_logits
 from minikd.student import evenly_spaced_layers, student_from_teacher
-from minikd.teacher import source_of_logits
 from minikd.tokenizer import load_tokenizer
 from minikd.used_rows import UsedRows
 

@@ -20,7 +20,7 @@ import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
-from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
 from minikd.files import UserError
 from minikd.model import Classifier
@@ -77,10 +77,10 @@ def script(capsys, monkeypatch, tmp_path):
     What its models cost is measured in a hurry here, and in earnest in test_efficiency.py.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minikd.efficiency.TURNS", (1, 1))
-    monkeypatch.setattr("minikd.efficiency.LARGEST", 2)
-    monkeypatch.setattr("minikd.evaluation.inference_memory_mb", lambda *_: 1.0)  # a process for each model
-    monkeypatch.setattr("minikd.runs.training_memory_mb", lambda *_: 2.0)
+    monkeypatch.setattr("minikd.evaluation.costs.TURNS", (1, 1))
+    monkeypatch.setattr("minikd.evaluation.costs.LARGEST", 2)
+    monkeypatch.setattr("minikd.evaluation.comparison.inference_memory_mb", lambda *_: 1.0)  # a process for each model
+    monkeypatch.setattr("minikd.experiment.runs.training_memory_mb", lambda *_: 2.0)
 
     def run(name, *arguments):
         handler = signal.getsignal(signal.SIGTERM)
@@ -122,7 +122,7 @@ def stop(monkeypatch):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """The scripts draw no dashboard, which takes most of the time of a run on a small corpus."""
-    monkeypatch.setattr("minikd.plots.dashboard", lambda *_: None)
+    monkeypatch.setattr("minikd.report.plots.dashboard", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from minikd.significance import interval
+from minikd.evaluation.significance import interval
 
 SEEDS, EXAMPLES = (1, 2, 3, 5, 10), (484, 872, 2000, 25_000)
 SPREADS = (0.0, 0.005, 0.01, 0.02, 0.03)

@@ -24,7 +24,7 @@ import torch
 import transformers
 from torch.nn import functional as F
 
-from minikd.checkpoint import from_pretrained, name_map, save_pretrained, to_hugging_face
+from minikd.checkpoints.pretrained import from_pretrained, name_map, save_pretrained, to_hugging_face
 from minikd.config import EncoderConfig
 from minikd.model import Classifier
 from minikd.tokenizer import load_tokenizer

@@ -39,9 +39,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from minikd.checkpoint import save_pretrained
+from minikd.checkpoints.pretrained import save_pretrained
 from minikd.config import BERT_BASE
-from minikd.hub import model_folder
+from minikd.checkpoints.hub import model_folder
 from minikd.model import Classifier
 from minikd.tokenizer import load_tokenizer
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from minikd.batching import TokenizedSplit
-from minikd.checkpoint import to_hugging_face
+from minikd.checkpoints.pretrained import to_hugging_face
 from minikd.model import Classifier
 from minikd.training import TrainingSettings
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import minikd.bag_of_words
-from minikd.bag_of_words import bag_of_words
+import minikd.evaluation.bag_of_words
 from minikd.datasets import Dataset, Split
+from minikd.evaluation.bag_of_words import bag_of_words
 
 
 def noisy(random, count):
@@ -29,7 +29,9 @@ def models(monkeypatch):
     """The models that are made, one for each penalty."""
     made, bag = [], torch.nn.EmbeddingBag
     monkeypatch.setattr(
-        minikd.bag_of_words.nn, "EmbeddingBag", lambda *size, **more: made.append(bag(*size, **more)) or made[-1]
+        minikd.evaluation.bag_of_words.nn,
+        "EmbeddingBag",
+        lambda *size, **more: made.append(bag(*size, **more)) or made[-1],
     )
     return made
 

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 import minikd
-import minikd.inference
+import minikd.experiment.inference
 from minikd.batching import cache_folder, tokenize_split
-from minikd.checkpoint import save_pretrained
+from minikd.checkpoints.pretrained import save_pretrained
 from minikd.datasets import Split
-from minikd.inference import model_fingerprint, predict, predict_once, teacher_logits
+from minikd.experiment.inference import model_fingerprint, predict, predict_once, teacher_logits
 from minikd.tokenizer import Tokenizer, bert_wordpiece, load_tokenizer
 
 CPU = torch.device("cpu")
@@ -124,7 +124,7 @@ def passes(monkeypatch):
         calls.append(arguments)
         return predict(*arguments, **options)
 
-    monkeypatch.setattr(minikd.inference, "predict", counted)
+    monkeypatch.setattr(minikd.experiment.inference, "predict", counted)
     return calls
 
 
@@ -188,7 +188,7 @@ def test_logits_of_finished_models_are_not_read_from_the_cache_of_another_device
         asked.append(device.type)
         return torch.zeros(len(split), 2)
 
-    monkeypatch.setattr(minikd.inference, "predict", remember)
+    monkeypatch.setattr(minikd.experiment.inference, "predict", remember)
     for device in ("cpu", "meta", "cpu", "meta"):
         predict_once(deepcopy(RUN["model"]), tokenized(SPLIT), torch.device(device), "fp32")
     assert asked == ["cpu", "meta"]

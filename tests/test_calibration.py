@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import brier_score_loss, log_loss
 
-from minikd.calibration import (
+from minikd.evaluation.calibration import (
     brier_score,
     calibration_metrics,
     expected_calibration_error,

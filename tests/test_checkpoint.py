@@ -12,17 +12,17 @@ import transformers
 from equality import CONFIGS, load_quietly, random_batch, randomised, round_trip
 from safetensors.torch import load_file, save_file
 
-from minikd.checkpoint import (
+from minikd.checkpoints.hub import is_fine_tuned, model_folder, read_tensors
+from minikd.checkpoints.pretrained import (
     from_pretrained,
     load_tensors,
     save_pretrained,
     to_hugging_face,
 )
 from minikd.files import UserError
-from minikd.hub import is_fine_tuned, model_folder, read_tensors
-from minikd.lora import add_lora
 from minikd.model import Classifier
 from minikd.student import evenly_spaced_layers, student_from_teacher
+from minikd.techniques.lora import add_lora
 from minikd.tokenizer import load_tokenizer
 
 FAMILIES = ["bert", "distilbert"]

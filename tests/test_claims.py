@@ -12,15 +12,15 @@ from conftest import WORDS, save_model, spread
 from safetensors.torch import load_file, save_file
 from test_training import CPU, SETTINGS, make_model, make_split
 
+import minikd.experiment.runs
 import minikd.files
-import minikd.runs
 from minikd.batching import make_batches, tokenize_split
-from minikd.checkpoint import from_pretrained, save_pretrained
-from minikd.inference import model_fingerprint, predict, predict_once, teacher_logits
-from minikd.label_order import match_labels
+from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
+from minikd.evaluation.label_order import match_labels
+from minikd.experiment.inference import model_fingerprint, predict, predict_once, teacher_logits
+from minikd.experiment.runs import train_or_reuse
 from minikd.model import Classifier
-from minikd.quantize import quantize
-from minikd.runs import train_or_reuse
+from minikd.techniques.quantize import quantize
 from minikd.tokenizer import train_wordpiece
 from minikd.training import TrainingSettings
 
@@ -78,8 +78,10 @@ def test_every_setting_is_among_the_changes():
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_made_from_something_else_is_not_used(tmp_path, monkeypatch, change):
     monkeypatch.chdir(tmp_path)
-    trained, train = [], minikd.runs.train
-    monkeypatch.setattr(minikd.runs, "train", lambda *args, **more: trained.append(1) or train(*args, **more))
+    trained, train = [], minikd.experiment.runs.train
+    monkeypatch.setattr(
+        minikd.experiment.runs, "train", lambda *args, **more: trained.append(1) or train(*args, **more)
+    )
     first = train_or_reuse(**run_of())
     again = train_or_reuse(**run_of(), reuse=True)
     assert len(trained) == 1 and model_fingerprint(again) == model_fingerprint(first)
@@ -129,7 +131,9 @@ def test_logits_in_the_cache_are_used_for_their_own_model_texts_and_precision(pa
     model = spread(make_model(layers=1))
     first = predict_once(model, tokens(), CPU, "fp32")
     passes = []
-    monkeypatch.setattr(minikd.inference, "predict", lambda *args, **more: passes.append(1) or predict(*args, **more))
+    monkeypatch.setattr(
+        minikd.experiment.inference, "predict", lambda *args, **more: passes.append(1) or predict(*args, **more)
+    )
     assert torch.equal(predict_once(model, tokens(), CPU, "fp32"), first) and not passes
     model = {"weights": spread(make_model(layers=1), seed=1), "shape": other_heads(model)}.get(part, model)
     split = tokens(make_split(40, 2)) if part == "texts" else tokens()

@@ -9,18 +9,18 @@ import pytest
 import torch
 from conftest import QUICK, WORDS, save_model
 
-from minikd import efficiency
 from minikd.batching import tokenize_split
-from minikd.checkpoint import from_pretrained
+from minikd.checkpoints.pretrained import from_pretrained
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
-from minikd.efficiency import measure_speed
-from minikd.evaluation import compare_with_first, distilled_against_baseline, evaluate_models
-from minikd.inference import model_fingerprint
+from minikd.evaluation import costs as efficiency
+from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline, evaluate_models
+from minikd.evaluation.costs import measure_speed
+from minikd.evaluation.significance import compare
+from minikd.experiment.inference import model_fingerprint
 from minikd.model import Classifier, count_parameters
-from minikd.readme import without_paths
-from minikd.report import notes, report
-from minikd.significance import compare
+from minikd.report.readme import without_paths
+from minikd.report.tables import notes, report
 from minikd.student import student_from_teacher
 from minikd.tokenizer import train_wordpiece
 

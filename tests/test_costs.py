@@ -12,9 +12,9 @@ import torch
 from conftest import QUICK
 from test_runs import CPU, DATA, OTHER, make_model, run
 
-from minikd import inference
-from minikd.inference import caching_minutes, teacher_logits
-from minikd.teacher import source_of_logits
+from minikd.experiment import inference
+from minikd.experiment.inference import caching_minutes, teacher_logits
+from minikd.experiment.teacher import source_of_logits
 
 
 def read_json(path):
@@ -127,7 +127,7 @@ def test_what_will_be_trained_is_said_before_any_training(script, corpus, bare, 
     def stop(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("minikd.runs.train", stop)
+    monkeypatch.setattr("minikd.experiment.runs.train", stop)
     flags = ["--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK, *flags]
     status, out, _ = script("distill.py", *flags)
     assert status == 2 and line in out
@@ -141,7 +141,7 @@ def test_a_copy_of_a_teacher_that_is_cut_short_is_no_finished_teacher(script, co
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("minikd.teacher.write_json", full)
+    monkeypatch.setattr("minikd.experiment.teacher.write_json", full)
     assert script(*flags)[0] == 2
     left = {path.name: path.read_bytes() for path in Path("runs/films/teacher").iterdir() if path.is_file()}
     assert left == kept
@@ -158,7 +158,7 @@ def test_a_teacher_that_lies_in_its_place_without_a_run_json_loses_no_results(sc
 
 def test_memory_is_measured_before_there_is_a_training_to_lose(tmp_path, monkeypatch):
     order = []
-    monkeypatch.setattr("minikd.runs.training_memory_mb", lambda *_: order.append("memory") or 5.0)
-    monkeypatch.setattr("minikd.runs.train", lambda *_, **__: order.append("training") or [])
+    monkeypatch.setattr("minikd.experiment.runs.training_memory_mb", lambda *_: order.append("memory") or 5.0)
+    monkeypatch.setattr("minikd.experiment.runs.train", lambda *_, **__: order.append("training") or [])
     run(tmp_path)
     assert order == ["memory", "training"] and read_json(tmp_path / "run.json")["training_peak_mb"] == 5.0

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from minikd.config import EncoderConfig
-from minikd.dark_knowledge import LIMIT, SHORTEST, TEMPLATE, description, disagreement, write_page
-from minikd.drawing import ROLES, looks
 from minikd.files import UserError
+from minikd.report.drawing import ROLES, looks
+from minikd.report.page import LIMIT, SHORTEST, TEMPLATE, description, disagreement, write_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
@@ -481,7 +481,7 @@ def test_short_texts_stay_whole_and_numbers_that_are_too_many_are_named(tmp_path
 
 
 def test_no_text_is_truncated_to_less_than_80_characters_even_where_the_page_is_then_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr("minikd.dark_knowledge.LIMIT", 1000)
+    monkeypatch.setattr("minikd.report.page.LIMIT", 1000)
     texts, (_, labels, logits) = long_reviews(60, 100), predictions(60, 2)
     texts[3] = texts[3][:79]
     note = write_page(tmp_path / "p.html", "long", "test", ("no", "yes"), texts, labels.tolist(), logits)
@@ -491,7 +491,7 @@ def test_no_text_is_truncated_to_less_than_80_characters_even_where_the_page_is_
 
 
 def test_a_text_is_truncated_between_characters(browse, tmp_path, monkeypatch):
-    monkeypatch.setattr("minikd.dark_knowledge.LIMIT", 60_000 + TEMPLATE.stat().st_size)
+    monkeypatch.setattr("minikd.report.page.LIMIT", 60_000 + TEMPLATE.stat().st_size)
     generator = torch.Generator().manual_seed(0)
     texts = ["".join(chr(0x1F300 + n) for n in torch.randint(500, (400,), generator=generator)) for _ in range(60)]
     _, labels, logits = predictions(60, 2)

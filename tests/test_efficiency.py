@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from minikd import efficiency
 from minikd.batching import TokenizedSplit
 from minikd.config import EncoderConfig
-from minikd.efficiency import inference_memory_mb, measure_speed, model_size
-from minikd.memory import peak_memory_mb, reset_peak_memory
+from minikd.evaluation import costs as efficiency
+from minikd.evaluation.costs import inference_memory_mb, measure_speed, model_size
+from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory
 from minikd.model import Classifier, count_parameters
 
 CPU = torch.device("cpu")
@@ -219,7 +219,7 @@ def test_a_measuring_process_that_is_killed_or_too_slow_gives_none_and_one_line(
 @pytest.mark.parametrize("kept", [False, True])
 def test_freed_memory_is_kept_on_request(kept):
     program = (
-        "import re, torch; from minikd.memory import keep_freed_memory\n"
+        "import re, torch; from minikd.evaluation.memory import keep_freed_memory\n"
         "resident = lambda: int(re.search(r'VmRSS:\\s*(\\d+)', open('/proc/self/status').read())[1]) / 1024\n"
         f"{'keep_freed_memory()' if kept else ''}\n"
         "before = resident(); tensor = torch.ones(2**26); del tensor; print(resident() - before)"

@@ -14,17 +14,17 @@ import torch
 from conftest import WORDS, save_model
 from safetensors.torch import load_file, save_file
 
-import minikd.runs
-from minikd import readme
+import minikd.experiment.runs
 from minikd.batching import tokenize_split
-from minikd.calibration import calibration_metrics, fit_temperature
-from minikd.checkpoint import from_pretrained
+from minikd.checkpoints.pretrained import from_pretrained
+from minikd.cli.flags import DATA_DIR
 from minikd.datasets import Split, load_dataset
-from minikd.evaluation import distilled_against_baseline, evaluate_models
+from minikd.evaluation.calibration import calibration_metrics, fit_temperature
+from minikd.evaluation.comparison import distilled_against_baseline, evaluate_models
+from minikd.experiment.inference import predict
 from minikd.files import atomic_write
-from minikd.flags import DATA_DIR
-from minikd.inference import predict
 from minikd.metrics import confusion_matrix
+from minikd.report import readme
 from minikd.tokenizer import load_tokenizer
 
 SIZES = {"train": 60, "validation": 17, "test": 23}  # unequal, so that one split cannot pass for another
@@ -299,7 +299,7 @@ def test_flags_that_are_not_given_are_those_the_first_model_was_trained_with(scr
     record = {"dataset": "fpb", "data_dir": "/theirs", "fpb_agreement": "75", "max_length": 20}
     (first / "run.json").write_text(json.dumps({"arguments": record}))
     (second / "run.json").write_text(json.dumps({"arguments": record | {"dataset": "sst2", "max_length": 10}}))
-    calls = stop("minikd.cli.load_dataset")
+    calls = stop("minikd.cli.start.load_dataset")
     out = [script("evaluate.py", *models)[1] for models in ([first, second], [plain, second, first])]
     own = dict.fromkeys(("text_column", "label_column", "encoding", "model_labels"))
     given = {"agreement": "75", **own}
@@ -383,8 +383,8 @@ def test_times_memory_and_costs_go_to_the_model_they_are_of(reviews, spread, oth
         assert split is tokens[name] and (device, precision) == (cpu, "fp32")
         return {"teacher": 700.0, "student": 600.0}[name]
 
-    monkeypatch.setattr("minikd.evaluation.measure_speed", speed)
-    monkeypatch.setattr("minikd.evaluation.inference_memory_mb", memory)
+    monkeypatch.setattr("minikd.evaluation.comparison.measure_speed", speed)
+    monkeypatch.setattr("minikd.evaluation.comparison.inference_memory_mb", memory)
     rows, logits = evaluate_models(models, tokens, test, cpu, "fp32")
     assert seen["speed"][0] == [models[name][0][1] for name in models]
     assert seen["speed"][1] == [tokens[name] for name in models] and seen["speed"][2:] == (cpu, "fp32")
@@ -415,7 +415,7 @@ def test_significance_is_distilled_less_baseline():
 def test_the_results_of_a_trained_teacher_can_be_added_to_those_of_the_readme(script, reviews, tmp_path, monkeypatch):
     flags = ["--layers", 1, "--hidden", 32, "--epochs", 1, *FP32, "--output-dir", "imdb-teacher"]
     assert script("train.py", "--dataset", reviews, *flags)[0] == 0
-    monkeypatch.setattr("minikd.readme.ROOT", tmp_path)
+    monkeypatch.setattr("minikd.report.readme.ROOT", tmp_path)
     monkeypatch.setattr("sys.argv", ["readme", "--add", "imdb-teacher", "imdb-teacher/results.json"])
     Path("README.md").write_text("<!-- results imdb-teacher accuracy -->\n<!-- end -->\n")
     readme.main()
@@ -426,13 +426,13 @@ def test_the_results_of_a_trained_teacher_can_be_added_to_those_of_the_readme(sc
 
 
 def test_train_is_handed_the_splits_and_judged_on_the_test_split(script, reviews, spread, monkeypatch):
-    calls, train = [], minikd.runs.train
+    calls, train = [], minikd.experiment.runs.train
 
     def spy(model, data, validation, *arguments, **options):
         calls.append((data.labels.tolist(), validation.labels.tolist()))
         return train(model, data, validation, *arguments, **options)
 
-    monkeypatch.setattr(minikd.runs, "train", spy)
+    monkeypatch.setattr(minikd.experiment.runs, "train", spy)
     flags = ["--model", spread, "--epochs", 2, "--lr", "1e-3", *FP32, "--max-length", 16, "--output-dir", "out"]
     assert script("train.py", "--dataset", reviews, *flags)[0] == 0
     data = load_dataset(reviews)
@@ -450,7 +450,7 @@ def test_train_is_handed_the_splits_and_judged_on_the_test_split(script, reviews
 
 
 def test_a_new_model_has_the_shape_and_the_vocabulary_asked_for(script, reviews, stop):
-    calls = stop("minikd.runs.train")
+    calls = stop("minikd.experiment.runs.train")
     flags = ["--dataset", reviews, *FP32]
     for shape in (["--layers", 3], ["--hidden", 64], ["--layers", 1, "--hidden", 128, "--max-length", 600]):
         script("train.py", *flags, *shape)
@@ -466,7 +466,7 @@ def test_a_new_vocabulary_is_learned_from_the_training_texts_alone(script, revie
     for name in ("validation", "test"):
         header, *rows = (other / f"{name}.csv").read_text().splitlines()
         (other / f"{name}.csv").write_text("\n".join([header, *(f"quixotic zebras {row}" for row in rows)]))
-    calls = stop("minikd.runs.train")
+    calls = stop("minikd.experiment.runs.train")
     for folder in (reviews, other):
         script("train.py", "--dataset", folder, "--layers", 1, "--hidden", 32, *FP32)
     one, two = ((model.config.vocab_size, data.fingerprint) for (model, data, *_), _ in calls)
@@ -474,7 +474,7 @@ def test_a_new_vocabulary_is_learned_from_the_training_texts_alone(script, revie
 
 
 def test_the_seed_decides_a_new_models_first_weights_and_not_the_split(script, corpus, stop):
-    calls = stop("minikd.runs.train")
+    calls = stop("minikd.experiment.runs.train")
     for seed in (1, 1, 2):
         script("train.py", "--dataset", corpus, "--layers", 1, "--hidden", 32, "--seed", seed, *FP32)
     one, again, two = (arguments[0].classifier.weight for arguments, _ in calls)

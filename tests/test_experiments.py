@@ -14,9 +14,9 @@ import torch
 from conftest import QUICK
 from safetensors.torch import load_file, save_file
 
-from minikd.calibration import expected_calibration_error
-from minikd.checkpoint import from_pretrained
-from minikd.inference import model_fingerprint
+from minikd.checkpoints.pretrained import from_pretrained
+from minikd.evaluation.calibration import expected_calibration_error
+from minikd.experiment.inference import model_fingerprint
 
 
 def read_json(path):

@@ -12,11 +12,12 @@ import pytest
 import torch
 from conftest import save_model
 
-import minikd.runs
-from minikd import cli, flags
-from minikd.defaults import DEFAULTS
+import minikd.experiment.runs
+from minikd.cli import flags
+from minikd.cli import start as cli
+from minikd.cli.defaults import DEFAULTS
+from minikd.experiment.recipes import RECIPES
 from minikd.files import UserError
-from minikd.recipes import RECIPES
 from minikd.training import TrainingSettings
 
 ROOT = Path(__file__).parents[1]
@@ -220,13 +221,13 @@ OWN_FLAGS = [part for name, value in OWN.items() for part in (f"--{name.replace(
 @pytest.fixture
 def handed_to_the_loop(monkeypatch):
     """What every training loop of a script is handed: dictionaries of the arguments of `train`."""
-    calls, train = [], minikd.runs.train
+    calls, train = [], minikd.experiment.runs.train
 
     def spy(model, data, validation, settings, folder, device, **options):
         calls.append({"data": data, "validation": validation, "settings": settings, "device": device, **options})
         return train(model, data, validation, settings, folder, device, **options)
 
-    monkeypatch.setattr(minikd.runs, "train", spy)
+    monkeypatch.setattr(minikd.experiment.runs, "train", spy)
     return calls
 
 
@@ -259,8 +260,8 @@ def test_precision_auto_becomes_what_the_device_is_good_at(script, corpus, bare,
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: fast)
     kept = []
-    monkeypatch.setattr("minikd.cli.keep_freed_memory", lambda: kept.append(1))
-    calls = stop("minikd.runs.train")
+    monkeypatch.setattr("minikd.cli.start.keep_freed_memory", lambda: kept.append(1))
+    calls = stop("minikd.experiment.runs.train")
     command = ["--dataset", corpus, "--epochs", 1, "--max-length", 9, "--device", "cpu"]
     status, out, _ = script("train.py", "--model", bare, *command)
     assert f"device cpu; precision {precision}: this" in out
@@ -270,7 +271,7 @@ def test_precision_auto_becomes_what_the_device_is_good_at(script, corpus, bare,
 
 @pytest.mark.parametrize("name", ["train.py", "distill.py"])
 def test_data_and_device_flags_reach_what_they_name(name, script, stop, tmp_path):
-    calls = stop("minikd.cli.load_dataset")
+    calls = stop("minikd.cli.start.load_dataset")
     own = {"text_column": "body", "label_column": "kind", "encoding": "latin-1"}
     flags = [word for flag, value in own.items() for word in (f"--{flag.replace('_', '-')}", value)]
     script(name, "--dataset", "fpb", "--data-dir", "archives", "--fpb-agreement", "75", "--device", "cpu", *flags)
@@ -278,7 +279,7 @@ def test_data_and_device_flags_reach_what_they_name(name, script, stop, tmp_path
     script(name, "--dataset", "imdb", "--device", "cpu")
     usual = {"agreement": "50", "model_labels": None, **dict.fromkeys(own)}
     assert calls[1] == (("imdb", (ROOT / "data").resolve()), usual)
-    devices = stop("minikd.cli.choose_device")
+    devices = stop("minikd.cli.start.choose_device")
     script(name, "--device", "mps")
     script(name)
     assert [arguments for arguments, _ in devices] == [("mps",), ("auto",)]
@@ -289,7 +290,7 @@ def test_compile_resume_and_tracking_reach_the_run(name, script, corpus, bare, s
     pytest.importorskip("tensorboard")
     model = "--model" if name == "train.py" else "--teacher"
     command = [name, "--dataset", corpus, model, bare, "--max-length", 9, "--device", "cpu", "--output-dir", "out"]
-    calls = stop("minikd.runs.train")
+    calls = stop("minikd.experiment.runs.train")
     script(*command, "--compile", "--resume", "--track", "tensorboard")
     script(*command)
     (_, given), (_, plain) = calls
@@ -301,7 +302,7 @@ def test_adapter_flags_reach_the_adapters(script, corpus, bare, stop):
     flags = ["--dataset", corpus, "--max-length", 9, "--device", "cpu"]
     adapters = ["--lora-rank", 3, "--lora-alpha", 6, "--lora-dropout", 0.25, "--lora-targets", "value,key"]
     wanted = {"rank": 3, "alpha": 6.0, "dropout": 0.25, "targets": ["key", "value"]}
-    calls = stop("minikd.runs.add_lora")
+    calls = stop("minikd.experiment.runs.add_lora")
     script("train.py", "--model", bare, *flags, *adapters)
     script("distill.py", "--teacher", bare, *flags, *adapters, "--student-layers", 2)
     script("distill.py", "--teacher", save_model(Path.cwd() / "tuned", labels=("bad", "good")), *flags,
@@ -418,7 +419,7 @@ def test_flags_of_different_uses_are_refused_together(monkeypatch, capsys, tmp_p
 
 
 def test_folders_that_evaluate_cannot_write_to_are_named_before_any_model_is_run(script, fine_tuned, corpus, stop):
-    calls = stop("minikd.inference.make_batches")
+    calls = stop("minikd.experiment.inference.make_batches")
     for given, folder in (
         (["--dataset", corpus, "--output-dir", "file/out"], "--output-dir file/out"),
         (["--dataset", corpus, "--html", "file/page.html"], "--html file"),

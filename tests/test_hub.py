@@ -15,11 +15,11 @@ from equality import CONFIGS, load_quietly, randomised
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from minikd.adapter_files import load_adapted, save_adapters
-from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.checkpoints.adapters import load_adapted, save_adapters
+from minikd.checkpoints.hub import is_fine_tuned, model_folder, read_tensors
+from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.files import UserError
-from minikd.hub import is_fine_tuned, model_folder, read_tensors
-from minikd.lora import add_lora, merge_lora
+from minikd.techniques.lora import add_lora, merge_lora
 from minikd.tokenizer import train_wordpiece
 
 KINDS = {"model.safetensors": (save_file, "safetensors"), "pytorch_model.bin": (torch.save, "bin")}

@@ -14,13 +14,13 @@ from conftest import QUICK, save_model
 from equality import CONFIGS, random_batch, randomised
 from safetensors.torch import load_file, save_file
 
-from minikd.adapter_files import save_adapters
-from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.checkpoints.adapters import save_adapters
+from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.datasets import Split, load_dataset
+from minikd.evaluation.label_order import best_order, match_labels, order_by_name
 from minikd.files import UserError
-from minikd.label_order import best_order, match_labels, order_by_name
-from minikd.lora import add_lora
 from minikd.model import Classifier
+from minikd.techniques.lora import add_lora
 from minikd.tokenizer import load_tokenizer
 
 TOPICS = {"billing": ("invoice", "refund"), "technical": ("crash", "error"), "sales": ("price", "offer")}

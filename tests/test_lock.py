@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 
-from minikd import lock
+from minikd.experiment import lock
 from minikd.files import UserError
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
 import os, subprocess, sys, time
 from pathlib import Path
-from minikd.lock import only_run_in
+from minikd.experiment.lock import only_run_in
 with only_run_in(Path(sys.argv[1])):
     {inside}
     print("held", flush=True)
@@ -130,7 +130,7 @@ def test_of_many_runs_that_start_and_end_at_once_one_holds_the_folder_at_a_time(
 import sys, time
 from pathlib import Path
 from minikd.files import UserError
-from minikd.lock import only_run_in
+from minikd.experiment.lock import only_run_in
 count, mine, end = Path(sys.argv[1], "count"), 0, time.time() + 2
 while time.time() < end:
     try:
@@ -164,7 +164,7 @@ def test_a_file_system_without_locks_gets_a_line_and_the_run(monkeypatch, tmp_pa
 def test_a_system_without_fcntl_imports_the_lock_and_says_that_it_has_none(tmp_path):
     program = (
         "import sys; sys.modules['fcntl'] = None\n"
-        "from pathlib import Path; from minikd.lock import only_run_in\n"
+        "from pathlib import Path; from minikd.experiment.lock import only_run_in\n"
         "with only_run_in(Path(sys.argv[1])): print('ran')"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

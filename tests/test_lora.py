@@ -16,13 +16,13 @@ from test_model import DROPOUTS, reproducible_dropout
 from test_training import CPU, SETTINGS, make_split
 from torch.nn import functional as F
 
-from minikd.adapter_files import base_model, load_adapted, load_adapters, save_adapters, target_modules
 from minikd.batching import tokenize_split
-from minikd.checkpoint import save_pretrained
+from minikd.checkpoints.adapters import base_model, load_adapted, load_adapters, save_adapters, target_modules
+from minikd.checkpoints.pretrained import save_pretrained
 from minikd.config import BERT_BASE
 from minikd.files import UserError
-from minikd.lora import TARGETS, adapters, add_lora, merge_lora, trainable_parameters, training_state_mb
 from minikd.model import Classifier, SelfAttention, count_parameters
+from minikd.techniques.lora import TARGETS, adapters, add_lora, merge_lora, trainable_parameters, training_state_mb
 from minikd.tokenizer import train_wordpiece
 from minikd.training import make_optimizer, train
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from minikd import efficiency
 from minikd.batching import TokenizedSplit
 from minikd.config import EncoderConfig
-from minikd.efficiency import training_memory_mb
-from minikd.memory import keep_freed_memory, peak_memory_mb
+from minikd.evaluation import costs as efficiency
+from minikd.evaluation.costs import training_memory_mb
+from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb
 from minikd.model import Classifier
 from minikd.training import TrainingSettings, train
 

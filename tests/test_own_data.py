@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import save_model
 
-from minikd import cli
+from minikd.cli import start as cli
 from minikd.datasets import data_fingerprint, load_dataset
 from minikd.datasets.classes import check_classes, label_counts, rare_labels
 from minikd.datasets.rows import Layout, Row

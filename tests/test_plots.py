@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-from minikd.drawing import ROLES, looks, short
 from minikd.files import UserError
-from minikd.plots import DPI, dashboard, draw
-from minikd.report import loss_curves
+from minikd.report.drawing import ROLES, looks, short
+from minikd.report.plots import DPI, dashboard, draw
+from minikd.report.tables import loss_curves
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -606,7 +606,7 @@ def test_the_users_style_neither_changes_nor_is_changed(tmp_path):
 def test_importing_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path):
     code = f"""
 import sys
-from minikd.plots import dashboard
+from minikd.report.plots import dashboard
 assert "matplotlib" not in sys.modules
 dashboard({make_results(["teacher"])!r}, {str(tmp_path / "dashboard.png")!r})
 assert "matplotlib.pyplot" not in sys.modules

@@ -12,7 +12,7 @@ import torch
 from equality import CONFIGS, assert_equal, compare, moved, random_batch, randomised, run, transformers_twin
 from test_training import SETTINGS, log_lines, make_model, tiny_data
 
-from minikd.inference import autocast, model_fingerprint, predict
+from minikd.experiment.inference import autocast, model_fingerprint, predict
 from minikd.model import Classifier
 from minikd.training import train
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from test_training import CPU, SETTINGS, make_model, tiny_data
 
-from minikd import progress
-from minikd.progress import Estimate, duration
+from minikd.experiment import progress
+from minikd.experiment.progress import Estimate, duration
 from minikd.training import train
 
 

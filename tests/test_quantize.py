@@ -9,11 +9,19 @@ import torch
 import transformers
 from equality import CONFIGS, load_quietly, random_batch, randomised, real_batch
 
-from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
-from minikd.efficiency import model_size
+from minikd.evaluation.costs import model_size
 from minikd.files import UserError
-from minikd.quantize import QuantizedEmbedding, QuantizedLinear, dequantize, group_size, quantize, to_int4, to_int8
+from minikd.techniques.quantize import (
+    QuantizedEmbedding,
+    QuantizedLinear,
+    dequantize,
+    group_size,
+    quantize,
+    to_int4,
+    to_int8,
+)
 
 every_format = pytest.mark.parametrize("format", ["int8", "int4"])
 EVEN = {name: config for name, config in CONFIGS.items() if config.hidden_size % 2 == config.intermediate_size % 2 == 0}

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minikd.checkpoint import save_pretrained
+from minikd.checkpoints.pretrained import save_pretrained
 from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT
+from minikd.experiment.recipes import RECIPES
 from minikd.model import Classifier
-from minikd.recipes import RECIPES
-from minikd.report import table
+from minikd.report.tables import table
 from minikd.tokenizer import load_tokenizer
 
 WORDS = "profit loss rose fell good bad film plot was the a very not quarter sales".split()

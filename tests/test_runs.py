@@ -14,14 +14,14 @@ from conftest import WORDS, save_model
 from test_training import CPU, make_split
 
 from minikd.batching import tokenize_split
-from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
-from minikd.evaluation import training_costs
+from minikd.evaluation.comparison import training_costs
+from minikd.experiment.inference import model_fingerprint
+from minikd.experiment.runs import check_not_source, check_tokenizer, environment, publish, train_or_reuse
+from minikd.experiment.state import differences
 from minikd.files import UserError, atomic_write
-from minikd.inference import model_fingerprint
 from minikd.model import Classifier
-from minikd.runs import check_not_source, check_tokenizer, environment, publish, train_or_reuse
-from minikd.state import differences
 from minikd.tokenizer import train_wordpiece
 from minikd.training import TrainingSettings
 
@@ -100,7 +100,7 @@ def before_publishing(tmp_path_factory):
                 assert (folder / "adapter").exists()
         run(folders[0])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("minikd.runs.publish", lambda *_: (_ for _ in ()).throw(Kill))
+            patch.setattr("minikd.experiment.runs.publish", lambda *_: (_ for _ in ()).throw(Kill))
             with pytest.raises(Kill):
                 run(folders[2])
         old = contents(folders[1]) if name == "an older run" else None
@@ -116,7 +116,7 @@ def test_a_kill_at_any_step_of_publishing_loses_nothing(before_publishing, tmp_p
         folder = tmp_path / str(count)
         shutil.copytree(source, folder)
         with monkeypatch.context() as patch:
-            patch.setattr("minikd.runs.publish", lambda *paths: (kill_at(patch, count), publish(*paths)))  # noqa: B023
+            patch.setattr("minikd.experiment.runs.publish", lambda *paths: (kill_at(patch, count), publish(*paths)))  # noqa: B023
             try:
                 run(folder, resume=True)
             except Kill:
@@ -146,7 +146,7 @@ def test_a_run_killed_while_it_was_published_is_used_again_without_resume(
     folder = tmp_path / "run"
     shutil.copytree(source, folder)
     with monkeypatch.context() as patch:
-        patch.setattr("minikd.runs.publish", lambda *paths: (kill_at(patch, 5), publish(*paths)))
+        patch.setattr("minikd.experiment.runs.publish", lambda *paths: (kill_at(patch, 5), publish(*paths)))
         with pytest.raises(Kill):
             run(folder, resume=True)
     capsys.readouterr()
@@ -158,7 +158,11 @@ def test_a_run_that_is_stopped_while_it_trains_anew_leaves_the_older_one_whole(t
     folder = tmp_path / "run"
     run(folder)
     older = contents(folder)
-    for where in ("minikd.runs.train", "minikd.runs.save_pretrained", "minikd.runs.publish"):
+    for where in (
+        "minikd.experiment.runs.train",
+        "minikd.experiment.runs.save_pretrained",
+        "minikd.experiment.runs.publish",
+    ):
         with monkeypatch.context() as patch, pytest.raises(Kill):
             patch.setattr(where, lambda *_, **__: (_ for _ in ()).throw(Kill))
             run(folder, settings=replace(SETTINGS, lr=5e-3))
@@ -182,7 +186,7 @@ def test_a_run_may_start_from_a_model_that_it_does_not_write_over(tmp_path):
 
 
 def test_what_becomes_of_an_interrupted_run_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("minikd.runs.training_memory_mb", lambda *_: 2.0)  # a process of its own
+    monkeypatch.setattr("minikd.experiment.runs.training_memory_mb", lambda *_: 2.0)  # a process of its own
 
     def stop(batch):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -247,7 +251,7 @@ def finished(tmp_path_factory):
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_is_used_again_only_where_everything_it_was_made_from_is_the_same(finished, monkeypatch, capsys, change):
-    monkeypatch.setattr("minikd.runs.train", lambda *_, **__: (_ for _ in ()).throw(Kill))
+    monkeypatch.setattr("minikd.experiment.runs.train", lambda *_, **__: (_ for _ in ()).throw(Kill))
     again = {name: value() if name == "model" else value for name, value in CHANGES[change].items()}
     with pytest.raises(Kill):
         run(finished, reuse=True, **again)
@@ -266,7 +270,7 @@ def test_what_only_one_of_two_runs_was_made_from_differs():
 
 
 def test_nothing_of_an_interrupted_run_stays_in_one_that_is_trained_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr("minikd.runs.training_memory_mb", lambda *_: 2.0)
+    monkeypatch.setattr("minikd.experiment.runs.training_memory_mb", lambda *_: 2.0)
     (tmp_path / ".partial/adapter").mkdir(parents=True)  # of a run with adapters
     run(tmp_path)
     assert set(files_of(tmp_path)) == {"config.json", "log.jsonl", "model.safetensors", "run.json", "tokenizer.json",
@@ -289,7 +293,7 @@ def test_a_model_may_embed_more_tokens_and_have_more_positions_than_are_used():
 
 
 def test_adapters_follow_from_the_seed_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("minikd.runs.training_memory_mb", lambda *_: 2.0)
+    monkeypatch.setattr("minikd.experiment.runs.training_memory_mb", lambda *_: 2.0)
     models = []
     for state in (1, 2):  # of the random numbers that the run finds
         model = make_model()

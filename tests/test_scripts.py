@@ -16,7 +16,7 @@ import torch
 from conftest import QUICK, WORDS, save_model
 
 from minikd.batching import CHUNK
-from minikd.checkpoint import from_pretrained
+from minikd.checkpoints.pretrained import from_pretrained
 
 ROOT = Path(__file__).parents[1]
 MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "run.json"}
@@ -274,7 +274,7 @@ def test_without_a_length_texts_are_cut_where_the_shortest_model_ends(script, co
     assert json.loads(Path("runs/films/results.json").read_text())["arguments"]["max_length"] == 32
     short = save_model(tmp_path / "short", labels=("bad", "good"), max_position_embeddings=20)
     assert "max_length 20" in script("evaluate.py", fine_tuned, short, "--text", "great film")[1].splitlines()
-    stop("minikd.runs.train")
+    stop("minikd.experiment.runs.train")
     _, out, err = script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student", short, *flags)
     assert "max_length 20" in out.splitlines() and "seen enough" in err
     short = save_model(Path("short"), labels=("good", "bad"), max_position_embeddings=16)

@@ -10,7 +10,7 @@ import torch
 from coverage_of_intervals import coverage
 from scipy import stats
 
-from minikd.significance import (
+from minikd.evaluation.significance import (
     TOO_FEW,
     chance_margin,
     compare,

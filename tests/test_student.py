@@ -11,11 +11,11 @@ import torch
 from conftest import QUICK, WORDS
 
 from minikd.batching import tokenize_split
-from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.config import BERT_BASE, BERT_SMALL, EncoderConfig
 from minikd.datasets import load_dataset
+from minikd.experiment.inference import predict
 from minikd.files import UserError
-from minikd.inference import predict
 from minikd.model import Classifier, count_parameters
 from minikd.student import PRETRAINED_SMALL, starting_student, student_config
 from minikd.tokenizer import Tokenizer as WordPiece

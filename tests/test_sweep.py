@@ -11,14 +11,14 @@ from conftest import QUICK, WORDS
 from test_runs import Kill, counted, kill_at
 
 from minikd.batching import TokenizedSplit, tokenize_split
-from minikd.calibration import calibration_metrics
-from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
 from minikd.datasets import load_dataset
-from minikd.inference import predict
+from minikd.evaluation.calibration import calibration_metrics
+from minikd.experiment.inference import predict
+from minikd.experiment.sweep import CRITERIA, _replace, best_cell, run_sweep
 from minikd.model import Classifier
-from minikd.report import notes, sweep_table
-from minikd.sweep import CRITERIA, _replace, best_cell, run_sweep
+from minikd.report.tables import notes, sweep_table
 from minikd.tokenizer import load_tokenizer
 
 CPU = torch.device("cpu")

@@ -9,11 +9,11 @@ import torch
 from equality import CONFIGS, randomised
 
 from minikd.batching import make_batches, plan_batches, tokenize_split
-from minikd.checkpoint import from_pretrained
+from minikd.checkpoints.pretrained import from_pretrained
 from minikd.datasets import Split, load_dataset
-from minikd.inference import model_fingerprint
+from minikd.experiment.inference import model_fingerprint
+from minikd.experiment.teacher import keep_copy, source_of_logits
 from minikd.losses import soft_loss
-from minikd.teacher import keep_copy, source_of_logits
 from minikd.tokenizer import load_tokenizer, train_wordpiece
 
 CPU = torch.device("cpu")

@@ -17,11 +17,11 @@ import torch
 from minikd.batching import tokenize_split
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
+from minikd.experiment.inference import model_fingerprint
+from minikd.experiment.tracking import CURVES, TensorBoardRun, Tracking
 from minikd.files import UserError
-from minikd.inference import model_fingerprint
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
-from minikd.tracking import CURVES, TensorBoardRun, Tracking
 from minikd.training import TrainingSettings, read_log, train
 
 ROOT = Path(__file__).parents[1]
@@ -315,7 +315,7 @@ def test_a_finished_model_is_sent_from_its_log(data, tmp_path):
 
 def test_a_finished_run_that_is_used_again_is_sent_from_its_log(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
-    monkeypatch.setattr("minikd.runs.training_memory_mb", lambda *_: 2.0)  # a process of its own
+    monkeypatch.setattr("minikd.experiment.runs.training_memory_mb", lambda *_: 2.0)  # a process of its own
     test_runs.run(tmp_path / "model")
     with Tracking("tensorboard", tmp_path) as tracking:
         test_runs.run(tmp_path / "model", reuse=True, tracking=tracking)
@@ -396,7 +396,7 @@ def python(program, **environment):
 
 def test_neither_package_is_imported_unless_asked_for():
     done = python(
-        "import sys, pathlib, train, distill, evaluate, minikd.tracking as t\n"
+        "import sys, pathlib, train, distill, evaluate, minikd.experiment.tracking as t\n"
         "with t.Tracking(None, pathlib.Path('x')) as tracking:\n"
         "    assert tracking.start(pathlib.Path('x/y'), ('a', 'b'), {}) is None\n"
         "    tracking.summary(pathlib.Path('x/y'), {'accuracy': 1.0})\n"
@@ -409,7 +409,7 @@ def test_neither_package_is_imported_unless_asked_for():
 def test_a_missing_package_is_named_with_what_installs_it(kind):
     done = python(
         f"import sys; sys.modules['{kind}'] = None\n"
-        "import pathlib, minikd.files, minikd.tracking as t\n"
+        "import pathlib, minikd.files, minikd.experiment.tracking as t\n"
         "try:\n"
         f"    t.Tracking('{kind}', pathlib.Path('x'))\n"
         "except minikd.files.UserError as error:\n"
@@ -431,7 +431,7 @@ def test_a_folder_called_wandb_is_not_the_package(tmp_path, monkeypatch):
 def test_wandb_without_a_login_says_what_to_do_and_asks_nothing(tmp_path):
     pytest.importorskip("wandb", reason="the package wandb is not installed")
     done = python(
-        "import pathlib, minikd.files, minikd.tracking as t\n"
+        "import pathlib, minikd.files, minikd.experiment.tracking as t\n"
         "folder = pathlib.Path.home()\n"
         "try:\n"
         "    with t.Tracking('wandb', folder) as tracking:\n"

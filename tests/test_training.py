@@ -20,8 +20,7 @@ import minikd.training
 from minikd.batching import tokenize_split
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
-from minikd.files import UserError
-from minikd.inference import (
+from minikd.experiment.inference import (
     choose_device,
     choose_precision,
     forward_only,
@@ -29,10 +28,10 @@ from minikd.inference import (
     predict,
     teacher_logits,
 )
+from minikd.experiment.state import StopSignal, load_state, save_state
+from minikd.files import UserError
 from minikd.losses import hard_loss, kd_loss
 from minikd.model import Classifier
-from minikd.state import StopSignal, load_state, save_state
-from minikd.state import StopSignal
 from minikd.tokenizer import train_wordpiece
 from minikd.training import TrainingSettings, clip_gradients, linear_schedule, make_optimizer, train
 
@@ -460,7 +459,7 @@ def test_compiled_training_gives_the_losses_of_eager_training(tmp_path):
 
 
 def test_predictions_are_in_the_order_of_the_split(data, monkeypatch):
-    monkeypatch.setattr(minikd.inference, "CPU_TOKENS", 50)  # several batches
+    monkeypatch.setattr(minikd.experiment.inference, "CPU_TOKENS", 50)  # several batches
     model = make_model().eval()
     logits = predict(model, data[0], CPU, "fp32")
     for i in range(0, 100, 9):

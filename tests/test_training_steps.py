@@ -16,8 +16,8 @@ from test_training import CPU, make_model, tiny_data
 
 import minikd.training
 from minikd.batching import make_batches, plan_batches
-from minikd.checkpoint import to_hugging_face
-from minikd.inference import model_fingerprint
+from minikd.checkpoints.pretrained import to_hugging_face
+from minikd.experiment.inference import model_fingerprint
 from minikd.training import TrainingSettings, train
 
 data = pytest.fixture(scope="module")(tiny_data)

@@ -11,8 +11,8 @@ from test_training import CPU, SETTINGS, WORDS, make_model, make_split, tiny_dat
 
 import minikd.training
 from minikd.batching import collate, tokenize_split
+from minikd.experiment.inference import predict
 from minikd.files import UserError
-from minikd.inference import predict
 from minikd.losses import hard_loss
 from minikd.tokenizer import Tokenizer, bert_wordpiece, train_wordpiece
 from minikd.training import train

@@ -27,16 +27,16 @@ from independent import (
     token_ids,
 )
 
-import minikd.dark_knowledge
 import minikd.datasets.sample
-import minikd.inference
-import minikd.runs
-import minikd.teacher
+import minikd.experiment.inference
+import minikd.experiment.runs
+import minikd.experiment.teacher
+import minikd.report.page
 import minikd.training
 from minikd.batching import make_batches
-from minikd.checkpoint import from_pretrained, save_pretrained
-from minikd.defaults import SAMPLE_VOCABULARY
-from minikd.inference import model_fingerprint
+from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
+from minikd.cli.defaults import SAMPLE_VOCABULARY
+from minikd.experiment.inference import model_fingerprint
 from minikd.model import Classifier
 from minikd.tokenizer import load_tokenizer, train_wordpiece
 
@@ -58,14 +58,14 @@ TEACHER = SETTINGS | {"epochs": 3, "lr": 2e-3}
 @pytest.fixture
 def trainings(monkeypatch):
     """What `train` received, call by call; it does its work."""
-    calls, train = [], minikd.runs.train
+    calls, train = [], minikd.experiment.runs.train
 
     def spy(model, data, validation, settings, folder, device, **others):
         call = {"model": model, "first_weights": model_fingerprint(model), "settings": asdict(settings)}
         calls.append(call | {"data": data, "validation": validation, "desc": others["desc"]} | others)
         return train(model, data, validation, settings, folder, device, **others)
 
-    monkeypatch.setattr(minikd.runs, "train", spy)
+    monkeypatch.setattr(minikd.experiment.runs, "train", spy)
     return calls
 
 
@@ -235,9 +235,11 @@ def test_a_finished_teacher_of_another_label_order_teaches_the_right_rows_and_co
 def test_a_sweep_hands_each_cell_its_alpha_and_t_and_keeps_the_best_on_validation(
     script, films, trained, trainings, monkeypatch
 ):
-    passes, make_batches = [], minikd.inference.make_batches
+    passes, make_batches = [], minikd.experiment.inference.make_batches
     monkeypatch.setattr(
-        minikd.inference, "make_batches", lambda split, *args: passes.append(len(split)) or make_batches(split, *args)
+        minikd.experiment.inference,
+        "make_batches",
+        lambda split, *args: passes.append(len(split)) or make_batches(split, *args),
     )
     flags = [*FLAGS, "--student-layers", 2, "--alpha", 0.9, 0.1, "--T", 1, 5, "--lr", "5e-3", "--seeds", 2]
     assert script("distill.py", "--dataset", films, "--teacher", trained, *flags)[0] == 0
@@ -306,7 +308,7 @@ def test_the_scripts_clip_at_1_and_warm_up_over_a_tenth_unless_told_otherwise(sc
 def precisions(monkeypatch):
     """By module, the precisions in which it ran forward passes."""
     seen = {}
-    for module in (minikd.inference, minikd.training, minikd.teacher):
+    for module in (minikd.experiment.inference, minikd.training, minikd.experiment.teacher):
         own = seen[module.__name__.removeprefix("minikd.")] = set()
 
         def spy(device, precision, own=own, autocast=module.autocast):
@@ -519,7 +521,7 @@ def test_the_first_command_of_the_readme(script, small_sample, trainings, oracle
 
 
 def test_without_a_model_named_the_sample_gets_a_new_one_and_other_data_bert(script, small_sample, corpus, stop):
-    calls = stop("minikd.runs.train")
+    calls = stop("minikd.experiment.runs.train")
     for flags in ([], ["--layers", 2], ["--hidden", 64]):
         assert "seen enough" in script("train.py", *flags)[2]
     shapes = [(config.num_hidden_layers, config.hidden_size) for config in (call[0][0].config for call in calls)]
@@ -537,7 +539,7 @@ def test_without_a_model_named_the_sample_gets_a_new_one_and_other_data_bert(scr
     ],
 )
 def test_adapters_on_random_weights_are_refused(script, small_sample, stop, command, words):
-    calls = stop("minikd.runs.train")
+    calls = stop("minikd.experiment.runs.train")
     status, _, err = script(*command)
     assert status == 2 and words in err and err.count("\n") == 1 and not calls
 
@@ -548,7 +550,7 @@ def test_the_seed_decides_the_first_weights_of_what_is_fine_tuned(
     script, small_sample, films, learned, stop, name, start
 ):
     """All of a new model; the classifier on an encoder."""
-    calls = stop("minikd.runs.train")
+    calls = stop("minikd.experiment.runs.train")
     flags = ["--dataset", films, {"train.py": "--model", "distill.py": "--teacher"}[name], learned]
     for seed in (1, 1, 2):
         torch.rand(1)  # what ran before does not matter
@@ -560,9 +562,9 @@ def test_the_seed_decides_the_first_weights_of_what_is_fine_tuned(
 def test_evaluate_tells_page_and_significance_of_the_right_models_and_split(
     script, small_sample, tmp_path, monkeypatch
 ):
-    pages, write_page = [], minikd.dark_knowledge.write_page
+    pages, write_page = [], minikd.report.page.write_page
     monkeypatch.setattr(
-        "minikd.dark_knowledge.write_page",
+        "minikd.report.page.write_page",
         lambda *args, **more: pages.append((args, more)) or write_page(*args, **more),
     )
     for seed, (name, labels) in enumerate({"distilled": POLARITY, "baseline": POLARITY[::-1]}.items()):

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 
-from minikd import cli
-from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.checkpoints.hub import model_folder
+from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
+from minikd.cli import start as cli
+from minikd.cli.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY
 from minikd.config import EncoderConfig
-from minikd.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY
+from minikd.evaluation.label_order import match_labels
+from minikd.experiment.inference import autocast, model_fingerprint, teacher_logits
+from minikd.experiment.runs import check_tokenizer, environment, finish_publishing, publish, read_run
 from minikd.files import UserError, write_json
-from minikd.hub import model_folder
-from minikd.inference import autocast, model_fingerprint, teacher_logits
-from minikd.label_order import match_labels
 from minikd.model import Classifier
-from minikd.runs import check_tokenizer, environment, finish_publishing, publish, read_run
 from minikd.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 
 

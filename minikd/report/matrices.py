@@ -4,7 +4,7 @@ import statistics
 
 import numpy as np
 
-from minikd.drawing import GREY, curve_of, heading, label_names, seeds_of, short, upright, values_of
+from minikd.report.drawing import GREY, curve_of, heading, label_names, seeds_of, short, upright, values_of
 
 
 def confusion(ax, results: dict, look: dict, row: dict, width: float, named: bool) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from minikd.batching import tokenize_split
+from minikd.experiment.inference import predict_once
 from minikd.files import UserError
-from minikd.inference import predict_once
 from minikd.model import Classifier
 
 MOST_LABELS = 8  # whose 40,320 orders are compared

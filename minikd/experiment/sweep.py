@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from minikd.batching import TokenizedSplit
-from minikd.calibration import calibration_metrics
-from minikd.inference import predict
+from minikd.evaluation.calibration import calibration_metrics
+from minikd.experiment.inference import predict
 from minikd.model import Classifier
 
 # What a sweep can choose by: the figure of a cell, and whether the lowest (1) or the highest (-1) is the best.

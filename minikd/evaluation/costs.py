@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from minikd.batching import Batch, TokenizedSplit, make_batches
 from minikd.config import EncoderConfig
-from minikd.inference import autocast, forward_only
-from minikd.lora import add_lora
+from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
+from minikd.experiment.inference import autocast, forward_only
 from minikd.losses import hard_loss
-from minikd.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
 from minikd.model import Classifier, count_parameters
-from minikd.quantize import new_model
+from minikd.techniques.lora import add_lora
+from minikd.techniques.quantize import new_model
 from minikd.training import TrainingSettings, clip_gradients, make_optimizer
 from minikd.used_rows import only_used_rows
 
@@ -195,11 +195,11 @@ def _in_own_process(request: str, what: str) -> float | None:
     """The peak memory of `request`, computed in a fresh process of this module; None, and a line, where that fails."""
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "minikd.efficiency"],
+            [sys.executable, "-m", "minikd.evaluation.costs"],
             input=request,
             capture_output=True,
             text=True,
-            cwd=Path(__file__).parents[1],  # where -m finds minikd, whatever folder the user is in
+            cwd=Path(__file__).parents[2],  # where -m finds minikd, whatever folder the user is in
             timeout=CHILD_SECONDS,
             check=True,
         )

@@ -2,7 +2,7 @@
 knowledge" of Hinton's talk of 2014, the soft targets of Hinton, Vinyals & Dean 2015.
 
 The page is one file that opens from a disk and asks for nothing outside it. Its HTML, style and script are
-dark_knowledge.html; this module fills in the data. A gzip stream in base64 holds the float32 logits, so that the page's
+page.html; this module fills in the data. A gzip stream in base64 holds the float32 logits, so that the page's
 softmax is the model's own, and another the texts: base64 contains no character that could end a script element.
 
 The page stays below LIMIT bytes where it can: long texts are truncated, and no example or number is left out, so that
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from minikd.config import EncoderConfig
-from minikd.drawing import looks
 from minikd.files import UserError, atomic_write
+from minikd.report.drawing import looks
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 LIMIT = 5_000_000  # bytes

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
+from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, LORA_LR, corpus_name, default
 from minikd.datasets import Dataset, load_dataset
 from minikd.datasets.classes import label_counts, rare_labels
-from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, LORA_LR, corpus_name, default
+from minikd.evaluation.label_order import order_by_name
+from minikd.evaluation.memory import keep_freed_memory
+from minikd.experiment.inference import choose_device, choose_precision
 from minikd.files import UserError
-from minikd.inference import choose_device, choose_precision
-from minikd.label_order import order_by_name
-from minikd.lora import TARGETS
-from minikd.memory import keep_freed_memory
+from minikd.techniques.lora import TARGETS
 from minikd.training import TrainingSettings
 
 

@@ -11,11 +11,11 @@ import torch
 from safetensors import torch as safetensors_torch
 from torch import Tensor
 
+from minikd.checkpoints.hub import model_folder, read_tensors
 from minikd.config import EncoderConfig
 from minikd.files import UserError, atomic_write, write_json
-from minikd.hub import model_folder, read_tensors
 from minikd.model import Classifier
-from minikd.quantize import QUANTIZED, new_model
+from minikd.techniques.quantize import QUANTIZED, new_model
 
 # One line a module: our name, Hugging Face's name. "*" is the layer's number. qkv[0], [1] and [2] are the thirds of our
 # fused query-key-value matrix.

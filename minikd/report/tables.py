@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 
-from minikd.bag_of_words import bag_of_words
 from minikd.datasets import Dataset, data_fingerprint
 from minikd.datasets.sample import bayes_accuracy
-from minikd.drawing import three_digits
-from minikd.evaluation import compare_with_first, quantization_changes
+from minikd.evaluation.bag_of_words import bag_of_words
+from minikd.evaluation.comparison import compare_with_first, quantization_changes
+from minikd.evaluation.significance import TOO_FEW, chance_margin, sentence
+from minikd.experiment.recipes import RECIPES
+from minikd.experiment.runs import environment, read_run
+from minikd.experiment.sweep import CRITERIA, sweep_choice
 from minikd.files import UserError, atomic_write, write_json
-from minikd.recipes import RECIPES
-from minikd.runs import environment, read_run
-from minikd.significance import TOO_FEW, chance_margin, sentence
-from minikd.sweep import CRITERIA, sweep_choice
+from minikd.report.drawing import three_digits
 from minikd.training import read_log
 
 THREE_DIGITS = "three significant digits"  # in place of a format
@@ -262,7 +262,7 @@ def write_results(results: dict, output_dir: Path | None) -> None:
         print(f"results: {output_dir / 'results.md'}, {output_dir / 'results.json'}")
         (output_dir / "dashboard.png").unlink(missing_ok=True)  # of an earlier run
         try:
-            from minikd.plots import dashboard
+            from minikd.report.plots import dashboard
 
             dashboard(results, output_dir / "dashboard.png")
             print(f"pictures: {output_dir / 'dashboard.png'}")

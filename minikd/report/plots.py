@@ -9,10 +9,21 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-from minikd import panels
-from minikd.drawing import INK, bins_of, curve_of, label_names, looks, losses, seeds_of, short, upright, values_of
 from minikd.files import UserError, atomic_file
-from minikd.matrices import cells_of, confusion, sweep_accuracy, sweep_ece
+from minikd.report import panels
+from minikd.report.drawing import (
+    INK,
+    bins_of,
+    curve_of,
+    label_names,
+    looks,
+    losses,
+    seeds_of,
+    short,
+    upright,
+    values_of,
+)
+from minikd.report.matrices import cells_of, confusion, sweep_accuracy, sweep_ece
 
 WIDTH, DPI = 12.0, 150  # inches, as all lengths here
 TITLE, AROUND = 0.9, 1.4  # heights of the page's title, and of a panel's title, ticks and label

@@ -6,19 +6,19 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from minikd.adapter_files import base_model, load_adapted
 from minikd.batching import TokenizedSplit, tokenize_split
-from minikd.calibration import calibration_metrics
-from minikd.checkpoint import from_pretrained
+from minikd.checkpoints.adapters import base_model, load_adapted
+from minikd.checkpoints.hub import model_folder
+from minikd.checkpoints.pretrained import from_pretrained
 from minikd.datasets import Dataset, Split
-from minikd.efficiency import inference_memory_mb, measure_speed, model_size
+from minikd.evaluation.calibration import calibration_metrics
+from minikd.evaluation.costs import inference_memory_mb, measure_speed, model_size
+from minikd.evaluation.significance import compare
+from minikd.experiment.inference import predict_once
+from minikd.experiment.runs import check_tokenizer, read_run
 from minikd.files import write_rows
-from minikd.hub import model_folder
-from minikd.inference import predict_once
 from minikd.metrics import classification_metrics, confusion_matrix, kl_to_truth
 from minikd.model import Classifier
-from minikd.runs import check_tokenizer, read_run
-from minikd.significance import compare
 from minikd.tokenizer import Tokenizer, load_tokenizer
 
 TEXT_SHOWN = 200  # characters of a text in a file of predictions

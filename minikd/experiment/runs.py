@@ -18,18 +18,18 @@ import tokenizers
 import torch
 
 import minikd
-from minikd.adapter_files import save_adapters
 from minikd.batching import TokenizedSplit, padding_share, plan_batches
-from minikd.checkpoint import from_pretrained, save_pretrained
+from minikd.checkpoints.adapters import save_adapters
+from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
-from minikd.efficiency import training_memory_mb
+from minikd.evaluation.costs import training_memory_mb
+from minikd.experiment.inference import model_fingerprint
+from minikd.experiment.state import differences
+from minikd.experiment.tracking import Tracking
 from minikd.files import UserError, write_json
-from minikd.inference import model_fingerprint
-from minikd.lora import add_lora, merge_lora, trainable_parameters, training_state_mb
 from minikd.model import Classifier, count_parameters
-from minikd.state import differences
+from minikd.techniques.lora import add_lora, merge_lora, trainable_parameters, training_state_mb
 from minikd.tokenizer import Tokenizer
-from minikd.tracking import Tracking
 from minikd.training import TrainingSettings, train
 
 

@@ -10,12 +10,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
 
-from minikd.checkpoint import HEAD, from_pretrained, name_map
+from minikd.checkpoints.hub import is_fine_tuned
+from minikd.checkpoints.pretrained import HEAD, from_pretrained, name_map
 from minikd.config import EncoderConfig
 from minikd.files import UserError, atomic_write, write_json
-from minikd.hub import is_fine_tuned
-from minikd.lora import TARGETS, adapters, add_lora, merge_lora
 from minikd.model import Classifier
+from minikd.techniques.lora import TARGETS, adapters, add_lora, merge_lora
 
 # adapter_config.json: the fields that are fine with any value, or with these; all others must be empty, for what they
 # turn on (DoRA, another rank for some layers, …) changes the computation in a way that is not implemented here.

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from minikd.batching import TokenizedSplit
 from minikd.datasets.rows import Layout, read_texts
-from minikd.evaluation import answers, load_finished
+from minikd.evaluation.comparison import answers, load_finished
+from minikd.evaluation.label_order import name_outputs
+from minikd.experiment.inference import predict
 from minikd.files import UserError, write_rows
-from minikd.inference import predict
-from minikd.label_order import name_outputs
 from minikd.model import Classifier
 
 

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from minikd.defaults import DEFAULT_COLUMNS, DEFAULTS, default
-from minikd.flag_types import folder, integer, label_names, names, non_empty, real
-from minikd.lora import TARGETS
-from minikd.sweep import CRITERIA
+from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, default
+from minikd.cli.flag_types import folder, integer, label_names, names, non_empty, real
+from minikd.experiment.sweep import CRITERIA
+from minikd.techniques.lora import TARGETS
 
-DATA_DIR = Path(__file__).parents[1] / "data"
+DATA_DIR = Path(__file__).parents[2] / "data"
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,7 +9,7 @@ import statistics
 
 import numpy as np
 
-from minikd.drawing import (
+from minikd.report.drawing import (
     GREY,
     bins_of,
     curve_of,

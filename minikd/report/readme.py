@@ -1,6 +1,6 @@
 """The README's tables and pictures, from the results files in data/results.
 
-`python -m minikd.readme` writes the tables anew; `python -m minikd.readme --add NAME RESULTS.json` first puts a run's
+`python -m minikd.report.readme` writes the tables anew; `python -m minikd.report.readme --add NAME RESULTS.json` first puts a run's
 results there as NAME.json, without the paths of its machine, and draws their dashboard if the README shows it.
 """
 
@@ -8,9 +8,9 @@ import argparse
 from pathlib import Path
 
 from minikd.files import atomic_write, write_json
-from minikd.report import read_results, report
+from minikd.report.tables import read_results, report
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def without_paths(results: dict) -> dict:
@@ -42,7 +42,7 @@ def readme_with_tables(readme: str, results_dir: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m minikd.readme", description=__doc__.split("\n\n")[1])
+    parser = argparse.ArgumentParser(prog="python -m minikd.report.readme", description=__doc__.split("\n\n")[1])
     parser.add_argument("--add", metavar="NAME", help="write data/results/NAME.json from the file given")
     parser.add_argument("file", nargs="?", type=Path, metavar="RESULTS.json")
     args = parser.parse_args()
@@ -54,13 +54,13 @@ def main() -> None:
         results = without_paths(read_results(args.file))
         write_json(results_dir / f"{args.add}.json", results)
         if f"data/results/{args.add}.png" in text:
-            from minikd.plots import dashboard
+            from minikd.report.plots import dashboard
 
             dashboard(results, results_dir / f"{args.add}.png")
     atomic_write(readme, readme_with_tables(text, results_dir))
 
 
 if __name__ == "__main__":
-    from minikd.cli import run
+    from minikd.cli.start import run
 
     run(main)
