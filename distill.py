@@ -22,6 +22,7 @@ from minikd.batching import tokenize_split
 from minikd.checkpoints.hub import is_fine_tuned
 from minikd.cli import flags
 from minikd.cli import start as cli
+from minikd.errors import MinikdError
 from minikd.evaluation.comparison import distilled_against_baseline, evaluate_models, write_predictions
 from minikd.experiment.inference import caching_minutes
 from minikd.experiment.lock import only_run_in
@@ -30,7 +31,6 @@ from minikd.experiment.runs import check_not_source, train_or_reuse, trained_bef
 from minikd.experiment.sweep import run_sweep
 from minikd.experiment.teacher import keep_copy, logits_path, source_of_logits, starting_teacher
 from minikd.experiment.tracking import Tracking
-from minikd.files import UserError
 from minikd.report.tables import results_of, write_results
 from minikd.student import starting_student, student_from_teacher
 
@@ -216,24 +216,26 @@ def add_minutes(rows, models, cache: Path | None, began: float) -> list[str]:
 
 
 def check_plan(args, teacher, student, fine_tuned: bool) -> None:
-    """Raises UserError where the run would write over a model it reads, or the adapters asked for cannot be had."""
+    """Raises MinikdError where the run would write over a model it reads, or the adapters asked for cannot be had."""
     for flag, source in (("--teacher", args.teacher), ("--student", args.student)):
         used_in_place = flag == "--teacher" and fine_tuned  # it may lie where this run would copy it to
         check_not_source(args.output_dir, flag, source, allowed="teacher" if used_in_place else None)
     if args.lora_rank and (fine_tuned or teacher is None):
         if not args.recipe or args.lora_rank != RECIPES[args.recipe].flags.get("lora_rank"):
-            raise UserError(
+            raise MinikdError(
                 "--lora-rank: this teacher is not trained here; leave it out (students: --student-lora-rank)"
             )
         print(f"--lora-rank {args.lora_rank} of the recipe is ignored: this teacher is not trained here")
     if args.lora_rank and args.teacher is None:
-        raise UserError("--lora-rank: the sample's own teacher starts from random weights; adapters need learned ones")
+        raise MinikdError(
+            "--lora-rank: the sample's own teacher starts from random weights; adapters need learned ones"
+        )
     for flag, rank, model in (
         ("--lora-rank", args.lora_rank, teacher),
         ("--student-lora-rank", args.student_lora_rank, student or teacher),  # or: made of the teacher's layers
     ):
         if rank and model and rank > model.config.hidden_size:
-            raise UserError(f"{flag} {rank}: the matrices of this model take 1 to {model.config.hidden_size}")
+            raise MinikdError(f"{flag} {rank}: the matrices of this model take 1 to {model.config.hidden_size}")
 
 
 if __name__ == "__main__":

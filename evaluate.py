@@ -22,6 +22,7 @@ from minikd.cli.flag_types import folder, non_empty
 from minikd.cli.labelling import label_file, print_labels
 from minikd.config import FORMATS, EncoderConfig
 from minikd.datasets.rows import Layout
+from minikd.errors import MinikdError
 from minikd.evaluation.calibration import calibration_metrics, fit_temperature
 from minikd.evaluation.comparison import (
     distilled_against_baseline,
@@ -34,7 +35,7 @@ from minikd.evaluation.label_order import match_labels
 from minikd.experiment.inference import predict_once
 from minikd.experiment.lock import only_run_in
 from minikd.experiment.runs import read_run
-from minikd.files import UserError, write_json
+from minikd.files import write_json
 from minikd.report.page import description, write_page
 from minikd.report.tables import read_results, results_of, write_results
 from minikd.techniques.quantize import quantize
@@ -159,7 +160,7 @@ def main():
         return
     for model in args.models:
         if not base_model(model) and not is_fine_tuned(model):
-            raise UserError(f"{model}: is a bare encoder without a classifier; fine-tune it first (train.py)")
+            raise MinikdError(f"{model}: is a bare encoder without a classifier; fine-tune it first (train.py)")
     use_recorded_flags(args)
     device = cli.start(args)
     if args.text:
@@ -183,7 +184,7 @@ def draw_again(folder):
     try:
         dashboard(results, folder / "dashboard.png")
     except (TypeError, ValueError, AttributeError, LookupError) as error:
-        raise UserError(f"{folder / 'results.json'}: holds figures that cannot be drawn ({error})") from None
+        raise MinikdError(f"{folder / 'results.json'}: holds figures that cannot be drawn ({error})") from None
     print(f"pictures: {folder / 'dashboard.png'}")
 
 
@@ -198,9 +199,9 @@ def use_recorded_flags(args):
     if args.dataset is None and not (args.text or args.input):
         args.dataset = recorded.get("dataset")
         if args.dataset is None:
-            raise UserError("--dataset: no model says what it was trained on; name the corpus to compare them on")
+            raise MinikdError("--dataset: no model says what it was trained on; name the corpus to compare them on")
         if args.dataset not in DEFAULTS and not Path(args.dataset).exists():
-            raise UserError(f"{args.dataset}: the data that {source} was trained on is gone; name it by --dataset")
+            raise MinikdError(f"{args.dataset}: the data that {source} was trained on is gone; name it by --dataset")
     args.dataset = args.dataset and cli.absolute(args.dataset)
     use_recorded_layout(args, recorded)
     args.data_dir = args.data_dir or Path(recorded.get("data_dir", flags.DATA_DIR))
@@ -294,13 +295,13 @@ def labels_of_first(args):
 
 
 def check_not_overwritten(args):
-    """Raises UserError where --output-dir holds the results of a training, or --html names a folder."""
+    """Raises MinikdError where --output-dir holds the results of a training, or --html names a folder."""
     if args.html and args.html.is_dir():
-        raise UserError(f"--html {args.html}: is a folder; name a file")
+        raise MinikdError(f"--html {args.html}: is a folder; name a file")
     if args.output_dir and (args.output_dir / "results.json").exists():
         made_with = read_results(args.output_dir / "results.json")["arguments"]
         if isinstance(made_with, dict) and "epochs" in made_with:
-            raise UserError(f"--output-dir {args.output_dir}: holds the results of training; give another folder")
+            raise MinikdError(f"--output-dir {args.output_dir}: holds the results of training; give another folder")
 
 
 def load_models(args, data, device):
@@ -319,14 +320,16 @@ def load_models(args, data, device):
         for format in dict.fromkeys(args.quantize or ()):
             short = f"{name}-{format}"
             if short in models:
-                raise UserError(f"--quantize {format}: {short} is the name of another model here; leave that one out")
+                raise MinikdError(f"--quantize {format}: {short} is the name of another model here; leave that one out")
             copy = (args.output_dir or Path()) / short
             if args.output_dir and copy.exists() and "quantized_from" not in read_run(copy):
-                raise UserError(f"--output-dir {args.output_dir}: {short} in it is no quantised copy; give another one")
+                raise MinikdError(
+                    f"--output-dir {args.output_dir}: {short} in it is no quantised copy; give another one"
+                )
             try:
                 models[short] = [(copy, quantize(model, format))]
-            except UserError as error:
-                raise UserError(f"{source}: {error}") from None
+            except MinikdError as error:
+                raise MinikdError(f"{source}: {error}") from None
             tokenizers[short], unquantized[short] = tokenizer, name
     return models, tokenizers, unquantized
 

@@ -17,12 +17,12 @@ from minikd.cli import start as cli
 from minikd.cli.defaults import LORA_LR, SAMPLE_TEACHER, SAMPLE_VOCABULARY, corpus_name, default
 from minikd.cli.flag_types import integer, non_empty
 from minikd.config import bert_like
+from minikd.errors import MinikdError
 from minikd.evaluation.comparison import evaluate_models, write_predictions
 from minikd.evaluation.label_order import match_labels
 from minikd.experiment.lock import only_run_in
 from minikd.experiment.runs import check_not_source, check_tokenizer, train_or_reuse
 from minikd.experiment.tracking import Tracking
-from minikd.files import UserError
 from minikd.model import Classifier
 from minikd.report.tables import results_of, write_results
 from minikd.tokenizer import load_tokenizer, train_wordpiece
@@ -116,7 +116,9 @@ def starting_model(args, data, device):
         match_labels(model, args.model, data, tokenizer, args, device)
         return model, tokenizer
     if args.lora_rank:
-        raise UserError("--lora-rank: a new model starts from random weights; adapters need learned ones, see --model")
+        raise MinikdError(
+            "--lora-rank: a new model starts from random weights; adapters need learned ones, see --model"
+        )
     size = SAMPLE_VOCABULARY if args.dataset == "sample" else 30522  # BERT's own size
     tokenizer = train_wordpiece(data.train.texts, size)
     config = SAMPLE_TEACHER

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 # ours (BERT's names)            DistilBERT's names
 DISTILBERT_NAMES = {
@@ -68,32 +68,32 @@ class EncoderConfig:
             if name == "pad_token_id" and value is None:
                 continue
             if wanted is int and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-                raise UserError(f"config: {name} must be a whole number of at least 0, not {value!r}")
+                raise MinikdError(f"config: {name} must be a whole number of at least 0, not {value!r}")
             if wanted is float and not (isinstance(value, (int, float)) and value >= 0):
-                raise UserError(f"config: {name} must be a number of at least 0, not {value!r}")
+                raise MinikdError(f"config: {name} must be a number of at least 0, not {value!r}")
             if (
                 name.endswith(("_prob", "_dropout"))
                 and value is not None
                 and not (isinstance(value, (int, float)) and 0 <= value < 1)
             ):
-                raise UserError(f"config: {name} must be a probability in [0, 1), not {value!r}")
+                raise MinikdError(f"config: {name} must be a probability in [0, 1), not {value!r}")
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
                      "max_position_embeddings"):  # fmt: skip
             if getattr(self, name) == 0:
-                raise UserError(f"config: {name} must be at least 1")
+                raise MinikdError(f"config: {name} must be at least 1")
         if self.quantization not in (None, *FORMATS):
-            raise UserError(f"config: quantization must be one of {', '.join(FORMATS)}, not {self.quantization!r}")
+            raise MinikdError(f"config: quantization must be one of {', '.join(FORMATS)}, not {self.quantization!r}")
         if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
-            raise UserError(f"config: pad_token_id {self.pad_token_id} is not below vocab_size {self.vocab_size}")
+            raise MinikdError(f"config: pad_token_id {self.pad_token_id} is not below vocab_size {self.vocab_size}")
         if self.model_type == "distilbert" and any(getattr(self, n) != v for n, v in DISTILBERT_CONSTANTS.items()):
-            raise UserError(f"config: a DistilBERT has {DISTILBERT_CONSTANTS}")
+            raise MinikdError(f"config: a DistilBERT has {DISTILBERT_CONSTANTS}")
         if self.hidden_size % self.num_attention_heads:
-            raise UserError(
+            raise MinikdError(
                 f"config: hidden_size {self.hidden_size} is not divisible by "
                 f"num_attention_heads {self.num_attention_heads}"
             )
         if not self.labels or len(set(self.labels)) < len(self.labels):  # a bare encoder's config may list one alone
-            raise UserError(f"config: a classifier needs two or more different labels, not {list(self.labels)}")
+            raise MinikdError(f"config: a classifier needs two or more different labels, not {list(self.labels)}")
 
     @property
     def head_activation(self) -> str:
@@ -114,19 +114,19 @@ class EncoderConfig:
     def from_dict(cls, fields: dict) -> "EncoderConfig":
         """Reads the fields of a config.json. Fields that do not change a classifier's computation are ignored.
 
-        Raises UserError naming the field for anything that minikd does not implement.
+        Raises MinikdError naming the field for anything that minikd does not implement.
         """
         # Files from before 2020 may lack model_type; the field names tell the family.
         model_type = fields.get("model_type") or ("distilbert" if "dim" in fields else "bert")
         if isinstance(model_type, str) and fields.get("quantization_config"):
             model_type = model_type.removeprefix("minikd_")
         if model_type not in ("bert", "distilbert"):
-            raise UserError(f"model_type {model_type!r} is not implemented: minikd reads bert and distilbert")
+            raise MinikdError(f"model_type {model_type!r} is not implemented: minikd reads bert and distilbert")
         names = DISTILBERT_NAMES if model_type == "distilbert" else {}
         for name, fine in IMPLEMENTED.items():
             value = fields.get(names.get(name, name), fine[0])
             if value not in fine:
-                raise UserError(f"{names.get(name, name)} {value!r} is not implemented: minikd has {fine[0]!r} only")
+                raise MinikdError(f"{names.get(name, name)} {value!r} is not implemented: minikd has {fine[0]!r} only")
 
         ours = {"model_type": model_type, "labels": _labels(fields), "quantization": _quantization(fields)}
         if model_type == "distilbert":
@@ -159,15 +159,17 @@ class EncoderConfig:
 
     @classmethod
     def from_file(cls, path) -> "EncoderConfig":
-        """Reads a config.json. Raises UserError that names the file for a missing, broken or unsupported one."""
+        """Reads a config.json. Raises MinikdError that names the file for a missing, broken or unsupported one."""
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); a model folder needs a config.json") from None
+            raise MinikdError(
+                f"{path}: cannot be read ({error.strerror}); a model folder needs a config.json"
+            ) from None
+        except MinikdError as error:
+            raise MinikdError(f"{path}: {error}") from None
         except (ValueError, AttributeError, TypeError) as error:
-            raise UserError(f"{path}: is not a model's config.json ({error})") from None
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            raise MinikdError(f"{path}: is not a model's config.json ({error})") from None
 
     def with_labels(self, labels) -> "EncoderConfig":
         return replace(self, labels=tuple(labels))
@@ -190,12 +192,12 @@ def _labels(fields: dict) -> tuple[str, ...]:
 
 
 def _quantization(fields: dict) -> str | None:
-    """int8 or int4 where the file is of a model that minikd has quantised. Raises UserError for others' formats."""
+    """int8 or int4 where the file is of a model that minikd has quantised. Raises MinikdError for others' formats."""
     wanted = fields.get("quantization_config")
     if wanted is None:
         return None
     if not isinstance(wanted, dict) or wanted.get("quant_method") != "minikd" or wanted.get("format") not in FORMATS:
-        raise UserError(f"quantization_config {wanted} is not implemented: minikd reads only what it has quantised")
+        raise MinikdError(f"quantization_config {wanted} is not implemented: minikd reads only what it has quantised")
     return wanted["format"]
 
 
@@ -213,11 +215,11 @@ DISTILBERT = EncoderConfig(  # 66,955,010: distilbert-base-uncased
 def bert_like(hidden: int, layers: int, like: EncoderConfig) -> EncoderConfig:
     """A shape of BERT's proportions: heads of 64 (32 in narrow models) and a feed-forward network four times the width.
 
-    Vocabulary, positions and labels are those of `like`. Raises UserError for a width that heads do not fill.
+    Vocabulary, positions and labels are those of `like`. Raises MinikdError for a width that heads do not fill.
     """
     head_size = 64 if hidden % 64 == 0 and hidden >= 512 else 32
     if hidden % head_size:
-        raise UserError(f"hidden size {hidden}: must be a multiple of {head_size}, the size of an attention head")
+        raise MinikdError(f"hidden size {hidden}: must be a multiple of {head_size}, the size of an attention head")
     return replace(
         BERT_BASE,
         num_hidden_layers=layers,

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and the one exception that means "the user can fix this"."""
+"""Files written whole or not at all."""
 
 import csv
 import hashlib
@@ -8,10 +8,6 @@ import os
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-
-
-class UserError(Exception):
-    """An error that the user can fix. The scripts print its one line and exit with status 2."""
 
 
 class CleanUp(ExitStack):

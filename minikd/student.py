@@ -14,9 +14,9 @@ from minikd.checkpoints.hub import model_folder
 from minikd.checkpoints.pretrained import from_pretrained
 from minikd.cli.defaults import SAMPLE_STUDENT, SAMPLE_TEACHER
 from minikd.config import BERT_SMALL, EncoderConfig, bert_like, same_shape
+from minikd.errors import MinikdError
 from minikd.evaluation.label_order import match_labels
 from minikd.experiment.runs import check_tokenizer
-from minikd.files import UserError
 from minikd.model import Classifier
 from minikd.tokenizer import Tokenizer, load_tokenizer
 
@@ -42,9 +42,9 @@ def starting_student(
     like = teacher.config if teacher else replace(SAMPLE_TEACHER, vocab_size=tokenizer.vocab_size, labels=data.labels)
     count = len(args.take_layers) if args.take_layers else args.student_layers or 4
     if args.student_layers not in (None, count):
-        raise UserError(f"--student-layers {args.student_layers}: --take-layers names {count}")
+        raise MinikdError(f"--student-layers {args.student_layers}: --take-layers names {count}")
     if teacher is None and (args.take_layers or args.student_init == "teacher"):
-        raise UserError("--teacher oracle: has no layers to take; leave out --take-layers and --student-init teacher")
+        raise MinikdError("--teacher oracle: has no layers to take; leave out --take-layers and --student-init teacher")
     config = student_config(args, like, count, tokenizer)
     check_tokenizer(tokenizer, config, "the student", args.max_length)
     init, published = args.student_init, same_shape(config, BERT_SMALL) and has_published_vocabulary(tokenizer)
@@ -52,7 +52,7 @@ def starting_student(
         fits = teacher is not None and config.hidden_size == like.hidden_size
         init = "teacher" if fits else "pretrained" if published else "random"
     if args.take_layers and init != "teacher":
-        raise UserError(
+        raise MinikdError(
             "--take-layers: this student takes no layers of the teacher; leave it out, or --student-hidden "
             "and --student-init"
         )
@@ -67,17 +67,19 @@ def starting_student(
     print(f"student: {config.num_hidden_layers} layers, {config.hidden_size} wide, first weights: {words}{other}")
     if init == "random":
         if args.student_lora_rank:
-            raise UserError("--student-lora-rank: this student starts from random weights; adapters need learned ones")
+            raise MinikdError(
+                "--student-lora-rank: this student starts from random weights; adapters need learned ones"
+            )
         return Classifier(config), [], words
     if init == "pretrained":
         if not published:
-            raise UserError(
+            raise MinikdError(
                 "--student-init pretrained: no published weights of this shape and vocabulary are known; name some by "
                 "--student"
             )
         return pretrained_student(PRETRAINED_SMALL, args, tokenizer, data, device), [], words
     if config.hidden_size != like.hidden_size:
-        raise UserError(
+        raise MinikdError(
             f"--student-init teacher: the student is {config.hidden_size} wide and the teacher {like.hidden_size}; "
             f"widths must agree"
         )
@@ -89,7 +91,7 @@ def pretrained_student(name: str, args, tokenizer, data, device: torch.device) -
     """A student from published weights. It must read the ids that the teacher's tokenizer gives."""
     student = from_pretrained(name, labels=data.labels)
     if load_tokenizer(model_folder(name)).vocab != tokenizer.vocab:
-        raise UserError(
+        raise MinikdError(
             f"{name}: its vocabulary is not the teacher's; name another by --student, or give --student-init random"
         )
     check_tokenizer(tokenizer, student.config, name, args.max_length)
@@ -121,10 +123,10 @@ def student_config(args, like: EncoderConfig, layers: int, tokenizer: Tokenizer)
 def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> list[int]:
     """The teacher layers a student takes, evenly from first to last: 6 of 12 gives DistilBERT's 0, 2, 4, 7, 9, 11.
 
-    A single layer is the first. Raises UserError for more layers than the teacher has, or none.
+    A single layer is the first. Raises MinikdError for more layers than the teacher has, or none.
     """
     if not 1 <= student_layers <= teacher_layers:
-        raise UserError(
+        raise MinikdError(
             f"--student-layers {student_layers}: the teacher has {teacher_layers} layers to take from; "
             f"choose 1 to {teacher_layers}"
         )
@@ -136,7 +138,7 @@ def student_from_teacher(teacher: Classifier, layers: list[int]) -> Classifier:
     """A student of the teacher's width: the given layers, embeddings and pooler copied, the classifier new."""
     count = teacher.config.num_hidden_layers
     if not layers or not all(0 <= layer < count for layer in layers):
-        raise UserError(f"student layers {layers}: the teacher's layers are numbered 0 to {count - 1}")
+        raise MinikdError(f"student layers {layers}: the teacher's layers are numbered 0 to {count - 1}")
     student = Classifier(replace(teacher.config, num_hidden_layers=len(layers)))
     student.encoder.embeddings.load_state_dict(teacher.encoder.embeddings.state_dict())
     for own, source in zip(student.encoder.layers, layers):

@@ -24,7 +24,8 @@ from minikd.checkpoints.tokenizer_settings import (
     normalizer_settings,
     read_json,
 )
-from minikd.files import UserError, atomic_write, fingerprint, write_json
+from minikd.errors import MinikdError
+from minikd.files import atomic_write, fingerprint, write_json
 
 
 class Tokenizer:
@@ -49,11 +50,13 @@ class Tokenizer:
 
         Returns ids, int32 of shape (tokens,), and offsets, int64 of shape (texts + 1,): text i has
         ids[offsets[i]:offsets[i + 1]]. The library works on all cores; a progress bar shows for more than a moment's
-        work. Raises UserError for a `max_length` that leaves no room for the text (the library would not cut at all
+        work. Raises MinikdError for a `max_length` that leaves no room for the text (the library would not cut at all
         below 2).
         """
         if max_length < 3:
-            raise UserError(f"--max-length {max_length}: must be at least 3, for [CLS], a token of the text and [SEP]")
+            raise MinikdError(
+                f"--max-length {max_length}: must be at least 3, for [CLS], a token of the text and [SEP]"
+            )
         self.backend.enable_truncation(max_length, direction=self.truncation_side)
         pieces = []
         with tqdm(total=len(texts), desc="tokenize", unit="text", delay=1, leave=False) as bar:
@@ -94,7 +97,7 @@ def load_tokenizer(folder) -> Tokenizer:
     The vocabulary is that of tokenizer.json, or else of vocab.txt. Casing, accents and Chinese characters are treated
     as tokenizer_config.json says, with BERT's defaults (uncased), whatever the normalizer of tokenizer.json says. Only
     where the folder names a general tokenizer (PreTrainedTokenizerFast) does tokenizer.json count as it is. Raises
-    UserError that names the file where both are missing, or where one is damaged or not BERT's WordPiece.
+    MinikdError that names the file where both are missing, or where one is damaged or not BERT's WordPiece.
     """
     folder = Path(folder)
     settings = read_json(folder / "tokenizer_config.json")
@@ -111,34 +114,34 @@ def load_tokenizer(folder) -> Tokenizer:
         else:
             path = folder / "vocab.txt"
             if not path.exists():
-                raise UserError(f"{folder}: has no tokenizer.json or vocab.txt; a model folder needs one of them")
+                raise MinikdError(f"{folder}: has no tokenizer.json or vocab.txt; a model folder needs one of them")
             vocab = WordPiece.read_file(str(path))
         backend = bert_wordpiece(vocab, settings, added_tokens(folder, settings, content, general))
         missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
         if missing:
-            raise UserError(f"{path}: the vocabulary has no {', '.join(missing)}")
+            raise MinikdError(f"{path}: the vocabulary has no {', '.join(missing)}")
         direction = (content.get("truncation") or {}).get("direction", "right").lower()
         return Tokenizer(backend, settings.get("truncation_side", direction))
-    except UserError:
+    except MinikdError:
         raise
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise MinikdError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # the library raises plain Exception for a file that it cannot parse
-        raise UserError(f"{path}: is damaged or not a tokenizer ({error})") from None
+        raise MinikdError(f"{path}: is damaged or not a tokenizer ({error})") from None
 
 
 def _vocabulary_of(content: dict, path: Path) -> dict[str, int]:
-    """Token -> id of a tokenizer.json. Raises UserError where it is not BERT's WordPiece."""
+    """Token -> id of a tokenizer.json. Raises MinikdError where it is not BERT's WordPiece."""
     model = content.get("model") or {}
     # Files from before 2021 do not name the kind of the model.
     kinds = [model.get("type") or ("WordPiece" if "continuing_subword_prefix" in model else None)]
     kinds += [(content.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer")]
     if kinds != ["WordPiece", "BertNormalizer", "BertPreTokenizer"]:
-        raise UserError(f"{path}: is not BERT's WordPiece tokenizer (its parts: {', '.join(map(str, kinds))})")
+        raise MinikdError(f"{path}: is not BERT's WordPiece tokenizer (its parts: {', '.join(map(str, kinds))})")
     backend = Backend.from_file(str(path))
     backend.no_padding()
     if backend.encode("").tokens != ["[CLS]", "[SEP]"]:
-        raise UserError(f"{path}: does not frame a text as [CLS] text [SEP]; its post_processor must")
+        raise MinikdError(f"{path}: does not frame a text as [CLS] text [SEP]; its post_processor must")
     return model["vocab"]
 
 

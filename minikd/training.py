@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minikd.batching import CHUNK, Batch, TokenizedSplit, make_batches, plan_batches
+from minikd.errors import MinikdError
 from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory
 from minikd.experiment.inference import autocast, predict
 from minikd.experiment.progress import Estimate
 from minikd.experiment.state import StopSignal, load_state, open_log, save_state
-from minikd.files import CleanUp, UserError
+from minikd.files import CleanUp
 from minikd.losses import hard_loss, kd_loss
 from minikd.metrics import confusion_matrix
 from minikd.model import Classifier
@@ -73,7 +74,7 @@ def train(
     `desc` names the run in the progress bar and in messages; `compile` trains torch.compile's version of the model.
     Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, confusion; and seconds, of its steps
     and validation (of an epoch that was stopped and resumed, of both parts).
-    Raises UserError for a loss or validation logits that are not finite and for a state that cannot be resumed,
+    Raises MinikdError for a loss or validation logits that are not finite and for a state that cannot be resumed,
     KeyboardInterrupt when stopped.
     """
     torch.manual_seed(settings.seed)  # dropout depends on the seed alone, not on what ran before
@@ -162,7 +163,7 @@ def train(
                 if step % LOG_EVERY == 0 or step == total_steps:  # the only place that waits for the device
                     loss_value, now = float(step_loss), time.perf_counter()
                     if not math.isfinite(loss_value):
-                        raise UserError(
+                        raise MinikdError(
                             f"{desc}: the loss became {loss_value} at step {step}; try a smaller --lr, or "
                             f"--precision fp32"
                         )

@@ -65,10 +65,11 @@ from minikd.checkpoints.pretrained import save_pretrained
 from minikd.cli import start as cli
 from minikd.cli.flag_types import integer, real
 from minikd.config import BERT_BASE
+from minikd.errors import MinikdError
 from minikd.evaluation.memory import keep_freed_memory
 from minikd.experiment.inference import choose_device, choose_precision
 from minikd.experiment.runs import environment
-from minikd.files import UserError, atomic_write, write_json
+from minikd.files import atomic_write, write_json
 from minikd.tokenizer import load_tokenizer
 
 
@@ -320,7 +321,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 def start_results(args) -> dict:
     """The results so far: those in --output, or none where there is no such file yet.
 
-    Raises UserError where they do not come from the same machine, versions and precision.
+    Raises MinikdError where they do not come from the same machine, versions and precision.
     """
     import transformers
 
@@ -333,21 +334,21 @@ def start_results(args) -> dict:
     threads = {"threads": earlier["environment"]["threads"]}  # each part says how many it had
     for key, value in (results | {"environment": made_by | threads}).items():
         if earlier[key] != value:
-            raise UserError(
+            raise MinikdError(
                 f"{args.output}: its figures have {key} {earlier[key]}, these would have {value}; give another file"
             )
     return earlier
 
 
 def read_figures(file: Path) -> dict:
-    """What an earlier run wrote. Raises UserError for a file that is not there or holds something else."""
+    """What an earlier run wrote. Raises MinikdError for a file that is not there or holds something else."""
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
         if {"environment", "precision", "quick"} <= results.keys() and "threads" in results["environment"]:
             return results
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{file}: cannot be read as figures of this program ({error})") from None
-    raise UserError(f"{file}: holds no figures of this program")
+        raise MinikdError(f"{file}: cannot be read as figures of this program ({error})") from None
+    raise MinikdError(f"{file}: holds no figures of this program")
 
 
 def measure(name: str, args, results: dict) -> None:
@@ -378,7 +379,7 @@ def main(arguments: list[str] | None = None) -> dict:
         results = read_figures(args.show)
         if args.readme:
             if results["quick"] or any(name not in results for name in PARTS if name not in ("rate", "feeding")):
-                raise UserError(f"{args.show}: is of a quick run, or lacks parts; the README's table needs them all")
+                raise MinikdError(f"{args.show}: is of a quick run, or lacks parts; the README's table needs them all")
             readme = Path(__file__).resolve().parents[1] / "README.md"
             atomic_write(readme, readme_with_targets(readme.read_text(encoding="utf-8"), results))
     else:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
-from minikd.files import UserError
+from minikd.errors import MinikdError
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
 
@@ -111,7 +111,7 @@ def stop(monkeypatch):
 
         def instead(*arguments, **options):
             calls.append((arguments, options))
-            raise UserError("seen enough")
+            raise MinikdError("seen enough")
 
         monkeypatch.setattr(name, instead)
         return calls

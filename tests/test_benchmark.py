@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from minikd.files import UserError
+from minikd.errors import MinikdError
 from minikd.losses import hard_loss
 
 
@@ -35,7 +35,7 @@ def test_figures_of_another_run_are_not_overwritten(tmp_path):
     benchmark.main(["rate", "--quick", "--precision", "fp32", "--output", str(file)])
     for content in (file.read_text().replace('"fp32"', '"bf16"'), "[]", "not JSON", "{}"):
         file.write_text(content)
-        with pytest.raises(UserError, match="figures.json"):
+        with pytest.raises(MinikdError, match="figures.json"):
             benchmark.main(["rate", "--quick", "--precision", "fp32", "--output", str(file)])
         assert file.read_text() == content
 

@@ -19,7 +19,7 @@ from minikd.checkpoints.pretrained import (
     save_pretrained,
     to_hugging_face,
 )
-from minikd.files import UserError
+from minikd.errors import MinikdError
 from minikd.model import Classifier
 from minikd.student import evenly_spaced_layers, student_from_teacher
 from minikd.techniques.lora import add_lora
@@ -48,7 +48,7 @@ def rewrite(folder, change):
 
 def refusal(load, *arguments, **options) -> str:
     """The one line with which `load` refuses."""
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(MinikdError) as caught:
         load(*arguments, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -8,7 +8,7 @@ import transformers
 from equality import CONFIGS
 
 from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT, DISTILBERT_NAMES, EncoderConfig, bert_like, same_shape
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 # The fields as they stand in the published files.
 BERT_BASE_UNCASED = {
@@ -39,7 +39,7 @@ def read(tmp_path, content) -> EncoderConfig:
 
 def refusal(load, *arguments, **options) -> str:
     """The one line with which `load` refuses."""
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(MinikdError) as caught:
         load(*arguments, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)

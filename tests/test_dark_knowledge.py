@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from minikd.config import EncoderConfig
-from minikd.files import UserError
+from minikd.errors import MinikdError
 from minikd.report.drawing import ROLES, looks
 from minikd.report.page import LIMIT, SHORTEST, TEMPLATE, description, disagreement, write_page
 
@@ -537,7 +537,7 @@ def test_a_page_that_cannot_be_right_is_refused_and_nothing_is_written(tmp_path)
     def write(ids=(0, 1, 0, 1), models=logits, **other):
         write_page(tmp_path / "p.html", "reviews", "test", ("no", "yes"), texts, list(ids), models, **other)
 
-    with pytest.raises(UserError, match="distilled: its logits of example 2 are not finite"):
+    with pytest.raises(MinikdError, match="distilled: its logits of example 2 are not finite"):
         write(models=broken)
     with pytest.raises(ValueError, match=r"teacher: needs one row per text .* \(4, 2\), not \(3, 2\)"):
         write(models={"teacher": torch.zeros(3, 2)})

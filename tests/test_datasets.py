@@ -17,7 +17,7 @@ import pytest
 from minikd.datasets import Dataset, Split, data_fingerprint, load_dataset
 from minikd.datasets.archive import Source, download, locate
 from minikd.datasets.splits import assemble, containment_groups, divide
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 REAL = os.environ.get("MINIKD_DATA")
 needs_real_data = pytest.mark.skipif(not REAL, reason="MINIKD_DATA names no folder with the real archives")
@@ -25,7 +25,7 @@ needs_real_data = pytest.mark.skipif(not REAL, reason="MINIKD_DATA names no fold
 
 def refusal(load, *arguments, **options) -> str:
     """The one line with which `load` refuses."""
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(MinikdError) as caught:
         load(*arguments, **options)
     message = str(caught.value)
     assert "\n" not in message

@@ -16,8 +16,8 @@ import minikd.experiment.runs
 from minikd.cli import flags
 from minikd.cli import start as cli
 from minikd.cli.defaults import DEFAULTS
+from minikd.errors import MinikdError
 from minikd.experiment.recipes import RECIPES
-from minikd.files import UserError
 from minikd.training import TrainingSettings
 
 ROOT = Path(__file__).parents[1]
@@ -314,7 +314,7 @@ def test_adapter_flags_reach_the_adapters(script, corpus, bare, stop):
 def test_adapters_without_a_rank_are_refused(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for flag, value in (("--lora-alpha", 8), ("--lora-dropout", 0.1), ("--lora-targets", "key")):
-        with pytest.raises(UserError, match=f"{flag}: says how to make adapters; give --lora-rank too"):
+        with pytest.raises(MinikdError, match=f"{flag}: says how to make adapters; give --lora-rank too"):
             parsed(monkeypatch, "train.py", flag, value)
         assert parsed(monkeypatch, "distill.py", "--student-lora-rank", 2, flag, value)
 
@@ -323,7 +323,7 @@ def test_adapters_without_a_rank_are_refused(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("error", "status", "words"), [
-    (UserError("this is\nwrong"), 2, "x.py: error: this is wrong\n"),
+    (MinikdError("this is\nwrong"), 2, "x.py: error: this is wrong\n"),
     (torch.OutOfMemoryError("CUDA out of memory"), 2, "x.py: error: the GPU's memory is full: try a smaller --batch"),
     (MemoryError(), 2, "x.py: error: the memory is full: try a smaller model"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "x.py: error: the memory is full"),
@@ -359,7 +359,7 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--html .*file/out: cannot be written to \(Not a directory\)"):
+    with pytest.raises(MinikdError, match=r"--html .*file/out: cannot be written to \(Not a directory\)"):
         cli.check_writable(tmp_path / "file" / "out", "--html")
     cli.check_writable(tmp_path / "new" / "out")
     assert list((tmp_path / "new" / "out").iterdir()) == []  # no probe stays

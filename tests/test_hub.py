@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from minikd.checkpoints.adapters import load_adapted, save_adapters
 from minikd.checkpoints.hub import is_fine_tuned, model_folder, read_tensors
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
-from minikd.files import UserError
+from minikd.errors import MinikdError
 from minikd.techniques.lora import add_lora, merge_lora
 from minikd.tokenizer import train_wordpiece
 
@@ -31,7 +31,7 @@ both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 def refusal(load, *arguments, **options) -> str:
     """The one line with which `load` refuses."""
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(MinikdError) as caught:
         load(*arguments, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from minikd.checkpoints.adapters import save_adapters
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.datasets import Split, load_dataset
+from minikd.errors import MinikdError
 from minikd.evaluation.label_order import best_order, match_labels, order_by_name
-from minikd.files import UserError
 from minikd.model import Classifier
 from minikd.techniques.lora import add_lora
 from minikd.tokenizer import load_tokenizer
@@ -223,7 +223,7 @@ def test_validation_alone_decides_and_the_model_is_left_as_it_was(tickets, unnam
 def test_without_validation_texts_or_with_more_than_8_labels_the_flag_is_asked_for(count, reason):
     model = randomised(CONFIGS["bert"].with_labels([f"LABEL_{i}" for i in range(count)]))
     data = SimpleNamespace(labels=[f"topic {i}" for i in range(count)], validation=Split([], []))
-    with pytest.raises(UserError, match=f"^it: its config.json does not say which labels LABEL_0, … are.*{reason}"):
+    with pytest.raises(MinikdError, match=f"^it: its config.json does not say which labels LABEL_0, … are.*{reason}"):
         match_labels(model, "it", data, None, SimpleNamespace(label_order=None), torch.device("cpu"))
 
 
@@ -331,7 +331,7 @@ def test_the_rows_of_the_classifier_follow_the_labels(family):
 @pytest.mark.parametrize("labels", [("negative", "neutral"), ("a", "b", "c"), ("a", "b")])
 def test_other_labels_are_refused_with_both_sets(labels):
     model = randomised(CONFIGS["bert"].with_labels(("positive", "negative", "neutral")))
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(MinikdError) as caught:
         match_labels(model, "it", SimpleNamespace(labels=labels), None, SimpleNamespace(label_order=None), None)
     message = str(caught.value)
     assert message.startswith("it: the model's labels ['positive', 'negative', 'neutral'] are not the data's ")

@@ -3,10 +3,10 @@
 import pytest
 
 from minikd.cli.labelling import print_labels
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 
 def test_a_text_that_is_not_valid_unicode_is_refused_before_any_model_is_loaded():
     """A terminal in another encoding than Python expects gives each byte that it cannot read as half a surrogate."""
-    with pytest.raises(UserError, match="--text: is not valid text"):
+    with pytest.raises(MinikdError, match="--text: is not valid text"):
         print_labels(["no model"], ["fine", "caf\udce9"], None, None)

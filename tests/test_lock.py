@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 
+from minikd.errors import MinikdError
 from minikd.experiment import lock
-from minikd.files import UserError
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
@@ -66,7 +66,7 @@ def test_a_second_run_into_a_folder_is_refused_and_changes_nothing(script, holde
 
 def test_a_lock_is_released_by_the_death_of_its_process(holder, tmp_path):
     process = holder(tmp_path)
-    with pytest.raises(UserError, match="another run is writing there"), lock.only_run_in(tmp_path):
+    with pytest.raises(MinikdError, match="another run is writing there"), lock.only_run_in(tmp_path):
         pass
     process.kill()
     process.wait()
@@ -81,7 +81,7 @@ def test_a_run_in_a_folder_above_or_below_is_in_the_way_and_one_beside_is_not(ho
     for folder in (held, wanted, "beside"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     process = holder(tmp_path / held)
-    with pytest.raises(UserError, match=f"{held}: another run is writing there .process {process.pid}"):
+    with pytest.raises(MinikdError, match=f"{held}: another run is writing there .process {process.pid}"):
         with lock.only_run_in(tmp_path / wanted):
             pass
     with lock.only_run_in(tmp_path / "beside"):
@@ -129,7 +129,7 @@ def test_of_many_runs_that_start_and_end_at_once_one_holds_the_folder_at_a_time(
     program = """
 import sys, time
 from pathlib import Path
-from minikd.files import UserError
+from minikd.errors import MinikdError
 from minikd.experiment.lock import only_run_in
 count, mine, end = Path(sys.argv[1], "count"), 0, time.time() + 2
 while time.time() < end:
@@ -139,7 +139,7 @@ while time.time() < end:
             time.sleep(0)
             count.write_text(str(number + 1))
             mine += 1
-    except UserError:
+    except MinikdError:
         pass
 print(mine)
 """

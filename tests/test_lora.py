@@ -20,7 +20,7 @@ from minikd.batching import tokenize_split
 from minikd.checkpoints.adapters import base_model, load_adapted, load_adapters, save_adapters, target_modules
 from minikd.checkpoints.pretrained import save_pretrained
 from minikd.config import BERT_BASE
-from minikd.files import UserError
+from minikd.errors import MinikdError
 from minikd.model import Classifier, SelfAttention, count_parameters
 from minikd.techniques.lora import TARGETS, adapters, add_lora, merge_lora, trainable_parameters, training_state_mb
 from minikd.tokenizer import train_wordpiece
@@ -334,7 +334,7 @@ def test_adapters_can_be_put_on_again_after_merging():
 ])  # fmt: skip
 def test_arguments_that_do_not_fit_are_named_and_leave_the_model_alone(arguments, message):
     model = randomised(CONFIGS["bert"])
-    with pytest.raises(UserError, match=re.escape(message)) as error:
+    with pytest.raises(MinikdError, match=re.escape(message)) as error:
         add_lora(model, *arguments)
     assert "\n" not in str(error.value)
     assert not adapters(model) and all(parameter.requires_grad for parameter in model.parameters())
@@ -392,7 +392,7 @@ def test_a_folder_that_does_not_fit_gives_one_line_and_leaves_the_model_alone(sp
     spoil(tmp_path)
     model = randomised(CONFIGS["bert"])
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(UserError, match=re.escape(message)) as error:
+    with pytest.raises(MinikdError, match=re.escape(message)) as error:
         load_adapters(model, tmp_path)
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
     after = model.state_dict()
@@ -402,7 +402,7 @@ def test_a_folder_that_does_not_fit_gives_one_line_and_leaves_the_model_alone(sp
 
 def test_adapters_of_another_family_do_not_fit(tmp_path):
     save_adapters(adapted(CONFIGS["distilbert"]), tmp_path, None)
-    with pytest.raises(UserError, match="this model has no place for: base_model.model.distilbert"):
+    with pytest.raises(MinikdError, match="this model has no place for: base_model.model.distilbert"):
         load_adapters(randomised(CONFIGS["bert"]), tmp_path)
 
 
@@ -428,7 +428,7 @@ def test_adapters_that_name_no_base_model_are_refused_and_other_folders_are_no_a
     save_adapters(adapted(CONFIGS["bert"]), tmp_path, "some-base")
     assert base_model(tmp_path) == "some-base"
     edit_config(base_model_name_or_path=base)(tmp_path)
-    with pytest.raises(UserError, match="adapter_config.json: does not name its base model"):
+    with pytest.raises(MinikdError, match="adapter_config.json: does not name its base model"):
         base_model(tmp_path)
 
 

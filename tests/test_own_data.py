@@ -15,7 +15,7 @@ from minikd.cli import start as cli
 from minikd.datasets import data_fingerprint, load_dataset
 from minikd.datasets.classes import check_classes, label_counts, rare_labels
 from minikd.datasets.rows import Layout, Row
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 NAMES = ("train", "validation", "test")
 TEXTS = [f"the café opened; number {i:02}, again" for i in range(40)]
@@ -40,7 +40,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 def refusal(*arguments, **options) -> str:
     """The one line with which `load_dataset` refuses."""
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(MinikdError) as caught:
         load_dataset(*arguments, **options)
     message = str(caught.value)
     assert "\n" not in message
@@ -334,7 +334,7 @@ def test_a_text_may_be_longer_than_the_csv_module_reads_by_itself(tmp_path):
 @pytest.mark.parametrize("count, refused", [(10, False), (11, True)])
 def test_up_to_half_as_many_labels_as_rows_are_classes(count, refused):
     rows = [Row(i + 2, f"text {i}", f"intent {i % count}") for i in range(20)]
-    with pytest.raises(UserError, match="own.csv: 11 different labels in 20 rows") if refused else nullcontext():
+    with pytest.raises(MinikdError, match="own.csv: 11 different labels in 20 rows") if refused else nullcontext():
         check_classes(rows, "own.csv")
 
 

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from minikd.files import UserError
+from minikd.errors import MinikdError
 from minikd.report.drawing import ROLES, looks, short
 from minikd.report.plots import DPI, dashboard, draw
 from minikd.report.tables import loss_curves
@@ -566,7 +566,7 @@ def test_the_file_is_a_png_of_1800_pixels_and_nothing_else_is_left(tmp_path):
 def test_results_without_figures_are_refused_and_the_old_picture_stays(results, tmp_path):
     path = tmp_path / "dashboard.png"
     path.write_bytes(b"old")
-    with pytest.raises(UserError, match="no figures of models to draw"):
+    with pytest.raises(MinikdError, match="no figures of models to draw"):
         dashboard(results, path)
     assert path.read_bytes() == b"old"
 
@@ -587,7 +587,7 @@ def test_a_picture_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, mon
 def test_without_matplotlib_one_line_says_what_to_install(tmp_path, monkeypatch):
     for module in ("matplotlib", "matplotlib.style", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match="pip install matplotlib") as error:
+    with pytest.raises(MinikdError, match="pip install matplotlib") as error:
         dashboard(make_results(), tmp_path / "dashboard.png")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())

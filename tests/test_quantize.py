@@ -11,8 +11,8 @@ from equality import CONFIGS, load_quietly, random_batch, randomised, real_batch
 
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
+from minikd.errors import MinikdError
 from minikd.evaluation.costs import model_size
-from minikd.files import UserError
 from minikd.techniques.quantize import (
     QuantizedEmbedding,
     QuantizedLinear,
@@ -171,26 +171,26 @@ def test_real_weights_shrink_as_promised_and_the_representation_stays(minilm, fo
 @every_format
 def test_only_evaluate_takes_a_quantised_model(format, tmp_path):
     save_pretrained(quantize(randomised(BERT), format), tmp_path)
-    with pytest.raises(UserError, match=rf"is quantised \({format}\)"):
+    with pytest.raises(MinikdError, match=rf"is quantised \({format}\)"):
         from_pretrained(tmp_path)
 
 
 def test_what_cannot_be_quantised_or_read_is_refused_by_name(tmp_path):
-    with pytest.raises(UserError, match="quantised already"):
+    with pytest.raises(MinikdError, match="quantised already"):
         quantize(quantize(randomised(BERT), "int8"), "int4")
-    with pytest.raises(UserError, match="width must be even"):
+    with pytest.raises(MinikdError, match="width must be even"):
         quantize(randomised(CONFIGS["bert-4-layers-5-heads"]), "int4")
     broken = randomised(BERT)
     broken.pooler.weight.data[0, 0] = torch.nan
-    with pytest.raises(UserError, match="pooler.weight: holds values that are not finite"):
+    with pytest.raises(MinikdError, match="pooler.weight: holds values that are not finite"):
         quantize(broken, "int4")
-    with pytest.raises(UserError, match="int3"):
+    with pytest.raises(MinikdError, match="int3"):
         quantize(randomised(BERT), "int3")
-    with pytest.raises(UserError, match="bitsandbytes"):
+    with pytest.raises(MinikdError, match="bitsandbytes"):
         EncoderConfig.from_dict(BERT.to_dict() | {"quantization_config": {"quant_method": "bitsandbytes"}})
-    with pytest.raises(UserError, match="quantization_config"):
+    with pytest.raises(MinikdError, match="quantization_config"):
         EncoderConfig.from_dict(BERT.to_dict() | {"quantization_config": "int8"})
-    with pytest.raises(UserError, match="minikd_bert"):
+    with pytest.raises(MinikdError, match="minikd_bert"):
         EncoderConfig.from_dict(BERT.to_dict() | {"model_type": "minikd_bert"})
 
 
@@ -200,7 +200,7 @@ def test_weights_of_another_type_than_the_config_says_are_refused(tmp_path):
     config = (tmp_path / "config.json").read_text()
     save_pretrained(model, tmp_path)
     (tmp_path / "config.json").write_text(config)
-    with pytest.raises(UserError, match="scale"):
+    with pytest.raises(MinikdError, match="scale"):
         from_pretrained(tmp_path, may_be_quantized=True)
 
 
@@ -246,12 +246,12 @@ def test_weights_of_another_type_are_refused_rather_than_wrapped(tmp_path, minil
     name = next(name for name, tensor in tensors.items() if tensor.dtype == torch.int8)
     for other in (tensors[name].int() * 1000, tensors[name].view(torch.uint8)):
         save_file(tensors | {name: other}, folder / "model.safetensors")
-        with pytest.raises(UserError, match=f"{name} holds"):
+        with pytest.raises(MinikdError, match=f"{name} holds"):
             from_pretrained(folder, may_be_quantized=True)
 
 
 def test_weights_beyond_the_scales_of_int4_are_refused():
     weight = torch.zeros(2, 8)
     weight[1, 3] = 1e6
-    with pytest.raises(UserError, match="int4: a weight is too large"):
+    with pytest.raises(MinikdError, match="int4: a weight is too large"):
         to_int4(weight)

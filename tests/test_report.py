@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from minikd.datasets import Dataset, Split
+from minikd.errors import MinikdError
 from minikd.evaluation.bag_of_words import bag_of_words
 from minikd.evaluation.comparison import compare_with_first, merge_seeds
 from minikd.evaluation.significance import compare
 from minikd.experiment.recipes import RECIPES
-from minikd.files import UserError
 from minikd.report import readme
 from minikd.report.readme import readme_with_tables, without_paths
 from minikd.report.tables import notes, read_results, report, table, write_results
@@ -251,11 +251,13 @@ def test_a_ratio_to_zero_is_missing_and_so_are_its_lines():
 def test_a_broken_results_file_is_named(tmp_path):
     for content in ("{", "[]", "{}"):
         (tmp_path / "broken.json").write_text(content)
-        with pytest.raises(UserError, match="broken.json: is not a results file"):
+        with pytest.raises(MinikdError, match="broken.json: is not a results file"):
             read_results(tmp_path / "broken.json")
     for models in ([], ["teacher"], [{"accuracy": 0.5}]):
         (tmp_path / "broken.json").write_text(json.dumps(results() | {"models": models}))
-        with pytest.raises(UserError, match="broken.json: is not a results file .its models must be a list of objects"):
+        with pytest.raises(
+            MinikdError, match="broken.json: is not a results file .its models must be a list of objects"
+        ):
             read_results(tmp_path / "broken.json")
 
 

@@ -16,11 +16,12 @@ from test_training import CPU, make_split
 from minikd.batching import tokenize_split
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
+from minikd.errors import MinikdError
 from minikd.evaluation.comparison import training_costs
 from minikd.experiment.inference import model_fingerprint
 from minikd.experiment.runs import check_not_source, check_tokenizer, environment, publish, train_or_reuse
 from minikd.experiment.state import differences
-from minikd.files import UserError, atomic_write
+from minikd.files import atomic_write
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
 from minikd.training import TrainingSettings
@@ -172,7 +173,7 @@ def test_a_run_that_is_stopped_while_it_trains_anew_leaves_the_older_one_whole(t
 @pytest.mark.parametrize("source", ["", "teacher", "distilled", "baseline", "sweep/a", "seed-43/distilled"])
 def test_a_run_is_refused_where_it_would_write_over_the_model_it_starts_from(tmp_path, source):
     (tmp_path / "out" / source).mkdir(parents=True)
-    with pytest.raises(UserError, match=r"^--student .*: the run would write over it; give another --output-dir$"):
+    with pytest.raises(MinikdError, match=r"^--student .*: the run would write over it; give another --output-dir$"):
         check_not_source(tmp_path / "out", "--student", tmp_path / "out" / source)
     check_not_source(tmp_path / "out" / "other", "--student", tmp_path / "out" / source)
 
@@ -256,7 +257,7 @@ def test_a_run_is_used_again_only_where_everything_it_was_made_from_is_the_same(
     with pytest.raises(Kill):
         run(finished, reuse=True, **again)
     assert change in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"--resume: .* was made from other settings") as refused:
+    with pytest.raises(MinikdError, match=r"--resume: .* was made from other settings") as refused:
         again = {name: value() if name == "model" else value for name, value in CHANGES[change].items()}
         run(finished, resume=True, **again)
     assert change in str(refused.value)
@@ -288,7 +289,7 @@ def test_the_threads_on_record_are_those_that_torch_uses():
 def test_a_model_may_embed_more_tokens_and_have_more_positions_than_are_used():
     for tokens, positions, words in ((-1, 16, "tokens but the model embeds"), (0, 17, "has 16 positions"), (7, 16, "")):
         config = replace(make_model().config, vocab_size=TOKENIZER.vocab_size + tokens)
-        with pytest.raises(UserError, match=words) if words else nullcontext():
+        with pytest.raises(MinikdError, match=words) if words else nullcontext():
             check_tokenizer(TOKENIZER, config, "model", positions)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from minikd.datasets import Split, sample
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 NAMES = ("train", "validation", "test")
 GENERATOR = sample.FOLDER / "generate.py"
@@ -130,12 +130,12 @@ def test_loader_gives_labels_and_probabilities_of_equal_length(dataset):
 )
 def test_broken_file_is_refused_with_one_line_that_names_it(tmp_path, content, complaint):
     (tmp_path / "train.csv").write_bytes(content)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(MinikdError) as error:
         sample.load(tmp_path)
     message = str(error.value)
     assert "train.csv" in message and complaint in message and "\n" not in message
 
 
 def test_missing_file_is_refused_with_one_line_that_says_what_to_run(tmp_path):
-    with pytest.raises(UserError, match=r"train\.csv: cannot be read .*generate\.py"):
+    with pytest.raises(MinikdError, match=r"train\.csv: cannot be read .*generate\.py"):
         sample.load(tmp_path)

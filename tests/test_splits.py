@@ -10,7 +10,7 @@ import pytest
 
 from minikd.datasets import Dataset, Split
 from minikd.datasets.splits import assemble, containment_groups, divide, identity, words_of
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 SEEDS = range(20)
 CLASSES = 3
@@ -148,7 +148,7 @@ def test_a_split_that_would_be_empty_or_lack_a_label_is_refused_and_never_return
     whole = examples(seed, rng.randrange(4, 30))
     try:
         data = assemble("corpus", LABELS, whole)
-    except UserError as error:
+    except MinikdError as error:
         assert "corpus: " in str(error)
         return
     assert data.validation.texts and data.test.texts

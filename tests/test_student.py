@@ -14,8 +14,8 @@ from minikd.batching import tokenize_split
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.config import BERT_BASE, BERT_SMALL, EncoderConfig
 from minikd.datasets import load_dataset
+from minikd.errors import MinikdError
 from minikd.experiment.inference import predict
-from minikd.files import UserError
 from minikd.model import Classifier, count_parameters
 from minikd.student import PRETRAINED_SMALL, starting_student, student_config
 from minikd.tokenizer import Tokenizer as WordPiece
@@ -91,7 +91,7 @@ def test_published_weights_asked_for_with_another_vocabulary_are_refused(minilm)
     with torch.device("meta"):
         teacher = wide_teacher(tokenizer, layers=4)
     for given in ({}, {"student_hidden": 512}):
-        with pytest.raises(UserError, match="^--student-init pretrained: .* of this shape and vocabulary"):
+        with pytest.raises(MinikdError, match="^--student-init pretrained: .* of this shape and vocabulary"):
             starting_student(flags(student_init="pretrained", **given), teacher, tokenizer, DATA, 42, CPU)
 
 
@@ -105,7 +105,7 @@ def test_published_weights_asked_for_with_another_vocabulary_are_refused(minilm)
 def test_flags_that_contradict_each_other_are_refused(given, words):
     tokenizer = train_wordpiece(WORDS * 3, 200)
     teacher = None if "teacher" in given else wide_teacher(tokenizer, hidden_size=64, num_attention_heads=1)
-    with pytest.raises(UserError, match=f"^{words}"):
+    with pytest.raises(MinikdError, match=f"^{words}"):
         starting_student(flags(**{"dataset": "sample"} | given), teacher, tokenizer, DATA, 42, CPU)
 
 

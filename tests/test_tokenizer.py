@@ -14,7 +14,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from minikd.datasets import load_dataset
-from minikd.files import UserError
+from minikd.errors import MinikdError
 from minikd.tokenizer import SPECIAL_TOKENS, Tokenizer, bert_wordpiece, load_tokenizer, train_wordpiece
 
 NASTY = {
@@ -79,7 +79,7 @@ def real_texts(corpus, data_dir) -> list[str]:
 
 def refusal(load, *arguments) -> str:
     """The one line with which `load` refuses."""
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(MinikdError) as caught:
         load(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)

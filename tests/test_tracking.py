@@ -17,9 +17,9 @@ import torch
 from minikd.batching import tokenize_split
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
+from minikd.errors import MinikdError
 from minikd.experiment.inference import model_fingerprint
 from minikd.experiment.tracking import CURVES, TensorBoardRun, Tracking
-from minikd.files import UserError
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
 from minikd.training import TrainingSettings, read_log, train
@@ -374,7 +374,7 @@ def test_a_tracker_that_cannot_start_ends_the_first_run_and_no_later_one(tmp_pat
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
     (tmp_path / "tensorboard").mkdir()
     (tmp_path / "tensorboard/bad").write_text("a file where a folder must be")
-    with pytest.raises(UserError, match="--track tensorboard: "), Tracking("tensorboard", tmp_path) as tracking:
+    with pytest.raises(MinikdError, match="--track tensorboard: "), Tracking("tensorboard", tmp_path) as tracking:
         tracking.start(tmp_path / "bad", LABELS, {})
     with Tracking("tensorboard", tmp_path) as tracking:
         tracking.start(tmp_path / "good", LABELS, {})
@@ -412,7 +412,7 @@ def test_a_missing_package_is_named_with_what_installs_it(kind):
         "import pathlib, minikd.files, minikd.experiment.tracking as t\n"
         "try:\n"
         f"    t.Tracking('{kind}', pathlib.Path('x'))\n"
-        "except minikd.files.UserError as error:\n"
+        "except minikd.errors.MinikdError as error:\n"
         "    print(error)"
     )
     assert done.stdout.startswith(f"--track {kind}: needs the package {kind}"), done.stderr
@@ -424,7 +424,7 @@ def test_a_folder_called_wandb_is_not_the_package(tmp_path, monkeypatch):
     (tmp_path / "wandb").mkdir()
     folder = module_from_spec(PathFinder.find_spec("wandb", [str(tmp_path)]))
     monkeypatch.setitem(sys.modules, "wandb", folder)
-    with pytest.raises(UserError, match="pip install wandb"):
+    with pytest.raises(MinikdError, match="pip install wandb"):
         Tracking("wandb", tmp_path)
 
 
@@ -436,7 +436,7 @@ def test_wandb_without_a_login_says_what_to_do_and_asks_nothing(tmp_path):
         "try:\n"
         "    with t.Tracking('wandb', folder) as tracking:\n"
         "        tracking.start(folder / 'model', ('a', 'b'), {})\n"
-        "except minikd.files.UserError as error:\n"
+        "except minikd.errors.MinikdError as error:\n"
         "    print(error)",
         HOME=str(tmp_path),
         WANDB_SILENT="true",

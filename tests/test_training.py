@@ -20,6 +20,7 @@ import minikd.training
 from minikd.batching import tokenize_split
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
+from minikd.errors import MinikdError
 from minikd.experiment.inference import (
     choose_device,
     choose_precision,
@@ -29,7 +30,6 @@ from minikd.experiment.inference import (
     teacher_logits,
 )
 from minikd.experiment.state import StopSignal, load_state, save_state
-from minikd.files import UserError
 from minikd.losses import hard_loss, kd_loss
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
@@ -296,14 +296,14 @@ def test_a_second_ctrl_c_acts_at_once():
 def test_a_state_of_another_run_is_refused_by_what_differs(data, tmp_path, monkeypatch):
     base = replace(SETTINGS, epochs=1)
     train(make_model(), *data, base, tmp_path, CPU, made_from={"teacher": "one"})
-    with pytest.raises(UserError, match=r"state.pt.*lr 0.001 → 0.01"):
+    with pytest.raises(MinikdError, match=r"state.pt.*lr 0.001 → 0.01"):
         train(make_model(), *data, replace(base, lr=0.01), tmp_path, CPU, resume=True, made_from={"teacher": "one"})
-    with pytest.raises(UserError, match=r"made from something else \(teacher\)"):
+    with pytest.raises(MinikdError, match=r"made from something else \(teacher\)"):
         train(make_model(), *data, base, tmp_path, CPU, resume=True, made_from={"teacher": "another"})
-    with pytest.raises(UserError, match="state.pt: cannot be resumed from"):
+    with pytest.raises(MinikdError, match="state.pt: cannot be resumed from"):
         train(make_model(layers=1), *data, base, tmp_path, CPU, resume=True, made_from={"teacher": "one"})
     monkeypatch.setattr(minikd.training, "CHUNK", 7)  # with which the epochs have other batches
-    with pytest.raises(UserError, match=r"made from something else \(chunk\)"):
+    with pytest.raises(MinikdError, match=r"made from something else \(chunk\)"):
         train(make_model(), *data, base, tmp_path, CPU, resume=True, made_from={"teacher": "one"})
 
 
@@ -320,7 +320,7 @@ def train_once(folder):
 
 def test_a_damaged_state_is_refused_by_name(data, tmp_path):
     (tmp_path / "state.pt").write_bytes(b"not a state")
-    with pytest.raises(UserError, match="state.pt"):
+    with pytest.raises(MinikdError, match="state.pt"):
         train(make_model(), *data, SETTINGS, tmp_path, CPU, resume=True)
 
 
@@ -396,7 +396,7 @@ def test_patience_stops_after_epochs_that_are_no_better(data, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(data, tmp_path):
-    with pytest.raises(UserError, match="the loss became nan at step 10"):
+    with pytest.raises(MinikdError, match="the loss became nan at step 10"):
         train(
             make_model(),
             *data,
@@ -440,7 +440,7 @@ def test_validation_logits_that_are_not_finite_end_the_run(data, tmp_path):
     def teacher(batch):
         return torch.full((len(batch.index), 2), math.nan)
 
-    with pytest.raises(UserError, match="logits that are not finite"):
+    with pytest.raises(MinikdError, match="logits that are not finite"):
         train(make_model(), split, data[1], replace(SETTINGS, epochs=2, alpha=0.5), tmp_path, CPU, teacher=teacher)
 
 
@@ -500,14 +500,14 @@ def test_precision_auto_is_bf16_where_it_is_fast_and_safe_elsewhere(monkeypatch,
 
 def test_precision_and_device_that_are_not_there_are_refused():
     for name in ("bf16", "fp16"):
-        with pytest.raises(UserError, match=f"--precision {name}"):
+        with pytest.raises(MinikdError, match=f"--precision {name}"):
             choose_precision(name, torch.device("mps"))
     assert choose_precision("fp32", CPU)[0] == "fp32"
     assert choose_precision("auto", CPU)[0] in ("fp32", "bf16")
-    with pytest.raises(UserError, match="--precision fp16"):
+    with pytest.raises(MinikdError, match="--precision fp16"):
         choose_precision("fp16", CPU)
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="--device cuda"):
+        with pytest.raises(MinikdError, match="--device cuda"):
             choose_device("cuda")
         assert choose_device("auto").type in ("cpu", "mps")
 

@@ -11,8 +11,8 @@ from test_training import CPU, SETTINGS, WORDS, make_model, make_split, tiny_dat
 
 import minikd.training
 from minikd.batching import collate, tokenize_split
+from minikd.errors import MinikdError
 from minikd.experiment.inference import predict
-from minikd.files import UserError
 from minikd.losses import hard_loss
 from minikd.tokenizer import Tokenizer, bert_wordpiece, train_wordpiece
 from minikd.training import train
@@ -101,7 +101,7 @@ class Broken(Exception):
     pass
 
 
-@pytest.mark.parametrize("first", [UserError("no logits"), KeyboardInterrupt("stopped")], ids=repr)
+@pytest.mark.parametrize("first", [MinikdError("no logits"), KeyboardInterrupt("stopped")], ids=repr)
 @pytest.mark.parametrize("broken", ["the table", "the log", "both"])
 def test_a_clean_up_that_fails_does_not_hide_the_first_error(first, broken, data, tmp_path, monkeypatch):
     def failing_teacher(batch):
@@ -129,8 +129,8 @@ def test_a_clean_up_that_fails_alone_is_the_error(data, tmp_path, monkeypatch):
     monkeypatch.setattr(UsedRows, "whole", fail)
     with pytest.raises(Broken):
         train(make_model(), *data, replace(SETTINGS, epochs=1), tmp_path, CPU)
-    with pytest.raises(UserError, match="first"), only_used_rows(make_model().encoder.embeddings, IDS):
-        raise UserError("first")
+    with pytest.raises(MinikdError, match="first"), only_used_rows(make_model().encoder.embeddings, IDS):
+        raise MinikdError("first")
 
 
 def test_a_text_with_tokens_that_training_did_not_see_has_the_same_logits(data):
@@ -189,6 +189,6 @@ def test_a_model_whose_training_fails_has_its_table_again(data, tmp_path):
         train(model, *data, SETTINGS, tmp_path, CPU, teacher=broken_teacher)
     assert torch.equal(model.encoder.embeddings.word_embeddings.weight, before)
     (tmp_path / "state.pt").write_text("not a state")
-    with pytest.raises(UserError, match="state.pt"):
+    with pytest.raises(MinikdError, match="state.pt"):
         train(model, *data, SETTINGS, tmp_path, CPU, resume=True)
     assert torch.equal(model.encoder.embeddings.word_embeddings.weight, before)

@@ -13,7 +13,8 @@ from safetensors import torch as safetensors_torch
 from minikd.checkpoints.hub import is_fine_tuned
 from minikd.checkpoints.pretrained import HEAD, from_pretrained, name_map
 from minikd.config import EncoderConfig
-from minikd.files import UserError, atomic_write, write_json
+from minikd.errors import MinikdError
+from minikd.files import atomic_write, write_json
 from minikd.model import Classifier
 from minikd.techniques.lora import TARGETS, adapters, add_lora, merge_lora
 
@@ -65,16 +66,16 @@ def load_adapters(model: Classifier, folder) -> None:
     """`add_lora` with the settings and tensors of a folder in PEFT's layout: all of them, or the model is unchanged.
 
     `model` must be the base on which they were trained. A pooler or classifier that the folder lacks stays as it is.
-    Prints one line that says what was loaded. Raises UserError that names the file and the field or tensor.
+    Prints one line that says what was loaded. Raises MinikdError that names the file and the field or tensor.
     """
     path = Path(folder) / "adapter_model.safetensors"
     rank, alpha, dropout = _read_settings(Path(folder) / "adapter_config.json")
     try:
         tensors = safetensors_torch.load_file(path)
     except OSError:
-        raise UserError(f"{path}: cannot be read; a folder of adapters needs this file") from None
+        raise MinikdError(f"{path}: cannot be read; a folder of adapters needs this file") from None
     except SafetensorError as error:
-        raise UserError(f"{path}: is incomplete or damaged ({error}); fetch it again") from None
+        raise MinikdError(f"{path}: is incomplete or damaged ({error}); fetch it again") from None
 
     targets = [target for target in TARGETS if tensors.keys() & _adapter_names(model.config, [target]).keys()]
     head = {theirs: ours for theirs, ours in _head_names(model.config).items() if theirs in tensors}
@@ -82,18 +83,18 @@ def load_adapters(model: Classifier, folder) -> None:
     unknown, missing = sorted(tensors.keys() - names.keys()), sorted(names.keys() - tensors.keys())
     for problem, wrong in (("holds tensors that this model has no place for", unknown), ("lacks tensors", missing)):
         if wrong:
-            raise UserError(f"{path}: {problem}: {', '.join(wrong[:3])}" + (", …" if len(wrong) > 3 else ""))
+            raise MinikdError(f"{path}: {problem}: {', '.join(wrong[:3])}" + (", …" if len(wrong) > 3 else ""))
     try:
         with torch.device("meta"):  # a twin without memory tells the shapes before the model is touched
             twin = Classifier(model.config)
             add_lora(twin, rank, alpha, dropout, targets)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    except MinikdError as error:
+        raise MinikdError(f"{path}: {error}") from None
     shapes = {name: tensor.shape for name, tensor in twin.state_dict().items()}
     for theirs, ours in names.items():
         if tensors[theirs].shape != shapes[ours]:
             found, wanted = list(tensors[theirs].shape), list(shapes[ours])
-            raise UserError(f"{path}: tensor {theirs} has shape {found}, but rank and model ask for {wanted}")
+            raise MinikdError(f"{path}: tensor {theirs} has shape {found}, but rank and model ask for {wanted}")
 
     add_lora(model, rank, alpha, dropout, targets)
     state = model.state_dict()
@@ -109,14 +110,14 @@ def load_adapters(model: Classifier, folder) -> None:
 
 def base_model(name_or_dir) -> str | None:
     """The checkpoint that a folder of adapters was trained on, as the folder names it; None for other folders and
-    names. Raises UserError for adapters that name none."""
+    names. Raises MinikdError for adapters that name none."""
     path = Path(name_or_dir) / "adapter_config.json"
     if not path.is_file():
         return None
     _read_settings(path)
     base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise UserError(f"{path}: does not name its base model; add base_model_name_or_path, a folder or a name")
+        raise MinikdError(f"{path}: does not name its base model; add base_model_name_or_path, a folder or a name")
     return base
 
 
@@ -124,7 +125,7 @@ def load_adapted(folder) -> Classifier:
     """The base model of a folder of adapters, with them merged in.
 
     Its labels are those that `save_adapters` recorded. PEFT records none: then they are those of a fine-tuned base, or
-    else LABEL_0, LABEL_1, …. Raises UserError as `from_pretrained` and `load_adapters` do, and where neither base nor
+    else LABEL_0, LABEL_1, …. Raises MinikdError as `from_pretrained` and `load_adapters` do, and where neither base nor
     adapters have a classifier.
     """
     path, base = Path(folder) / "adapter_model.safetensors", base_model(folder)
@@ -133,9 +134,9 @@ def load_adapted(folder) -> Classifier:
             bias, labels = "base_model.model.classifier.bias", json.loads((file.metadata() or {}).get("labels", "[]"))
             outputs = len(file.get_tensor(bias)) if bias in file.keys() else 0
     except (OSError, SafetensorError, ValueError):
-        raise UserError(f"{path}: is missing or damaged; fetch it again") from None
+        raise MinikdError(f"{path}: is missing or damaged; fetch it again") from None
     if not outputs and not is_fine_tuned(base):
-        raise UserError(f"{path}: has no classifier, and neither has its base model {base}; fine-tune it first")
+        raise MinikdError(f"{path}: has no classifier, and neither has its base model {base}; fine-tune it first")
     model = from_pretrained(base, labels=labels or [f"LABEL_{i}" for i in range(outputs)])
     load_adapters(model, folder)
     merge_lora(model)
@@ -145,22 +146,22 @@ def load_adapted(folder) -> Classifier:
 
 
 def _read_settings(path: Path) -> tuple[int, float, float]:
-    """(rank, alpha, dropout) of an adapter_config.json. Raises UserError that names the file and the field."""
+    """(rank, alpha, dropout) of an adapter_config.json. Raises MinikdError that names the file and the field."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); a folder of adapters needs this file") from None
+        raise MinikdError(f"{path}: cannot be read ({error.strerror}); a folder of adapters needs this file") from None
     except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error})") from None
+        raise MinikdError(f"{path}: is not JSON ({error})") from None
     if not isinstance(fields, dict) or not {"peft_type", "r", "lora_alpha"} <= fields.keys():
-        raise UserError(f"{path}: is not LoRA's adapter_config.json (it lacks some of peft_type, r, lora_alpha)")
+        raise MinikdError(f"{path}: is not LoRA's adapter_config.json (it lacks some of peft_type, r, lora_alpha)")
     for name, value in fields.items():
         if value not in THESE_VALUES[name] if name in THESE_VALUES else value and name not in ANY_VALUE:
-            raise UserError(f"{path}: {name} {value!r} is not implemented: minikd has plain LoRA only")
+            raise MinikdError(f"{path}: {name} {value!r} is not implemented: minikd has plain LoRA only")
     rank, alpha, dropout = fields["r"], fields["lora_alpha"], fields.get("lora_dropout", 0.0)
     for name, value in (("r", rank), ("lora_alpha", alpha), ("lora_dropout", dropout)):
         if type(value) not in ((int,) if name == "r" else (int, float)):  # a bool is an int to isinstance
-            raise UserError(f"{path}: {name} must be a number, not {value!r}")
+            raise MinikdError(f"{path}: {name} must be a number, not {value!r}")
     return rank, alpha, dropout
 
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
 from torch import Tensor
 
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 # Where transformers looks for weights, in its order; an index lists the files ("shards") of a model that is in several.
 WEIGHTS = (
@@ -30,7 +30,7 @@ TOKENIZER_FILES = (
 def model_folder(name_or_dir) -> Path:
     """The folder itself, or the local copy of a model on Hugging Face's hub, fetched there on first use.
 
-    Where the hub is out of reach, an earlier run's copy serves. Raises UserError that says which files to put where
+    Where the hub is out of reach, an earlier run's copy serves. Raises MinikdError that says which files to put where
     when neither can be had, and one that names the file where the hub answers, but a file cannot be fetched.
     """
     folder = Path(name_or_dir)
@@ -38,17 +38,17 @@ def model_folder(name_or_dir) -> Path:
         return folder
     name = str(name_or_dir)
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/"):
-        raise UserError(f"{name}: no such model folder")
+        raise MinikdError(f"{name}: no such model folder")
 
     try:
         return _fetch(name)
     except NotFetched as error:
         failure = error
     if failure.may_exist and _hub_answers(name):
-        raise UserError(f"{name}: {failure} cannot be fetched from the hub ({failure.reason}); run the command again")
+        raise MinikdError(f"{name}: {failure} cannot be fetched from the hub ({failure.reason}); run the command again")
     with suppress(NotFetched):
         return _fetch(name, from_cache=True)
-    raise UserError(
+    raise MinikdError(
         f"{name}: neither a folder here nor to be fetched from the hub ({failure.reason}). Put its "
         f"config.json, model.safetensors (or pytorch_model.bin) and vocab.txt (or tokenizer.json) into a folder "
         f"and give its path"
@@ -124,7 +124,7 @@ def read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """The weights file of a model folder, or the index of its shards, and all tensors.
 
     Names have no `module.` (of DataParallel) or `_orig_mod.` (of torch.compile) in front, where all of the file's do.
-    Raises UserError for files that are missing, cut short, damaged or no checkpoint.
+    Raises MinikdError for files that are missing, cut short, damaged or no checkpoint.
     """
     path = _weights_file(folder)
     tensors = _read_shards(path) if path.name.endswith(".index.json") else _read_file(path)
@@ -132,16 +132,16 @@ def read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
 
 
 def _weights_file(folder: Path) -> Path:
-    """The first of WEIGHTS that the folder has. Raises UserError for none."""
+    """The first of WEIGHTS that the folder has. Raises MinikdError for none."""
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
     if (folder / ".partial").exists() or (folder / ".finished").exists():
-        raise UserError(
+        raise MinikdError(
             f"{folder}: has no model.safetensors or pytorch_model.bin, only what a killed run left; run the same "
             f"command with --resume"
         )
-    raise UserError(f"{folder}: has no model.safetensors or pytorch_model.bin; a model folder needs one of them")
+    raise MinikdError(f"{folder}: has no model.safetensors or pytorch_model.bin; a model folder needs one of them")
 
 
 def _without_wrappers(names) -> list[str]:
@@ -156,59 +156,61 @@ def _without_wrappers(names) -> list[str]:
 def _read_index(path: Path) -> dict[str, str]:
     """The weight_map of an index: tensor -> name of the shard that holds it, a file in the index's own folder.
 
-    Raises UserError for a damaged index and for a shard that is elsewhere.
+    Raises MinikdError for a damaged index and for a shard that is elsewhere.
     """
     try:
         shard_of = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         if not shard_of or not all(isinstance(shard, str) for shard in shard_of.values()):
             raise ValueError("weight_map must name a file for each tensor")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise MinikdError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is not an index of shards ({error}); fetch it again") from None
+        raise MinikdError(f"{path}: is not an index of shards ({error}); fetch it again") from None
     for shard in shard_of.values():
         if shard in ("", ".", "..") or "/" in shard or "\\" in shard:
-            raise UserError(
+            raise MinikdError(
                 f"{path}: names the shard {shard!r}, which is not a file beside it; the file is not trusted"
             )
     return shard_of
 
 
 def _read_shards(path: Path) -> dict[str, Tensor]:
-    """The tensors of all shards that an index names. Raises UserError where index and shards do not agree."""
+    """The tensors of all shards that an index names. Raises MinikdError where index and shards do not agree."""
     shard_of, tensors, found_in = _read_index(path), {}, {}
     for shard in sorted(set(shard_of.values())):
         if not (path.parent / shard).exists():
-            raise UserError(f"{path}: names {shard}, which is not in the folder; fetch this file too")
+            raise MinikdError(f"{path}: names {shard}, which is not in the folder; fetch this file too")
         part = _read_file(path.parent / shard)
         missing = [name for name, place in shard_of.items() if place == shard and name not in part]
         if missing:
-            raise UserError(
+            raise MinikdError(
                 f"{path.parent / shard}: lacks {missing[0]}, which {path.name} says it holds; fetch both again"
             )
         twice = sorted(part.keys() & tensors.keys())
         if twice:
-            raise UserError(f"{path.parent / shard}: holds {twice[0]}, as {found_in[twice[0]]} does; fetch both again")
+            raise MinikdError(
+                f"{path.parent / shard}: holds {twice[0]}, as {found_in[twice[0]]} does; fetch both again"
+            )
         tensors |= part
         found_in |= dict.fromkeys(part, shard)
     return tensors
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file of weights. Raises UserError if it is incomplete, damaged or no checkpoint."""
+    """The tensors of one file of weights. Raises MinikdError if it is incomplete, damaged or no checkpoint."""
     try:
         if path.stat().st_size < 1000 and b"git-lfs" in path.read_bytes():
-            raise UserError(f"{path}: is a pointer of git-lfs, not the weights themselves; run git lfs pull there")
+            raise MinikdError(f"{path}: is a pointer of git-lfs, not the weights themselves; run git lfs pull there")
         if path.suffix == ".safetensors":
             return safetensors_torch.load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)  # a pickle from elsewhere must not run code
         if isinstance(tensors, dict) and all(isinstance(tensor, Tensor) for tensor in tensors.values()):
             return tensors
         raise ValueError("not a dictionary of tensors")
-    except UserError:
+    except MinikdError:
         raise
     except SafetensorError as error:
-        raise UserError(f"{path}: is incomplete or damaged ({error}); fetch it again") from None
+        raise MinikdError(f"{path}: is incomplete or damaged ({error}); fetch it again") from None
     except Exception as error:  # torch.load raises half a dozen kinds for a broken file
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{path}: cannot be loaded as weights ({reason[0]}); fetch it again") from None
+        raise MinikdError(f"{path}: cannot be loaded as weights ({reason[0]}); fetch it again") from None

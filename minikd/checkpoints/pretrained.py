@@ -13,7 +13,8 @@ from torch import Tensor
 
 from minikd.checkpoints.hub import model_folder, read_tensors
 from minikd.config import EncoderConfig
-from minikd.files import UserError, atomic_write, write_json
+from minikd.errors import MinikdError
+from minikd.files import atomic_write, write_json
 from minikd.model import Classifier
 from minikd.techniques.quantize import QUANTIZED, new_model
 
@@ -102,7 +103,7 @@ def _part(tensor: Tensor, third: int | None) -> Tensor:
 def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
     """Copies tensors under Hugging Face's names into `model`, all of them or none.
 
-    Returns (our names of head tensors that the file lacks, names in the file that were ignored). Raises UserError that
+    Returns (our names of head tensors that the file lacks, names in the file that were ignored). Raises MinikdError that
     names the tensors where one is unknown, missing or of another shape.
     """
     prefix = f"{model.config.model_type}."
@@ -112,7 +113,7 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
         if known.startswith(("embeddings.", "encoder.", "transformer.", "pooler.")):  # an encoder saved alone
             known = prefix + known
         if known in rename:
-            raise UserError(f"tensors {rename[known]} and {name} are the same tensor under two names")
+            raise MinikdError(f"tensors {rename[known]} and {name} are the same tensor under two names")
         rename[known] = name
     ignored = [name for name in rename if IGNORED.match(name)]
     wanted = name_map(model.config)
@@ -121,7 +122,7 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
     missing = [theirs for ours, _, theirs in wanted if theirs not in rename and ours not in may_lack]
     for problem, names in (("does not know", unknown), ("misses", missing)):
         if names:
-            raise UserError(
+            raise MinikdError(
                 f"the configuration {problem} {len(names)} tensor(s): {', '.join(names[:5])}"
                 + (", …" if len(names) > 5 else "")
             )
@@ -133,13 +134,13 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
             continue
         target = _part(state[ours], third)
         if tensors[rename[theirs]].shape != target.shape:
-            raise UserError(
+            raise MinikdError(
                 f"tensor {rename[theirs]} has shape {list(tensors[rename[theirs]].shape)}, "
                 f"but config.json asks for {list(target.shape)}"
             )
         found = tensors[rename[theirs]].dtype
         if found != target.dtype and not (found.is_floating_point and target.is_floating_point()):
-            raise UserError(f"tensor {rename[theirs]} holds {found}, but config.json asks for {target.dtype}")
+            raise MinikdError(f"tensor {rename[theirs]} holds {found}, but config.json asks for {target.dtype}")
     with torch.no_grad():
         for ours, third, theirs in wanted:
             if ours not in new:
@@ -153,7 +154,7 @@ def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) ->
     """A classifier from a folder in Hugging Face's layout, or from a name on its hub.
 
     `labels`: those of a new head, where the file has none. A head in the file keeps its own labels and their order
-    (label_order.py brings them into the data's). Prints one line that says what was loaded. Raises UserError that names
+    (label_order.py brings them into the data's). Prints one line that says what was loaded. Raises MinikdError that names
     the file and the field or tensor for everything that does not fit, and for a quantised model, which can be neither
     trained nor taken layers from, unless it `may_be_quantized`.
     """
@@ -161,20 +162,20 @@ def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) ->
     path, tensors = read_tensors(folder)
     config = EncoderConfig.from_file(folder / "config.json")
     if config.quantization and not may_be_quantized:
-        raise UserError(
+        raise MinikdError(
             f"{folder}: is quantised ({config.quantization}), for evaluate.py alone; give the model that it was made of"
         )
     if labels is not None and "classifier.weight" not in tensors:
         config = config.with_labels(labels)
     elif len(config.labels) < 2:
-        raise UserError(
+        raise MinikdError(
             f"{folder / 'config.json'}: a classifier needs two or more different labels, not {list(config.labels)}"
         )
     model = new_model(config)
     try:
         new, ignored = load_tensors(model, tensors)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    except MinikdError as error:
+        raise MinikdError(f"{path}: {error}") from None
     print(
         f"loaded {path}: {len(tensors) - len(ignored)} tensors"
         + (f", {len(ignored)} ignored (pre-training heads, position_ids)" if ignored else "")

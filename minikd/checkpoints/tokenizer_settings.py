@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken
 
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -39,29 +39,29 @@ VALUES = {
 
 
 def read_json(path: Path) -> dict:
-    """The object in a JSON file; {} where there is no such file. Raises UserError that names a file without one."""
+    """The object in a JSON file; {} where there is no such file. Raises MinikdError that names a file without one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise MinikdError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise UserError(f"{path}: is damaged ({error})") from None
+        raise MinikdError(f"{path}: is damaged ({error})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: is damaged (it holds no JSON object)")
+        raise MinikdError(f"{path}: is damaged (it holds no JSON object)")
     return content
 
 
 def is_general(folder: Path, settings: dict) -> bool:
     """Whether the ids follow tokenizer.json as it is, rather than its vocabulary and tokenizer_config.json.
 
-    Raises UserError for a tokenizer_class that is not implemented.
+    Raises MinikdError for a tokenizer_class that is not implemented.
     """
     config = read_json(folder / "config.json")
     kind = settings.get("tokenizer_class") or config.get("tokenizer_class")
     if not kind:
         return "model_type" not in config  # without which transformers does not know that it is a BERT
     if str(kind).removesuffix("Fast") not in BERTS + GENERAL:
-        raise UserError(
+        raise MinikdError(
             f"{folder}: its tokenizer_class {kind} is not implemented: minikd has {BERTS[0]}, and {GENERAL[0]}Fast for "
             f"BERT's WordPiece in a tokenizer.json"
         )
@@ -74,35 +74,35 @@ def normalizer_settings(content: dict) -> dict:
 
 
 def check_settings(settings: dict, path: Path) -> None:
-    """Raises UserError for settings in tokenizer_config.json that are wrong or that minikd does not implement."""
+    """Raises MinikdError for settings in tokenizer_config.json that are wrong or that minikd does not implement."""
     for name in [name for name in VALUES if name in settings]:
         value, values = settings[name], VALUES[name]
         if not any(type(value) is type(one) and value == one for one in values):  # in Python, 1 == True
-            raise UserError(f"{path}: {name} must be one of {', '.join(map(str, values))}, not {value!r}")
+            raise MinikdError(f"{path}: {name} must be one of {', '.join(map(str, values))}, not {value!r}")
     listed = settings.get("added_tokens_decoder") or {}
     if not isinstance(listed, dict):
-        raise UserError(f"{path}: added_tokens_decoder must be an object of id: token")
+        raise MinikdError(f"{path}: added_tokens_decoder must be an object of id: token")
     for token_id, token in listed.items():
         if not token_id.isdecimal():
-            raise UserError(f"{path}: added_tokens_decoder: {token_id!r} is no id of a token")
+            raise MinikdError(f"{path}: added_tokens_decoder: {token_id!r} is no id of a token")
         _check_token(token, f"added_tokens_decoder: {token_id}", path)
     for token in SPECIAL_TOKENS:
         name = f"{token[1:-1].lower()}_token"
         _check_token(settings.get(name) or token, name, path)
         if _content(settings.get(name) or token) != token:
-            raise UserError(f"{path}: {name} {_content(settings[name])!r} is not implemented: BERT has {token}")
+            raise MinikdError(f"{path}: {name} {_content(settings[name])!r} is not implemented: BERT has {token}")
 
 
 def _check_token(token, name: str, path: Path) -> None:
-    """Raises UserError where what `path` gives as the token `name` is neither a text nor an object with one."""
+    """Raises MinikdError where what `path` gives as the token `name` is neither a text nor an object with one."""
     fields = token if isinstance(token, dict) else {"content": token}
     flags = [fields[name] for name in FLAGS if name in fields]
     if not isinstance(fields.get("content"), str) or not all(isinstance(flag, bool) for flag in flags):
-        raise UserError(f"{path}: {name} must be a text, or an object with its content and flags of true or false")
+        raise MinikdError(f"{path}: {name} must be a text, or an object with its content and flags of true or false")
 
 
 def check_general(content: dict, path: Path) -> None:
-    """Raises UserError for a tokenizer.json, to be taken as it is, that differs from BERT's in more than settings."""
+    """Raises MinikdError for a tokenizer.json, to be taken as it is, that differs from BERT's in more than settings."""
     for part, name, wanted in (
         ("model", "unk_token", "[UNK]"),
         ("model", "continuing_subword_prefix", "##"),
@@ -110,7 +110,7 @@ def check_general(content: dict, path: Path) -> None:
         ("normalizer", "clean_text", True),
     ):
         if content[part].get(name) != wanted:
-            raise UserError(f"{path}: {name} {content[part].get(name)!r} is not implemented: BERT has {wanted!r}")
+            raise MinikdError(f"{path}: {name} {content[part].get(name)!r} is not implemented: BERT has {wanted!r}")
 
 
 def added_tokens(folder: Path, settings: dict, content: dict, general: bool) -> list[AddedToken]:

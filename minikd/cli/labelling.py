@@ -8,20 +8,21 @@ from torch import Tensor
 
 from minikd.batching import TokenizedSplit
 from minikd.datasets.rows import Layout, read_texts
+from minikd.errors import MinikdError
 from minikd.evaluation.comparison import answers, load_finished
 from minikd.evaluation.label_order import name_outputs
 from minikd.experiment.inference import predict
-from minikd.files import UserError, write_rows
+from minikd.files import write_rows
 from minikd.model import Classifier
 
 
 def print_labels(sources: list[str], texts: list[str], args, device: torch.device) -> None:
     """Prints each model's label for each text, with the probability of every label.
 
-    Raises UserError for a text that is not valid Unicode, which a terminal's encoding can produce.
+    Raises MinikdError for a text that is not valid Unicode, which a terminal's encoding can produce.
     """
     if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
-        raise UserError("--text: is not valid text in this terminal's encoding")
+        raise MinikdError("--text: is not valid text in this terminal's encoding")
     for source in sources:
         model, probs = probabilities(source, texts, args, device)
         for text, row in zip(texts, probs):
@@ -33,7 +34,7 @@ def label_file(source: str, texts_file: Path, layout: Layout, output: Path, args
     """Labels every text of `texts_file` (see `read_texts`) into `output`, a .csv or .jsonl file with a row for each in
     the same order (text, predicted, prob_<label> …), and prints a summary.
 
-    Raises UserError for a file that cannot be read, and for what `load_finished` and `predict` refuse.
+    Raises MinikdError for a file that cannot be read, and for what `load_finished` and `predict` refuse.
     """
     texts = read_texts(texts_file, layout)
     model, probs = probabilities(source, texts, args, device)

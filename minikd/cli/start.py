@@ -12,10 +12,10 @@ import torch
 from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, LORA_LR, corpus_name, default
 from minikd.datasets import Dataset, load_dataset
 from minikd.datasets.classes import label_counts, rare_labels
+from minikd.errors import MinikdError
 from minikd.evaluation.label_order import order_by_name
 from minikd.evaluation.memory import keep_freed_memory
 from minikd.experiment.inference import choose_device, choose_precision
-from minikd.files import UserError
 from minikd.techniques.lora import TARGETS
 from minikd.training import TrainingSettings
 
@@ -28,7 +28,7 @@ def fill_defaults(args: argparse.Namespace) -> None:
     if not args.lora_rank and not getattr(args, "student_lora_rank", None):
         for name in ("lora_alpha", "lora_dropout", "lora_targets"):
             if getattr(args, name) is not None:
-                raise UserError(f"--{name.replace('_', '-')}: says how to make adapters; give --lora-rank too")
+                raise MinikdError(f"--{name.replace('_', '-')}: says how to make adapters; give --lora-rank too")
     for rank, rate in (("lora_rank", "teacher_lr"), ("student_lora_rank", "lr")):  # train.py has one rate, its own
         if getattr(args, rank, None) and getattr(args, rate, 0.0) is None:
             setattr(args, rate, LORA_LR)
@@ -54,7 +54,7 @@ def settle_length(args: argparse.Namespace, positions: int) -> None:
 
 
 def check_writable(output: Path, flag: str = "--output-dir") -> None:
-    """Makes the folder that `flag` names. Raises UserError if nothing can be written to it: before hours of training,
+    """Makes the folder that `flag` names. Raises MinikdError if nothing can be written to it: before hours of training,
     not after."""
     probe = output / f".writable-{os.getpid()}"
     try:
@@ -62,7 +62,7 @@ def check_writable(output: Path, flag: str = "--output-dir") -> None:
         probe.write_text("probe")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{flag} {output}: cannot be written to ({error.strerror})") from None
+        raise MinikdError(f"{flag} {output}: cannot be written to ({error.strerror})") from None
 
 
 def start(args: argparse.Namespace) -> torch.device:
@@ -78,7 +78,7 @@ def start(args: argparse.Namespace) -> torch.device:
 def load_data(args: argparse.Namespace, model_labels=None) -> Dataset:
     """The corpus that the flags name; with `model_labels`, for finished models alone (`load_dataset`).
 
-    Prints its sizes and how many examples each label has. Raises UserError where --label-order has others.
+    Prints its sizes and how many examples each label has. Raises MinikdError where --label-order has others.
     """
     data = load_dataset(
         args.dataset,
@@ -90,7 +90,7 @@ def load_data(args: argparse.Namespace, model_labels=None) -> Dataset:
         model_labels=model_labels,
     )
     if args.label_order and order_by_name(args.label_order, data.labels) is None:
-        raise UserError(
+        raise MinikdError(
             f"--label-order: {', '.join(args.label_order)} are not the data's labels {', '.join(data.labels)}"
         )
     sizes = (f"{len(getattr(data, name).texts):,} {name}" for name in ("train", "validation", "test"))
@@ -128,7 +128,7 @@ def run(main) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         main()
-    except UserError as error:
+    except MinikdError as error:
         sys.exit(_fail(script, str(error)))
     except torch.OutOfMemoryError:
         sys.exit(

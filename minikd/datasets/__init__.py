@@ -4,7 +4,7 @@ import os
 
 from minikd.datasets.rows import Layout
 from minikd.datasets.splits import Dataset, Split, data_fingerprint
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 __all__ = ["Dataset", "Split", "data_fingerprint", "load_dataset"]
 
@@ -24,7 +24,7 @@ def load_dataset(
     Archives are looked for in `data_dir` and downloaded into it where missing. `agreement` is the least share of
     annotators that agree on a Financial PhraseBank sentence: 50, 66, 75 or all. The columns and the encoding are for
     the user's own data alone, and so are `model_labels`: the labels of a finished model, for which all examples are
-    wanted and none trains. With them, splits and classes may be as small as they like. Raises UserError.
+    wanted and none trains. With them, splits and classes may be as small as they like. Raises MinikdError.
     """
     from minikd.datasets import fpb, imdb, own, sst2  # here, since they import this package
 
@@ -33,7 +33,7 @@ def load_dataset(
     if name in ("sample", "imdb", "sst2", "fpb"):
         for field, value in vars(layout).items():
             if value is not None:
-                raise UserError(f"--{field.replace('_', '-')}: {name} is read as its authors wrote it; leave it out")
+                raise MinikdError(f"--{field.replace('_', '-')}: {name} is read as its authors wrote it; leave it out")
     if name == "sample":
         from minikd.datasets import sample
 
@@ -45,5 +45,5 @@ def load_dataset(
     if name == "fpb":
         return fpb.load(data_dir, agreement)
     if not os.path.exists(name):
-        raise UserError(f"--dataset {name}: no such file or folder, and none of the names imdb, sst2, fpb, sample")
+        raise MinikdError(f"--dataset {name}: no such file or folder, and none of the names imdb, sst2, fpb, sample")
     return own.load(name, layout, model_labels)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
@@ -34,7 +34,7 @@ class Source:
 
 
 def locate(source: Source, data_dir) -> Path:
-    """The archive or unpacked folder under `data_dir`, downloaded first if neither is there. Raises UserError."""
+    """The archive or unpacked folder under `data_dir`, downloaded first if neither is there. Raises MinikdError."""
     for place in (Path(data_dir) / source.corpus, Path(data_dir)):
         for name in (source.archive, source.folder):
             if os.path.exists(place / name):  # unlike Path.exists, False in a folder that may not be read
@@ -44,17 +44,17 @@ def locate(source: Source, data_dir) -> Path:
     return path
 
 
-def damaged(path, why) -> UserError:
+def damaged(path, why) -> MinikdError:
     """The error for a file the user has, that does not hold what it should."""
     advice = "delete it so that it is downloaded again, or replace it"
-    return UserError(f"{path} is incomplete or damaged ({why}): {advice}")
+    return MinikdError(f"{path} is incomplete or damaged ({why}): {advice}")
 
 
 def members(path: Path, pattern: str) -> Iterator[tuple[re.Match, bytes]]:
     """(match, content) of each file in a .tar.gz, a .zip or a folder whose path below `path` matches `pattern` fully.
 
     Nothing is written anywhere, so an archive with hostile member names can do no harm. The order is the archive's own.
-    Raises UserError for an archive that cannot be read to its end.
+    Raises MinikdError for an archive that cannot be read to its end.
     """
     matcher = re.compile(r"(?:.*/)?" + pattern)  # re-packed archives may have more or fewer folders above
     if path.is_dir():
@@ -68,7 +68,7 @@ def members(path: Path, pattern: str) -> Iterator[tuple[re.Match, bytes]]:
     except (NotImplementedError, RuntimeError) as error:  # a zip with a password or an unknown compression
         raise damaged(path, error) from error
     except OSError as error:
-        raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+        raise MinikdError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
 
 
 def _folder_members(path: Path, matcher):
@@ -100,7 +100,7 @@ def _tar_members(path: Path, matcher):
 def download(url: str, path, sha256: str) -> None:
     """Download `url` to `path` by way of `path`.part, which a later call continues, and compare its SHA-256.
 
-    `path` appears only when it is whole and verified. Raises UserError: when the address cannot be reached or the
+    `path` appears only when it is whole and verified. Raises MinikdError: when the address cannot be reached or the
     connection is cut (the part stays), or when the checksum is wrong (the part is deleted).
     """
     path = Path(path)
@@ -112,13 +112,13 @@ def download(url: str, path, sha256: str) -> None:
         found = _sha256_of(part)
     except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
         reason = getattr(error, "reason", None) or error
-        raise UserError(
+        raise MinikdError(
             f"{path.name} could not be downloaded ({reason}): run again to continue from there, "
             f"or fetch {url} and put it at {path}"
         ) from error
     if found != sha256:
         part.unlink()
-        raise UserError(
+        raise MinikdError(
             f"{url} has the wrong SHA-256 ({found[:16]}…, not {sha256[:16]}…), deleted: "
             f"run again, or put a good copy at {path}"
         )

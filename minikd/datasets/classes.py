@@ -14,7 +14,7 @@ from collections import Counter
 
 from minikd.datasets.rows import Row
 from minikd.datasets.splits import Dataset
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 NUMBER = re.compile(r"[-+]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][-+]?[0-9]+)?")
 WHOLE = re.compile(r"(-?[0-9]+)(\.0*)?")  # pandas writes whole numbers as 1.0 where one of the column is missing
@@ -23,7 +23,7 @@ FEW = 10  # training examples: with fewer, a warning
 
 
 def check_classes(rows: list[Row], where) -> None:
-    """Raises UserError, with the line, where the labels of `rows` are no classes by the rules above."""
+    """Raises MinikdError, with the line, where the labels of `rows` are no classes by the rules above."""
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row.label, row)
@@ -31,12 +31,12 @@ def check_classes(rows: list[Row], where) -> None:
     fraction = next((row for row in first.values() if not WHOLE.fullmatch(row.label)), None)
     if fraction and all(NUMBER.fullmatch(label) for label in first):
         what = f"the label {fraction.label!r} is a number with a fraction, as of a quantity to predict"
-        raise UserError(f"{where}, line {fraction.line}: {what}; only classes can be predicted: {remedy}")
+        raise MinikdError(f"{where}, line {fraction.line}: {what}; only classes can be predicted: {remedy}")
     if several := _first_with_several(first):
-        raise UserError(f"{where}, line {several.line}: {several.label[:60]!r} looks like several labels: {remedy}")
+        raise MinikdError(f"{where}, line {several.line}: {several.label[:60]!r} looks like several labels: {remedy}")
     if 1 < len(rows) / 2 < len(first):
         what = f"{len(first):,} different labels in {len(rows):,} rows, the first {rows[0].label[:60]!r}"
-        raise UserError(f"{where}: {what}: they look like texts, identifiers or quantities: {remedy}")
+        raise MinikdError(f"{where}: {what}: they look like texts, identifiers or quantities: {remedy}")
 
 
 def _first_with_several(first: dict[str, Row]) -> Row | None:

@@ -3,7 +3,7 @@
 import codecs
 import re
 
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -16,9 +16,9 @@ WORKBOOK = "is a workbook: save its sheet as CSV (in Excel: “CSV UTF-8”)"
 
 
 def decode(content: bytes, where, encoding: str | None) -> str:
-    """The text, in the encoding of its byte-order mark, else in `encoding`, else in UTF-8. Raises UserError."""
+    """The text, in the encoding of its byte-order mark, else in `encoding`, else in UTF-8. Raises MinikdError."""
     if content.startswith(b"PK\3\4"):
-        raise UserError(f"{where} {WORKBOOK}")
+        raise MinikdError(f"{where} {WORKBOOK}")
     marked = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
     if marked in ("utf-16", "utf-32"):
         print(f"{where}: read as {marked.upper()}, as its byte-order mark says")
@@ -30,21 +30,23 @@ def decode(content: bytes, where, encoding: str | None) -> str:
         line = error.object[: error.start].decode(error.encoding, "ignore").count("\n") + 1
         name = "UTF-8" if error.encoding == "utf-8" else used
         remedy = "give its encoding (--encoding cp1252 is Excel's in Western Europe) or save it as UTF-8"
-        raise UserError(
+        raise MinikdError(
             f"{where}, line {line}: not {name} (byte 0x{error.object[error.start]:02x}): {remedy}"
         ) from error
     except (LookupError, UnicodeError) as error:
-        raise UserError(f"--encoding {encoding}: not an encoding of texts that Python knows, such as cp1252") from error
+        raise MinikdError(
+            f"--encoding {encoding}: not an encoding of texts that Python knows, such as cp1252"
+        ) from error
     if not marked and encoding and codecs.lookup(encoding).name != "utf-8" and _is_utf_8(content):
         print(f"{where}: is valid UTF-8, and read as {encoding} because --encoding says so")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         remedy = "save the file as UTF-8, or give its encoding (--encoding utf-16-le?)"
-        raise UserError(f"{where}, line {line}: a NUL byte, which no text has: {remedy}")
+        raise MinikdError(f"{where}, line {line}: a NUL byte, which no text has: {remedy}")
     if half := re.search("[\ud800-\udfff]", text):  # utf-7 and unicode_escape let it through
         line = text.count("\n", 0, half.start()) + 1
         remedy = "fix the row, or give the file's own encoding"
-        raise UserError(f"{where}, line {line}: half a surrogate pair, read as {used}: {remedy}")
+        raise MinikdError(f"{where}, line {line}: half a surrogate pair, read as {used}: {remedy}")
     return text
 
 

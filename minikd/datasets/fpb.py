@@ -2,7 +2,7 @@
 
 from minikd.datasets.archive import Source, damaged, locate, members
 from minikd.datasets.splits import Dataset, Split, assemble
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 SOURCE = Source(
     corpus="fpb",
@@ -18,11 +18,11 @@ COUNTS = {"50": 4_846, "66": 4_217, "75": 3_453, "all": 2_264}  # sentences; eac
 def load(data_dir, agreement="50") -> Dataset:
     """Sentences on whose label at least `agreement` per cent of 5 to 8 annotators agree (50, 66, 75 or all), 80/10/10.
 
-    The corpus has no official split. Raises UserError.
+    The corpus has no official split. Raises MinikdError.
     """
     agreement = str(agreement)
     if agreement not in COUNTS:
-        raise UserError(f"--fpb-agreement {agreement}: choose one of {', '.join(COUNTS)}")
+        raise MinikdError(f"--fpb-agreement {agreement}: choose one of {', '.join(COUNTS)}")
     path = locate(SOURCE, data_dir)
     name = f"Sentences_{agreement.capitalize()}Agree.txt"
     contents = [content for _, content in members(path, name.replace(".", r"\."))]
@@ -36,7 +36,7 @@ def load(data_dir, agreement="50") -> Dataset:
         text, label = text.strip(), label.strip()
         if not text or label not in LABELS:
             wanted = f"'sentence@label' with label {', '.join(LABELS)}"
-            raise UserError(f"{path}: {name}, line {number} is not {wanted}: replace the file")
+            raise MinikdError(f"{path}: {name}, line {number} is not {wanted}: replace the file")
         texts.append(text)
         labels.append(LABELS.index(label))
     if len(texts) != COUNTS[agreement]:

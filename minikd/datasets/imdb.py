@@ -4,7 +4,7 @@ from collections import Counter
 
 from minikd.datasets.archive import Source, damaged, locate, members
 from minikd.datasets.splits import Dataset, Split, assemble
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 SOURCE = Source(
     corpus="imdb",
@@ -22,7 +22,7 @@ COUNT = 12_500  # reviews in each of the four folders
 def load(data_dir) -> Dataset:
     """The official 25,000 test reviews in order of label and id; a tenth of the official train becomes validation.
 
-    `<br />` becomes a space. Raises UserError for a missing, damaged or incomplete archive.
+    `<br />` becomes a space. Raises MinikdError for a missing, damaged or incomplete archive.
     """
     path = locate(SOURCE, data_dir)
     reviews: dict[tuple[str, str, int], str] = {}
@@ -31,7 +31,7 @@ def load(data_dir) -> Dataset:
         try:
             text = content.decode().replace("<br />", " ").strip()
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}: {match[0]} is not UTF-8 (byte {error.start}): replace the archive") from error
+            raise MinikdError(f"{path}: {match[0]} is not UTF-8 (byte {error.start}): replace the archive") from error
         if text:  # a tree unpacked to a full disk has empty files: they are missing from the count below
             reviews[split, folder, int(number)] = text
     counts = Counter(key[:2] for key in reviews)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minikd.datasets.decoding import WORKBOOK, decode
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 TEXT_COLUMNS = ("text", "sentence")
 DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
@@ -55,24 +55,24 @@ class Row:
 
 def read_texts(path: Path, layout=USUAL) -> list[str]:
     """The texts of a file to be labelled, in order: a line each of a .txt file, else the text column of a CSV, TSV or
-    JSONL file, which needs no labels. Raises UserError naming the file and the line."""
+    JSONL file, which needs no labels. Raises MinikdError naming the file and the line."""
     return [row.text for row in read_rows(path, layout, labelled=False)]
 
 
 def read_rows(path: Path, layout=USUAL, labelled: bool = True) -> list[Row]:
     """All rows of one file, in order; without `labelled`, the labels are not read and need not be there. Raises
-    UserError naming the file and the line."""
+    MinikdError naming the file and the line."""
     suffix = path.suffix.lower()
     formats = FORMATS if labelled else (*FORMATS, ".txt")
     if suffix not in formats:
         reason = OTHER_FORMATS.get(suffix, f"is not a {', '.join(formats)} file: give it the ending of its format")
-        raise UserError(f"{path} {reason}")
+        raise MinikdError(f"{path} {reason}")
     if suffix == ".txt" and layout.text_column:
-        raise UserError(f"--text-column: {path} has no columns; leave it out")
+        raise MinikdError(f"--text-column: {path} has no columns; leave it out")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise MinikdError(f"{path} cannot be read: {error.strerror}") from error
     if suffix == ".txt":
         # splitlines would end a line at U+2028 and others too
         text = decode(content, path, layout.encoding).replace("\r\n", "\n")
@@ -83,12 +83,12 @@ def read_rows(path: Path, layout=USUAL, labelled: bool = True) -> list[Row]:
     else:
         rows = list(parse_table(content, path, suffix, layout, labelled))
     if not rows:
-        raise UserError(f"{path} has no examples: add some" if content else f"{path} is empty")
+        raise MinikdError(f"{path} has no examples: add some" if content else f"{path} is empty")
     return rows
 
 
 def parse_table(content: bytes, where, suffix: str, layout=USUAL, labelled: bool = True) -> Iterator[Row]:
-    """Rows of CSV or TSV, as `suffix` says. Prints which delimiter and columns were recognised. Raises UserError."""
+    """Rows of CSV or TSV, as `suffix` says. Prints which delimiter and columns were recognised. Raises MinikdError."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit, 131,072 characters, is shorter than some texts
     text = decode(content, where, layout.encoding)
     given = SEPARATOR.match(text) if suffix == ".csv" else None
@@ -106,16 +106,16 @@ def parse_table(content: bytes, where, suffix: str, layout=USUAL, labelled: bool
                 _announce(where, suffix, delimiter, header, columns, layout)
             elif len(fields) != len(header):
                 counts = f"{len(fields)} fields where the header has {len(header)}"
-                raise UserError(f"{where}, line {line}: {counts}: fix the row{unquoted}")
+                raise MinikdError(f"{where}, line {line}: {counts}: fix the row{unquoted}")
             else:
                 yield _row(line, fields[text_column], fields[label_column] if labelled else None, where)
             line = reader.line_num + 1  # a quoted field may span lines
     except csv.Error as error:
-        raise UserError(f"{where}, line {line}: {error} (an open quotation mark?): fix the row") from error
+        raise MinikdError(f"{where}, line {line}: {error} (an open quotation mark?): fix the row") from error
 
 
 def parse_jsonl(content: bytes, where, layout=USUAL, labelled: bool = True) -> Iterator[Row]:
-    """Rows of one JSON object a line. Raises UserError."""
+    """Rows of one JSON object a line. Raises MinikdError."""
     for line, source in enumerate(decode(content, where, layout.encoding).split("\n"), start=1):
         if not source.strip():
             continue
@@ -124,22 +124,22 @@ def parse_jsonl(content: bytes, where, layout=USUAL, labelled: bool = True) -> I
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             remedy = f"an array? {ARRAY}" if source.lstrip().startswith("[") else "fix the line"
-            raise UserError(f"{where}, line {line}: not valid JSON ({reason}): {remedy}") from error
+            raise MinikdError(f"{where}, line {line}: not valid JSON ({reason}): {remedy}") from error
         if not isinstance(record, dict):
-            raise UserError(f'{where}, line {line}: not a JSON object such as {{"text": "…", "label": "…"}}: {ARRAY}')
+            raise MinikdError(f'{where}, line {line}: not a JSON object such as {{"text": "…", "label": "…"}}: {ARRAY}')
         values = list(record.values())
         text_column, label_column = _columns(list(record), f"{where}, line {line}", layout, labelled)
         text, label = values[text_column], values[label_column] if labelled else ""
         if not isinstance(text, str):
-            raise UserError(f"{where}, line {line}: the text is {json.dumps(text)[:40]}, not a string")
+            raise MinikdError(f"{where}, line {line}: the text is {json.dumps(text)[:40]}, not a string")
         if isinstance(label, list):
             label = json.dumps(label)  # as it would be in a table; classes.py refuses both
         finite = math.isfinite(label) if isinstance(label, float) else isinstance(label, (str, int))
         if not finite or isinstance(label, bool):
             kind = "neither a string nor a number"
-            raise UserError(f"{where}, line {line}: the label is {json.dumps(label)[:40]}, {kind}")
+            raise MinikdError(f"{where}, line {line}: the label is {json.dumps(label)[:40]}, {kind}")
         if re.search("[\ud800-\udfff\0]", text + str(label)):  # "\ud83d" alone is valid JSON, but no text
-            raise UserError(f"{where}, line {line}: a NUL or half a surrogate pair in it: fix the row")
+            raise MinikdError(f"{where}, line {line}: a NUL or half a surrogate pair in it: fix the row")
         yield _row(line, text, str(label) if labelled else None, where)
 
 
@@ -152,7 +152,7 @@ def _reader(table: io.StringIO, suffix: str, delimiter: str):
 def _delimiter(table: io.StringIO, where, suffix: str, layout: Layout, labelled: bool) -> str:
     """The one delimiter that gives the header the columns wanted; where none does, the one that gives it most columns.
 
-    Raises UserError where several do.
+    Raises MinikdError where several do.
     """
     headers = {}
     for delimiter in DELIMITERS[suffix]:
@@ -167,7 +167,7 @@ def _delimiter(table: io.StringIO, where, suffix: str, layout: Layout, labelled:
     ]
     if len({tuple(headers[delimiter]) for delimiter in fitting}) > 1:  # a header of one column fits with all of them
         names = " and by ".join(DELIMITER_NAMES[delimiter] for delimiter in fitting)
-        raise UserError(f"{where}: its columns may be separated by {names}: rename the columns that are not needed")
+        raise MinikdError(f"{where}: its columns may be separated by {names}: rename the columns that are not needed")
     return fitting[0] if fitting else max(headers, key=lambda delimiter: len(headers[delimiter]))
 
 
@@ -185,7 +185,7 @@ def _positions(names: list[str], accepted: tuple[str, ...]) -> list[int]:
 
 
 def _columns(names: list[str], where, layout: Layout, labelled: bool) -> list[int | None]:
-    """Positions of the text column and of the label column (None unless `labelled`) among `names`. Raises UserError."""
+    """Positions of the text column and of the label column (None unless `labelled`) among `names`. Raises MinikdError."""
     found, problems, flags = [], [], []
     for kind, accepted in _wanted(layout, labelled).items():
         positions = _positions(names, accepted)
@@ -197,9 +197,9 @@ def _columns(names: list[str], where, layout: Layout, labelled: bool) -> list[in
         found += positions
     if problems:
         listed = str(names)[1:-1][:200]  # quoted and escaped: the message stays one line
-        raise UserError(f"{where}: {' and '.join(problems)} among {listed}: give {' and '.join(flags)}")
+        raise MinikdError(f"{where}: {' and '.join(problems)} among {listed}: give {' and '.join(flags)}")
     if labelled and found[0] == found[1]:
-        raise UserError(f"{where}: --label-column {layout.label_column} is the text column: name another")
+        raise MinikdError(f"{where}: --label-column {layout.label_column} is the text column: name another")
     return found if labelled else [*found, None]
 
 
@@ -221,5 +221,5 @@ def _row(line: int, text: str, label: str | None, where) -> Row:
     row = Row(line, text.strip(), (label or "").strip())
     if not row.text or (not row.label and label is not None):
         empty = "label" if row.text else "text"
-        raise UserError(f"{where}, line {line}: the {empty} is empty: fill it in or remove the row")
+        raise MinikdError(f"{where}, line {line}: the {empty} is empty: fill it in or remove the row")
     return row

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from minikd.datasets import Dataset, Split
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "sample"
 LABELS = ("negative", "positive")
@@ -20,18 +20,18 @@ REMEDY = "write the corpus again with: python data/sample/generate.py"
 
 
 def load(folder: Path = FOLDER) -> Dataset:
-    """The three splits, each with `probabilities` (N, 2) float32 = [1 - p, p]. Raises UserError on a bad file."""
+    """The three splits, each with `probabilities` (N, 2) float32 = [1 - p, p]. Raises MinikdError on a bad file."""
     return Dataset("sample", LABELS, *(read_split(Path(folder) / f"{s}.csv") for s in ("train", "validation", "test")))
 
 
 def read_split(path: Path) -> Split:
-    """Read one CSV file of the corpus. Raises UserError that names the file and the line if it is missing or broken."""
+    """Read one CSV file of the corpus. Raises MinikdError that names the file and the line if it is missing or broken."""
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
+        raise MinikdError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; {REMEDY}") from None
+        raise MinikdError(f"{path}: not UTF-8 at byte {error.start}; {REMEDY}") from None
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     texts, labels, p_positive = [], [], []
     try:
@@ -51,7 +51,7 @@ def read_split(path: Path) -> Split:
         if not texts:
             _refuse("no reviews")
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}, line {max(rows.line_num, 1)}: {error}; {REMEDY}") from None
+        raise MinikdError(f"{path}, line {max(rows.line_num, 1)}: {error}; {REMEDY}") from None
     p = np.array(p_positive)
     return Split(texts, labels, np.stack([1 - p, p], axis=1).astype(np.float32))
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from minikd.files import UserError, fingerprint
+from minikd.errors import MinikdError
+from minikd.files import fingerprint
 
 SEED = 42  # fixed: results of different runs are comparable only on the same split
 SHARE = 0.1  # of the data, for validation and (where a corpus has no official one) for test
@@ -88,7 +89,7 @@ def assemble(
     Without `test` the data are divided 80/10/10 (`validation` must be missing too). Without `validation` a tenth of
     train becomes it. Training texts that also stand in a given test or validation split are dropped, and so are
     validation texts that stand in test; a printed line says how many. Messages name the data `where` (or `name`).
-    Raises UserError where a label would have fewer than `minimum` training examples or, unless that is 0, a split would
+    Raises MinikdError where a label would have fewer than `minimum` training examples or, unless that is 0, a split would
     be empty.
     """
     where = where or name
@@ -105,14 +106,14 @@ def assemble(
     counts = Counter(train.labels)
     for label, label_name in enumerate(labels):
         if counts[label] < minimum:
-            raise UserError(
+            raise MinikdError(
                 f"{where}: {counts[label]} of its examples are left to train label {label_name!r} with, where at least "
                 f"{minimum} are needed: give more examples of it, or none"
             )
     for split_name, split in (("validation", validation), ("test", test)):
         if minimum and not split.texts:
             remedy = (whole and _about_largest_group(whole)) or "give more (distinct) examples"
-            raise UserError(f"{where}: no example is left for the {split_name} split: {remedy}")
+            raise MinikdError(f"{where}: no example is left for the {split_name} split: {remedy}")
     return Dataset(name, tuple(labels), train, validation, test)
 
 

@@ -3,7 +3,7 @@
 from minikd.datasets.archive import Source, damaged, locate, members
 from minikd.datasets.rows import Row, parse_table
 from minikd.datasets.splits import Dataset, Split, assemble
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 SOURCE = Source(
     corpus="sst2",
@@ -17,7 +17,7 @@ COUNTS = {"train": 67_349, "dev": 872}
 
 
 def load(data_dir) -> Dataset:
-    """GLUE's dev as test (the labels of its test are not public), a tenth of train as validation. Raises UserError."""
+    """GLUE's dev as test (the labels of its test are not public), a tenth of train as validation. Raises MinikdError."""
     path = locate(SOURCE, data_dir)
     contents = {match[1]: content for match, content in members(path, r"(train|dev)\.tsv")}
     splits = {}
@@ -35,7 +35,7 @@ def load(data_dir) -> Dataset:
 def _split(rows: list[Row], where: str) -> Split:
     for row in rows:
         if row.label not in ("0", "1"):
-            raise UserError(f"{where}, line {row.line}: label {row.label!r} is neither 0 nor 1: replace the file")
+            raise MinikdError(f"{where}, line {row.line}: label {row.label!r} is neither 0 nor 1: replace the file")
     if len({row.label for row in rows}) < 2:
-        raise UserError(f"{where} has examples of one label only: replace the file")
+        raise MinikdError(f"{where} has examples of one label only: replace the file")
     return Split([row.text for row in rows], [int(row.label) for row in rows])

@@ -27,7 +27,7 @@ TEXT_SHOWN = 200  # characters of a text in a file of predictions
 def load_finished(source: str, max_length: int) -> tuple[Classifier, Tokenizer]:
     """The classifier and the tokenizer of a folder of a model or of LoRA adapters, or of a name on the hub.
 
-    Raises UserError where they do not fit each other or `max_length`.
+    Raises MinikdError where they do not fit each other or `max_length`.
     """
     base = base_model(source)  # of a folder of LoRA adapters
     model = load_adapted(source) if base else from_pretrained(source, may_be_quantized=True)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from minikd.batching import tokenize_split
+from minikd.errors import MinikdError
 from minikd.experiment.inference import predict_once
-from minikd.files import UserError
 from minikd.model import Classifier
 
 MOST_LABELS = 8  # whose 40,320 orders are compared
@@ -25,14 +25,14 @@ def match_labels(model: Classifier, source, data, tokenizer, args, device: torch
     The order is that of the names in config.json; where they are LABEL_0, LABEL_1, … or not the data's, that of
     --label-order; and for LABEL_0, LABEL_1, … without the flag, that of the labels 0, 1, … where the data has these,
     or else the one that clearly fits the validation split (`best_order`). Raises
-    UserError that names the model, `source`, where there is none of these.
+    MinikdError that names the model, `source`, where there is none of these.
     """
     own, labels = model.config.labels, data.labels
     order = order_by_name(own, labels)
     if args.label_order and order is not None and not _unnamed(own):
         print(f"{source}: has the data's labels by name; --label-order is not used for it")
     elif len(own) != len(labels) or order is None and not args.label_order and not _unnamed(own):
-        raise UserError(
+        raise MinikdError(
             f"{source}: the model's labels {list(own)} are not the data's {list(labels)}"
             + ("; name them by --label-order" if len(own) == len(labels) else "")
         )
@@ -49,12 +49,14 @@ def match_labels(model: Classifier, source, data, tokenizer, args, device: torch
 def name_outputs(model: Classifier, source, label_order: list[str]) -> None:
     """Gives the model's outputs the names of --label-order, where there is no data to compare them with.
 
-    A model that has these names already keeps its own order. Raises UserError for another number of names.
+    A model that has these names already keeps its own order. Raises MinikdError for another number of names.
     """
     if order_by_name(model.config.labels, label_order) is not None:
         print(f"{source}: its config.json has these names; --label-order is not used for it")
     elif len(model.config.labels) != len(label_order):
-        raise UserError(f"--label-order: {len(label_order)} names, but {source} has {len(model.config.labels)} outputs")
+        raise MinikdError(
+            f"--label-order: {len(label_order)} names, but {source} has {len(model.config.labels)} outputs"
+        )
     else:
         model.config = model.config.with_labels(label_order)
 
@@ -76,12 +78,12 @@ def _unnamed(labels) -> bool:
 
 
 def _order_on_validation(model: Classifier, source, data, tokenizer, args, device: torch.device) -> list[int]:
-    """The order of outputs that clearly fits the validation split. Prints its accuracy. Raises UserError."""
+    """The order of outputs that clearly fits the validation split. Prints its accuracy. Raises MinikdError."""
     unknown = f"{source}: its config.json does not say which labels {model.config.labels[0]}, … are"
     if len(data.labels) > MOST_LABELS:
-        raise UserError(f"{unknown}; name all {len(data.labels)} by --label-order, in the order of the outputs")
+        raise MinikdError(f"{unknown}; name all {len(data.labels)} by --label-order, in the order of the outputs")
     if not data.validation.texts:
-        raise UserError(f"{unknown}, and there are no validation texts to tell; name them by --label-order")
+        raise MinikdError(f"{unknown}, and there are no validation texts to tell; name them by --label-order")
     tokens = tokenize_split(data.validation, tokenizer, args.max_length)
     outputs = predict_once(model, tokens, device, args.precision, desc="label order").argmax(dim=-1)
     model.cpu()  # where from_pretrained leaves it
@@ -92,7 +94,7 @@ def _order_on_validation(model: Classifier, source, data, tokenizer, args, devic
     right = counts[order, np.arange(len(order))].sum() / total
     names = ",".join(data.labels[order.index(output)] for output in range(len(order)))
     if not clear:
-        raise UserError(
+        raise MinikdError(
             f"{unknown}, and no order clearly fits the {total:,} validation texts (the best, {names}, is right on "
             f"{right:.1%}); name them by --label-order, in the order of the outputs"
         )

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 import minikd
 from minikd.batching import TokenizedSplit, cache_folder, make_batches, plan_by_tokens
-from minikd.files import UserError, atomic_write, fingerprint
+from minikd.errors import MinikdError
+from minikd.files import atomic_write, fingerprint
 from minikd.model import Classifier
 
 # Tokens in a batch without gradients: a CPU's caches hold the activations of few, a GPU wants much work at once.
@@ -22,27 +23,27 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """auto | cpu | cuda | mps -> a device that is there. Raises UserError for one that is not."""
+    """auto | cpu | cuda | mps -> a device that is there. Raises MinikdError for one that is not."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, there in available.items() if there)
     if not available[name]:
-        raise UserError(
+        raise MinikdError(
             f"--device {name}: this machine, or this build of torch {torch.__version__}, has none; use auto"
         )
     return torch.device(name)
 
 
 def choose_precision(name: str, device: torch.device) -> tuple[str, str]:
-    """auto | fp32 | bf16 | fp16 -> (precision, reason in words). Raises UserError if the device cannot do it.
+    """auto | fp32 | bf16 | fp16 -> (precision, reason in words). Raises MinikdError if the device cannot do it.
 
     bf16 has fp32's range and needs no loss scaling; fp16 does. Weights and optimizer state stay in fp32 and matrix
     products run in the short format, as in Micikevicius et al. 2018.
     """
     if name == "fp16" and device.type != "cuda":
-        raise UserError(f"--precision fp16: {device.type} has no fast fp16; use bf16, fp32 or auto")
+        raise MinikdError(f"--precision fp16: {device.type} has no fast fp16; use bf16, fp32 or auto")
     if name == "bf16" and device.type == "mps":
-        raise UserError("--precision bf16: not supported on mps; use fp32 or auto")
+        raise MinikdError("--precision bf16: not supported on mps; use fp32 or auto")
     if name != "auto":
         return name, "asked for"
     if device.type == "cuda":
@@ -81,7 +82,7 @@ def predict(
     """Logits of every example in the split's own order, fp32 (N, C) on the CPU; `desc` shows a progress bar.
 
     The pass itself runs in order of length; the model is in eval mode during it, and left in the mode it had.
-    Raises UserError for logits that are not finite.
+    Raises MinikdError for logits that are not finite.
     """
     was_training = model.training
     model.eval()
@@ -94,7 +95,7 @@ def predict(
             bar.update(len(batch.index))
     by_length = torch.cat(rows).cpu()
     if not by_length.isfinite().all():
-        raise UserError(
+        raise MinikdError(
             f"{desc or 'the model'}: it gives logits that are not finite; its training diverged, or "
             f"--precision {precision} is too narrow for it"
         )

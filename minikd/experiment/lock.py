@@ -11,7 +11,7 @@ import platform
 from contextlib import contextmanager
 from pathlib import Path
 
-from minikd.files import UserError
+from minikd.errors import MinikdError
 
 try:
     import fcntl
@@ -23,7 +23,7 @@ except ImportError:  # Windows
 def only_run_in(folder: Path | None):
     """Within the block, no other run can begin to write in `folder`, which must exist; None: nothing to protect.
 
-    Raises UserError that names the folder and the process that holds it where another run is writing there, in a folder
+    Raises MinikdError that names the folder and the process that holds it where another run is writing there, in a folder
     above (distill.py, say, whose teacher's folder this is) or in one below. Where the system or the file system has no
     locks, prints a line and protects nothing.
     """
@@ -81,8 +81,8 @@ def _holder(path: Path) -> str | None:
         os.close(descriptor)
 
 
-def _refusal(folder: Path, holder: str) -> UserError:
-    return UserError(
+def _refusal(folder: Path, holder: str) -> MinikdError:
+    return MinikdError(
         f"{folder}: another run is writing there ({holder}); wait for its end, or give another --output-dir"
     )
 

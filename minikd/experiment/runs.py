@@ -22,11 +22,12 @@ from minikd.batching import TokenizedSplit, padding_share, plan_batches
 from minikd.checkpoints.adapters import save_adapters
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.config import EncoderConfig
+from minikd.errors import MinikdError
 from minikd.evaluation.costs import training_memory_mb
 from minikd.experiment.inference import model_fingerprint
 from minikd.experiment.state import differences
 from minikd.experiment.tracking import Tracking
-from minikd.files import UserError, write_json
+from minikd.files import write_json
 from minikd.model import Classifier, count_parameters
 from minikd.techniques.lora import add_lora, merge_lora, trainable_parameters, training_state_mb
 from minikd.tokenizer import Tokenizer
@@ -126,7 +127,7 @@ def train_or_reuse(
 
 
 def _is_finished(name: str, folder: Path, made_from: dict, must_fit: bool) -> bool:
-    """Whether `folder` holds a finished run that was made from the same; says so, or what differs. Raises UserError
+    """Whether `folder` holds a finished run that was made from the same; says so, or what differs. Raises MinikdError
     if it `must_fit` and does not."""
     if not all((folder / file).exists() for file in ("run.json", "model.safetensors", "tokenizer.json")):
         return False
@@ -135,7 +136,7 @@ def _is_finished(name: str, folder: Path, made_from: dict, must_fit: bool) -> bo
         print(f"{name}: using {folder}, made from the same settings")
         return True
     if must_fit and not (folder / ".partial").exists():
-        raise UserError(
+        raise MinikdError(
             f"--resume: {folder} was made from other settings ({', '.join(differs)}); give the same flags, or run "
             f"without --resume to train it anew"
         )
@@ -161,24 +162,24 @@ def _announce(name: str, model: Classifier, data: TokenizedSplit, settings: Trai
 
 
 def check_tokenizer(tokenizer: Tokenizer, config: EncoderConfig, name, max_length: int) -> None:
-    """Raises UserError where the model `name` has no embedding for a token, or no position for the longest text."""
+    """Raises MinikdError where the model `name` has no embedding for a token, or no position for the longest text."""
     if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
+        raise MinikdError(
             f"{name}: the tokenizer has {tokenizer.vocab_size} tokens but the model embeds {config.vocab_size}; "
             f"vocab.txt or tokenizer.json is from another model"
         )
     if max_length > config.max_position_embeddings:
-        raise UserError(f"--max-length {max_length}: {name} has {config.max_position_embeddings} positions at most")
+        raise MinikdError(f"--max-length {max_length}: {name} has {config.max_position_embeddings} positions at most")
 
 
 def check_not_source(output: Path, flag: str, source, allowed: str | None = None) -> None:
-    """Raises UserError where a run into `output` would write over the model it starts from: the folder itself, or one
+    """Raises MinikdError where a run into `output` would write over the model it starts from: the folder itself, or one
     of the folders of models in it, but for the one that is `allowed`."""
     if not source or not Path(source).exists() or not Path(source).resolve().is_relative_to(output.resolve()):
         return
     first = (*Path(source).resolve().relative_to(output.resolve()).parts, "")[0]
     if first != allowed and (first in ("", "teacher", "distilled", "baseline", "sweep") or first.startswith("seed-")):
-        raise UserError(f"{flag} {source}: the run would write over it; give another --output-dir")
+        raise MinikdError(f"{flag} {source}: the run would write over it; give another --output-dir")
 
 
 def publish(partial: Path, folder: Path) -> None:

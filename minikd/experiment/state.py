@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from minikd.files import UserError, atomic_file, atomic_write
+from minikd.errors import MinikdError
+from minikd.files import atomic_file, atomic_write
 
 
 class StopSignal:
@@ -53,7 +54,7 @@ def save_state(
 
 
 def load_state(path: Path, made_from: dict, model, optimizer, scaler) -> tuple[int, list, dict | None, float]:
-    """Restores what `save_state` wrote; returns (step, history, best, seconds). Raises UserError where it does not
+    """Restores what `save_state` wrote; returns (step, history, best, seconds). Raises MinikdError where it does not
     fit."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -67,9 +68,9 @@ def load_state(path: Path, made_from: dict, model, optimizer, scaler) -> tuple[i
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
             result = state["step"], state["history"], state["best"], state.get("seconds", 0.0)
     except Exception as error:  # torch.load alone raises half a dozen kinds for a broken file
-        raise UserError(f"{path}: cannot be resumed from ({type(error).__name__}); run without --resume") from None
+        raise MinikdError(f"{path}: cannot be resumed from ({type(error).__name__}); run without --resume") from None
     if differs:
-        raise UserError(
+        raise MinikdError(
             f"{path}: the run to resume was made from something else ({', '.join(differs)}); give the same flags, or "
             f"run without --resume"
         )

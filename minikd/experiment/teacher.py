@@ -11,10 +11,11 @@ from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.cli import start as cli
 from minikd.cli.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY
 from minikd.config import EncoderConfig
+from minikd.errors import MinikdError
 from minikd.evaluation.label_order import match_labels
 from minikd.experiment.inference import autocast, model_fingerprint, teacher_logits
 from minikd.experiment.runs import check_tokenizer, environment, finish_publishing, publish, read_run
-from minikd.files import UserError, write_json
+from minikd.files import write_json
 from minikd.model import Classifier
 from minikd.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 
@@ -23,7 +24,7 @@ def starting_teacher(args, data, device: torch.device) -> tuple[Classifier | Non
     """The teacher before fine-tuning (None for the oracle), and the tokenizer that all models share."""
     sample = args.dataset == "sample"  # the corpus of this project, not a file of that name
     if args.teacher == "oracle" and data.train.probabilities is None:
-        raise UserError("--teacher oracle: the true probabilities are known for --dataset sample only")
+        raise MinikdError("--teacher oracle: the true probabilities are known for --dataset sample only")
     if sample and args.teacher in (None, "oracle"):
         tokenizer = train_wordpiece(data.train.texts, SAMPLE_VOCABULARY)
         torch.manual_seed(args.seed)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minikd.files import UserError, write_json
+from minikd.errors import MinikdError
+from minikd.files import write_json
 from minikd.training import read_log
 
 # key in log.jsonl: name of the curve
@@ -35,7 +36,7 @@ class Tracking:
 
     `kind` is wandb or tensorboard, `output` the command's output folder. A context manager: the runs stay open until
     its end, because the test figures come last, and are closed also after an error or Ctrl-C.
-    Raises UserError where the package is not installed.
+    Raises MinikdError where the package is not installed.
     """
 
     def __init__(self, kind: str | None, output: Path):
@@ -52,7 +53,7 @@ class Tracking:
 
         `log_folder` is where log.jsonl is being written; without it the model is finished, and the log in `folder` is
         sent at once. `config` is what the service shows as the run's configuration.
-        Raises UserError if the first run of a command cannot be opened; later, when there is training to lose, warns.
+        Raises MinikdError if the first run of a command cannot be opened; later, when there is training to lose, warns.
         """
         if self.kind is None:
             return None
@@ -62,7 +63,9 @@ class Tracking:
             self.runs[name] = open_run(name, labels, config, self.output, read_log(log_folder or folder)[:1])
         except Exception as error:  # each service has exceptions of its own
             if not self.runs:
-                raise UserError(f"--track {self.kind}: cannot start ({_one_line(error)}){_advice(self.kind)}") from None
+                raise MinikdError(
+                    f"--track {self.kind}: cannot start ({_one_line(error)}){_advice(self.kind)}"
+                ) from None
             self._give_up(name, error)
         if log_folder is None:
             self._call(name, lambda run: [run.log(line) for line in read_log(folder)])
@@ -217,7 +220,7 @@ def _check_installed(kind: str) -> None:
         else:
             import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--track {kind}: needs the package {kind} ({error}): pip install {kind}") from None
+        raise MinikdError(f"--track {kind}: needs the package {kind} ({error}): pip install {kind}") from None
 
 
 def _one_line(error: Exception) -> str:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from minikd.config import EncoderConfig
-from minikd.files import UserError, atomic_write
+from minikd.errors import MinikdError
+from minikd.files import atomic_write
 from minikd.report.drawing import looks
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -48,7 +49,7 @@ def write_page(
     teacher. T: the temperature at which the page opens. true_probabilities (N, C), where they are known, become one
     more row, "truth", which the temperature does not change. about: name -> what to say of the model (`description`).
 
-    Raises UserError if a model's logits are not finite, ValueError for shapes, label ids or T that make no sense, and
+    Raises MinikdError if a model's logits are not finite, ValueError for shapes, label ids or T that make no sense, and
     OSError if the file cannot be written.
     """
     if not 0 < T < float("inf"):
@@ -63,7 +64,7 @@ def write_page(
     for name, logits in tables.items():
         if not np.isfinite(logits).all():
             broken = int(np.argmin(np.isfinite(logits).all(axis=1)))
-            raise UserError(f"{name}: its logits of example {broken} are not finite; the model cannot be shown")
+            raise MinikdError(f"{name}: its logits of example {broken} are not finite; the model cannot be shown")
     parts = list(tables.values())
     if true_probabilities is not None:
         parts.append(_table("true_probabilities", true_probabilities, shape))

@@ -9,7 +9,8 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-from minikd.files import UserError, atomic_file
+from minikd.errors import MinikdError
+from minikd.files import atomic_file
 from minikd.report import panels
 from minikd.report.drawing import (
     INK,
@@ -54,7 +55,7 @@ STYLE = {
 def dashboard(results: dict, path: Path) -> None:
     """Draws `results`, the content of results.json, as a PNG 1,800 pixels wide at `path`, whole or not at all.
 
-    Raises UserError if matplotlib is missing or there is nothing to draw, OSError if `path` cannot be written.
+    Raises MinikdError if matplotlib is missing or there is nothing to draw, OSError if `path` cannot be written.
     """
     with _style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the box in the picture says as much
@@ -67,7 +68,7 @@ def draw(results: dict):
     """The dashboard of `results` as a matplotlib Figure. From top to bottom: quality, size and latency; training loss,
     validation accuracy and reliability; a confusion matrix per model; the sweep over alpha × T.
 
-    Raises UserError if matplotlib is missing or there is nothing to draw.
+    Raises MinikdError if matplotlib is missing or there is nothing to draw.
     """
     with _style():
         from matplotlib.figure import Figure  # pyplot would keep the figure and choose a backend for the user
@@ -76,7 +77,7 @@ def draw(results: dict):
         look = looks(row.get("name") for row in results["models"])
         bands = [*_measures(results), *_curves(results), *_sweep(results)]
         if not bands:
-            raise UserError("results: no figures of models to draw; evaluate some models first")
+            raise MinikdError("results: no figures of models to draw; evaluate some models first")
         heights = [TITLE, *(height for height, _ in bands)]
         figure = Figure(figsize=(WIDTH, sum(heights)))
         title, *parts = figure.subfigures(len(heights), 1, height_ratios=heights)
@@ -169,5 +170,5 @@ def _style():
     try:
         import matplotlib.style
     except ImportError:
-        raise UserError("the dashboard needs matplotlib, which is not installed: pip install matplotlib") from None
+        raise MinikdError("the dashboard needs matplotlib, which is not installed: pip install matplotlib") from None
     return matplotlib.style.context(["default", STYLE])

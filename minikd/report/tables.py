@@ -8,13 +8,14 @@ import torch
 
 from minikd.datasets import Dataset, data_fingerprint
 from minikd.datasets.sample import bayes_accuracy
+from minikd.errors import MinikdError
 from minikd.evaluation.bag_of_words import bag_of_words
 from minikd.evaluation.comparison import compare_with_first, quantization_changes
 from minikd.evaluation.significance import TOO_FEW, chance_margin, sentence
 from minikd.experiment.recipes import RECIPES
 from minikd.experiment.runs import environment, read_run
 from minikd.experiment.sweep import CRITERIA, sweep_choice
-from minikd.files import UserError, atomic_write, write_json
+from minikd.files import atomic_write, write_json
 from minikd.report.drawing import three_digits
 from minikd.training import read_log
 
@@ -266,20 +267,20 @@ def write_results(results: dict, output_dir: Path | None) -> None:
 
             dashboard(results, output_dir / "dashboard.png")
             print(f"pictures: {output_dir / 'dashboard.png'}")
-        except UserError as error:  # a picture is no reason to fail after hours of training
+        except MinikdError as error:  # a picture is no reason to fail after hours of training
             print(f"no dashboard.png: {error}")
 
 
 def read_results(path: Path) -> dict:
-    """A results.json. Raises UserError that names the file where it is missing or something else."""
+    """A results.json. Raises MinikdError that names the file where it is missing or something else."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not a results file ({error})") from None
+        raise MinikdError(f"{path}: is not a results file ({error})") from None
     needed = {"models", "arguments", "dataset", "examples", "split", "precision", "device", "threads"}
     if not isinstance(results, dict) or not needed <= results.keys() or not isinstance(results["models"], list):
-        raise UserError(f"{path}: is not a results file (it lacks some of {', '.join(sorted(needed))})")
+        raise MinikdError(f"{path}: is not a results file (it lacks some of {', '.join(sorted(needed))})")
     rows = results["models"]
     if not rows or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
-        raise UserError(f"{path}: is not a results file (its models must be a list of objects with a name)")
+        raise MinikdError(f"{path}: is not a results file (its models must be a list of objects with a name)")
     return results

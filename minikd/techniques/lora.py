@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minikd.dropout import Dropout
-from minikd.files import UserError
+from minikd.errors import MinikdError
 from minikd.model import Classifier, SelfAttention
 
 # target: the matrix of an encoder layer, and which third of it, as in checkpoint.py's tables
@@ -62,19 +62,19 @@ def add_lora(model: Classifier, rank: int, alpha: float, dropout: float, targets
 
     Afterwards they and the head are trainable and all else is frozen; no output has changed yet. The head is the
     classifier and the pooler below it, which the pre-trained encoder has not learned for this task (or not at all).
-    Raises UserError for an unknown target, a rank above a matrix's own or a dropout outside [0, 1); ValueError for a
+    Raises MinikdError for an unknown target, a rank above a matrix's own or a dropout outside [0, 1); ValueError for a
     model that has adapters already.
     """
     if adapters(model):
         raise ValueError("the model has adapters already: merge_lora first")
     unknown = [target for target in targets if target not in TARGETS]
     if unknown or not targets:
-        raise UserError(f"LoRA target {', '.join(unknown) or '(none)'}: choose from {', '.join(TARGETS)}")
+        raise MinikdError(f"LoRA target {', '.join(unknown) or '(none)'}: choose from {', '.join(TARGETS)}")
     largest = min(min(_matrix(model, 0, target)[1].shape) for target in targets)
     if not 1 <= rank <= largest:
-        raise UserError(f"LoRA rank {rank}: the adapted matrices of this model take 1 to {largest}")
+        raise MinikdError(f"LoRA rank {rank}: the adapted matrices of this model take 1 to {largest}")
     if not 0 <= dropout < 1:
-        raise UserError(f"LoRA dropout {dropout}: must be a probability in [0, 1)")
+        raise MinikdError(f"LoRA dropout {dropout}: must be a probability in [0, 1)")
 
     model.requires_grad_(False)
     model.pooler.requires_grad_(True)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minikd.config import EncoderConfig
-from minikd.files import UserError
+from minikd.errors import MinikdError
 from minikd.model import Classifier, SelfAttention
 
 GROUP = 128  # most weights that share a scale in int4
@@ -35,17 +35,17 @@ QUANTIZED = re.compile(r"word_embeddings|attention\.(qkv|output)|feed_forward\.(
 def quantize(model: Classifier, format: str) -> Classifier:
     """A copy of `model` for inference, on the CPU, with its matrices and word embeddings in "int8" or "int4".
 
-    Raises UserError for a model that is quantised already, has weights that are not finite, or (int4) a matrix of odd
+    Raises MinikdError for a model that is quantised already, has weights that are not finite, or (int4) a matrix of odd
     width.
     """
     if model.config.quantization:
-        raise UserError(f"the model is quantised already ({model.config.quantization})")
+        raise MinikdError(f"the model is quantised already ({model.config.quantization})")
     quantized = new_model(replace(model.config, quantization=format))
     state = {name: tensor.detach().cpu().float() for name, tensor in model.state_dict().items()}
     for name, module in quantized.named_modules():
         if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
             if not state[f"{name}.weight"].isfinite().all():
-                raise UserError(f"{name}.weight: holds values that are not finite; they cannot be quantised")
+                raise MinikdError(f"{name}.weight: holds values that are not finite; they cannot be quantised")
             to_whole = to_int8 if format == "int8" else to_int4
             state[f"{name}.weight"], state[f"{name}.scale"] = to_whole(state[f"{name}.weight"])
     quantized.load_state_dict(state)
@@ -82,10 +82,10 @@ def to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (N, I) -> uint8 (N, I/2), two weights a byte, and fp16 scales (N, groups).
 
     The scale of a group is the one of eleven candidates with the smallest squared error: clipping its few largest
-    weights often pays, because all others are then rounded more finely. Raises UserError for an odd width I.
+    weights often pays, because all others are then rounded more finely. Raises MinikdError for an odd width I.
     """
     if weight.shape[1] % 2:
-        raise UserError(
+        raise MinikdError(
             f"int4: a matrix is {weight.shape[1]} wide; two weights share a byte, so the width must be even"
         )
     groups = weight.unflatten(1, (-1, group_size(weight.shape[1])))  # (N, groups, size)
@@ -100,7 +100,7 @@ def to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
         best = torch.where(better, error, best)
         q, scale = torch.where(better, rounded, q), torch.where(better, candidate, scale)
     if not best.isfinite().all():
-        raise UserError("int4: a weight is too large for the scales, which are in fp16")
+        raise MinikdError("int4: a weight is too large for the scales, which are in fp16")
     nibbles = (q.flatten(1) + 8).to(torch.uint8)  # 0 to 15
     return nibbles[:, ::2] | nibbles[:, 1::2] << 4, scale.squeeze(-1).half()
 
