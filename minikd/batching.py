@@ -5,25 +5,20 @@ therefore shuffled, sorted by length within chunks of many batches, cut into bat
 Nothing is dropped, and every example carries its index, by which cached teacher logits are looked up.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tokenizers
 import torch
-from safetensors import SafetensorError
-from safetensors import numpy as safetensors_numpy
 from torch import Tensor
 
-from minikd.datasets import Split
-from minikd.files import atomic_write, fingerprint
+from minikd.files import fingerprint
 from minikd.tokenizer import Tokenizer
 
-CHUNK = 100  # batches that are sorted by length together: enough for 1 to 3 % of padding, few enough to mix
+SORTED_TOGETHER = 100  # batches that are sorted by length together: enough for 1 to 3 % of padding, few enough to mix
 
 
 @dataclass(frozen=True)
@@ -52,30 +47,24 @@ class Batch(NamedTuple):
     labels: Tensor  # (B,)
 
 
-def tokenize_split(split: Split, tokenizer: Tokenizer, max_length: int) -> TokenizedSplit:
-    """Tokenises a split, or reads the tokens that an earlier run left in the cache.
+def tokenize(texts: list[str], labels: list[int] | None, tokenizer: Tokenizer, max_length: int) -> TokenizedSplit:
+    """The tokens of texts, each truncated to `max_length`; `labels` are ids, None where there are none (all 0).
 
-    The cache ($XDG_CACHE_HOME/minikd, by default ~/.cache/minikd) is keyed by everything that the ids depend on, so a
-    hit is never stale. Where it cannot be written, the run continues without it.
+    Raises MinikdError for a `max_length` below 3.
     """
-    key = fingerprint("tokens 1", tokenizers.__version__, tokenizer.fingerprint, str(max_length), *split.texts)
-    path = cache_folder() / f"tokens-{key[:32]}.safetensors"
-    try:
-        tensors = safetensors_numpy.load_file(path)
-        ids, offsets = tensors["ids"], tensors["offsets"]
-    except (OSError, SafetensorError, KeyError):
-        ids, offsets = tokenizer.encode(split.texts, max_length)
-        try:
-            atomic_write(path, safetensors_numpy.save({"ids": ids, "offsets": offsets}))
-        except OSError as error:
-            print(f"tokens not cached: {path.parent} cannot be written ({error.strerror})")
-    labels = np.array(split.labels, dtype=np.int64)
+    ids, offsets = tokenizer.encode(texts, max_length)
+    return tokenized_split(ids, offsets, labels, tokenizer, tokens_fingerprint(texts, tokenizer, max_length))
+
+
+def tokenized_split(ids, offsets, labels: list[int] | None, tokenizer: Tokenizer, key: str) -> TokenizedSplit:
+    """The split of tokens that are there already; `key` is their `tokens_fingerprint`."""
+    labels = np.zeros(len(offsets) - 1, dtype=np.int64) if labels is None else np.array(labels, dtype=np.int64)
     return TokenizedSplit(ids, offsets, labels, tokenizer.pad_token_id, fingerprint(key, labels))
 
 
-def cache_folder() -> Path:
-    """Where tokens and logits are kept between runs; it may be deleted at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "minikd"
+def tokens_fingerprint(texts: list[str], tokenizer: Tokenizer, max_length: int) -> str:
+    """SHA-256 over everything that the tokens of these texts depend on."""
+    return fingerprint("tokens 1", tokenizers.__version__, tokenizer.fingerprint, str(max_length), *texts)
 
 
 def plan_batches(
@@ -88,7 +77,7 @@ def plan_batches(
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
-    chunk = batch_size * CHUNK
+    chunk = batch_size * SORTED_TOGETHER
     if by_length:
         chunks = (order[i : i + chunk] for i in range(0, len(order), chunk))
         order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in chunks])

@@ -1,123 +1,81 @@
-"""The student: its shape, and where its first weights come from.
+"""The student: its shape, and its first weights.
 
 Sanh et al. 2019 take every other layer of the teacher; starting from random weights instead costs them 3.7 points of
 GLUE.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from minikd.checkpoints.hub import model_folder
-from minikd.checkpoints.pretrained import from_pretrained
-from minikd.cli.defaults import SAMPLE_STUDENT, SAMPLE_TEACHER
 from minikd.config import BERT_SMALL, EncoderConfig, bert_like, same_shape
 from minikd.errors import MinikdError
-from minikd.evaluation.label_order import match_labels
-from minikd.experiment.runs import check_tokenizer
 from minikd.model import Classifier
-from minikd.tokenizer import Tokenizer, load_tokenizer
+from minikd.tokenizer import Tokenizer
 
-PRETRAINED_SMALL = "google/bert_uncased_L-4_H-512_A-8"  # published weights of the 4-layer, 512-wide student
-# SHA-256 of its vocab.txt, which is bert-base-uncased's: whether it fits a teacher is known
-# before it is downloaded (`pretrained_student` then compares the vocabularies themselves).
+PRETRAINED_SMALL = "google/bert_uncased_L-4_H-512_A-8"  # published weights of the shape BERT_SMALL
+# SHA-256 of its vocab.txt, which is bert-base-uncased's: whether it fits a teacher is known before it is downloaded.
 PRETRAINED_VOCABULARY = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 
 
-def starting_student(
-    args, teacher, tokenizer, data, seed: int, device: torch.device
-) -> tuple[Classifier | None, list[int], str]:
-    """(student, [], its first weights in words); or (None, layers, the same in words) where the student will be made of
-    these layers of the teacher, which is not fine-tuned yet.
+class StudentPlan(NamedTuple):
+    """What a student will be, known before there is one."""
 
-    `seed` decides whatever is random in it: all of the weights, or those of the new classifier.
+    config: EncoderConfig
+    init: str  # its first weights: "teacher" (some of the teacher's layers), "pretrained" (published) or "random"
+    layers: list[int]  # the layers of the teacher, counted from 0; [] for other first weights
+
+
+def plan_student(
+    teacher: EncoderConfig,
+    layers: int | list[int] = 4,
+    hidden: int | None = None,
+    init: str = "auto",
+    bert_vocabulary: bool = False,
+) -> StudentPlan:
+    """The shape and the first weights of a student of this teacher. Raises MinikdError for what cannot be had.
+
+    `layers`: how many, or which of the teacher's. `hidden`: its width; None: the teacher's, but four layers of a
+    768-wide teacher with BERT's vocabulary (`has_bert_vocabulary`) are the published 512-wide BERT_SMALL. `init`:
+    teacher, pretrained or random; auto: the first of these that fits the shape.
     """
-    torch.manual_seed(seed)
-    if args.student:
-        source = Path(args.student).resolve().name if Path(args.student).is_dir() else args.student
-        return pretrained_student(args.student, args, tokenizer, data, device), [], f"the weights of {source}"
+    named = None if isinstance(layers, int) else list(layers)
+    count = layers if named is None else len(named)
+    if hidden and hidden != teacher.hidden_size:
+        config = bert_like(hidden, count, teacher)
+    elif bert_vocabulary and teacher.hidden_size == 768 and count == 4 and not (hidden or named or init == "teacher"):
+        config = replace(BERT_SMALL, labels=teacher.labels, pad_token_id=teacher.pad_token_id)
+    else:
+        config = replace(teacher, num_hidden_layers=count)
 
-    like = teacher.config if teacher else replace(SAMPLE_TEACHER, vocab_size=tokenizer.vocab_size, labels=data.labels)
-    count = len(args.take_layers) if args.take_layers else args.student_layers or 4
-    if args.student_layers not in (None, count):
-        raise MinikdError(f"--student-layers {args.student_layers}: --take-layers names {count}")
-    if teacher is None and (args.take_layers or args.student_init == "teacher"):
-        raise MinikdError("--teacher oracle: has no layers to take; leave out --take-layers and --student-init teacher")
-    config = student_config(args, like, count, tokenizer)
-    check_tokenizer(tokenizer, config, "the student", args.max_length)
-    init, published = args.student_init, same_shape(config, BERT_SMALL) and has_published_vocabulary(tokenizer)
+    published = bert_vocabulary and same_shape(config, BERT_SMALL)
     if init == "auto":
-        fits = teacher is not None and config.hidden_size == like.hidden_size
+        fits = config.hidden_size == teacher.hidden_size
         init = "teacher" if fits else "pretrained" if published else "random"
-    if args.take_layers and init != "teacher":
+    if named and init != "teacher":
         raise MinikdError(
-            "--take-layers: this student takes no layers of the teacher; leave it out, or --student-hidden "
-            "and --student-init"
+            f"`take_layers` {named}: this student takes no layers of the teacher; leave it out, or `student_hidden` "
+            f"and `student_init`"
         )
-    unlike_published = like.hidden_size == 768 and count == 4 and not has_published_vocabulary(tokenizer)
-    layers = args.take_layers or evenly_spaced_layers(like.num_hidden_layers, count) if init == "teacher" else []
-    words = {
-        "teacher": f"the fine-tuned teacher's layers {layers}",
-        "pretrained": f"the weights of {PRETRAINED_SMALL}",
-        "random": "random weights",
-    }[init]
-    other = f" (its vocabulary is not that of {PRETRAINED_SMALL})" if init == "teacher" and unlike_published else ""
-    print(f"student: {config.num_hidden_layers} layers, {config.hidden_size} wide, first weights: {words}{other}")
-    if init == "random":
-        if args.student_lora_rank:
-            raise MinikdError(
-                "--student-lora-rank: this student starts from random weights; adapters need learned ones"
-            )
-        return Classifier(config), [], words
-    if init == "pretrained":
-        if not published:
-            raise MinikdError(
-                "--student-init pretrained: no published weights of this shape and vocabulary are known; name some by "
-                "--student"
-            )
-        return pretrained_student(PRETRAINED_SMALL, args, tokenizer, data, device), [], words
-    if config.hidden_size != like.hidden_size:
+    if init == "pretrained" and not published:
         raise MinikdError(
-            f"--student-init teacher: the student is {config.hidden_size} wide and the teacher {like.hidden_size}; "
+            "`student_init` pretrained: no published weights of this shape and vocabulary are known; name some by "
+            "`student`"
+        )
+    if init == "teacher" and config.hidden_size != teacher.hidden_size:
+        raise MinikdError(
+            f"`student_init` teacher: the student is {config.hidden_size} wide and the teacher {teacher.hidden_size}; "
             f"widths must agree"
         )
-    student_from_teacher(teacher, layers)  # a rehearsal: unknown layers are complained of now, not after the training
-    return None, layers, words
-
-
-def pretrained_student(name: str, args, tokenizer, data, device: torch.device) -> Classifier:
-    """A student from published weights. It must read the ids that the teacher's tokenizer gives."""
-    student = from_pretrained(name, labels=data.labels)
-    if load_tokenizer(model_folder(name)).vocab != tokenizer.vocab:
-        raise MinikdError(
-            f"{name}: its vocabulary is not the teacher's; name another by --student, or give --student-init random"
-        )
-    check_tokenizer(tokenizer, student.config, name, args.max_length)
-    match_labels(student, name, data, tokenizer, args, device)
-    return student
-
-
-def has_published_vocabulary(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer has the vocabulary of the published small student, token by token."""
-    lines = "".join(f"{token}\n" for token in sorted(tokenizer.vocab, key=tokenizer.vocab.get))
-    return hashlib.sha256(lines.encode()).hexdigest() == PRETRAINED_VOCABULARY
-
-
-def student_config(args, like: EncoderConfig, layers: int, tokenizer: Tokenizer) -> EncoderConfig:
-    """The student's shape, from the flags, the teacher's shape and its vocabulary."""
-    own_sizes = args.dataset == "sample" and args.teacher in (None, "oracle")
-    if own_sizes and not args.take_layers and args.student_init != "teacher":
-        if args.student_hidden in (None, SAMPLE_STUDENT["hidden_size"]):
-            return replace(like, num_hidden_layers=layers, **SAMPLE_STUDENT)
-    if args.student_hidden and args.student_hidden != like.hidden_size:
-        return bert_like(args.student_hidden, layers, like)
-    if args.student_hidden or args.take_layers or args.student_init == "teacher":
-        return replace(like, num_hidden_layers=layers)
-    if like.hidden_size == 768 and layers == 4 and has_published_vocabulary(tokenizer):
-        return replace(BERT_SMALL, labels=like.labels, pad_token_id=like.pad_token_id)
-    return replace(like, num_hidden_layers=layers)
+    if init != "teacher":
+        return StudentPlan(config, init, [])
+    taken = evenly_spaced_layers(teacher.num_hidden_layers, count) if named is None else named
+    check_layers(teacher, taken)
+    return StudentPlan(config, init, taken)
 
 
 def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> list[int]:
@@ -127,21 +85,42 @@ def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> list[int]:
     """
     if not 1 <= student_layers <= teacher_layers:
         raise MinikdError(
-            f"--student-layers {student_layers}: the teacher has {teacher_layers} layers to take from; "
+            f"`student_layers` {student_layers}: the teacher has {teacher_layers} layers to take from; "
             f"choose 1 to {teacher_layers}"
         )
     step = (teacher_layers - 1) / max(student_layers - 1, 1)
     return [round(i * step) for i in range(student_layers)]
 
 
-def student_from_teacher(teacher: Classifier, layers: list[int]) -> Classifier:
-    """A student of the teacher's width: the given layers, embeddings and pooler copied, the classifier new."""
-    count = teacher.config.num_hidden_layers
+def check_layers(teacher: EncoderConfig, layers: list[int]) -> None:
+    """Raises MinikdError where the teacher has no such layers."""
+    count = teacher.num_hidden_layers
     if not layers or not all(0 <= layer < count for layer in layers):
         raise MinikdError(f"student layers {layers}: the teacher's layers are numbered 0 to {count - 1}")
-    student = Classifier(replace(teacher.config, num_hidden_layers=len(layers)))
+
+
+def student_from_teacher(teacher: Classifier, layers: list[int], seed: int) -> Classifier:
+    """A student of the teacher's width: the given layers, embeddings and pooler copied; the classifier is new, from the
+    seed."""
+    check_layers(teacher.config, layers)
+    with seeded(seed):
+        student = Classifier(replace(teacher.config, num_hidden_layers=len(layers)))
     student.encoder.embeddings.load_state_dict(teacher.encoder.embeddings.state_dict())
     for own, source in zip(student.encoder.layers, layers):
         own.load_state_dict(teacher.encoder.layers[source].state_dict())
     student.pooler.load_state_dict(teacher.pooler.state_dict())
     return student
+
+
+def has_bert_vocabulary(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer has the vocabulary of bert-base-uncased, token by token."""
+    lines = "".join(f"{token}\n" for token in sorted(tokenizer.vocab, key=tokenizer.vocab.get))
+    return hashlib.sha256(lines.encode()).hexdigest() == PRETRAINED_VOCABULARY
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within the block, random numbers on the CPU follow from the seed; afterwards those of before continue."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

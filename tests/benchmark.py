@@ -62,15 +62,15 @@ from benchmark_texts import (
 )
 
 from minikd.checkpoints.pretrained import save_pretrained
+from minikd.checkpoints.tokenizer_files import load_tokenizer, save_tokenizer
 from minikd.cli import start as cli
 from minikd.cli.flag_types import integer, real
 from minikd.config import BERT_BASE
 from minikd.errors import MinikdError
 from minikd.evaluation.memory import keep_freed_memory
-from minikd.experiment.inference import choose_device, choose_precision
 from minikd.experiment.runs import environment
 from minikd.files import atomic_write, write_json
-from minikd.tokenizer import load_tokenizer
+from minikd.inference import choose_device, choose_precision
 
 
 def rate_part(args, figures: dict, save) -> None:
@@ -190,7 +190,7 @@ def startup_part(args, figures: dict, save) -> None:
     config = replace(BERT_BASE, **TINY, vocab_size=tokenizer.vocab_size, labels=("negative", "positive"))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         save_pretrained(fresh(config), Path(folder) / "model")
-        tokenizer.save(Path(folder) / "model", "bert", config.max_position_embeddings)
+        save_tokenizer(tokenizer, Path(folder) / "model", "bert", config.max_position_embeddings)
         scripts = (
             {"evaluate.py": ["model"]} if args.quick else {"train.py": [], "distill.py": [], "evaluate.py": ["model"]}
         )

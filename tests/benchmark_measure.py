@@ -16,14 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from helpers import Settings, train
 
 from minikd.batching import Batch, TokenizedSplit
 from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT, EncoderConfig
 from minikd.evaluation.costs import synchronize
-from minikd.experiment.inference import DTYPES, autocast, forward_only
+from minikd.inference import DTYPES, autocast, forward_only
 from minikd.losses import hard_loss
 from minikd.model import Classifier
-from minikd.training import TrainingSettings, clip_gradients, make_optimizer, train
+from minikd.training import clip_gradients, make_optimizer
 
 MINILM = replace(BERT_BASE, num_hidden_layers=6, hidden_size=384, intermediate_size=1536)  # all-MiniLM-L6-v2
 SHAPES = {"student": BERT_SMALL, "MiniLM": MINILM, "DistilBERT": DISTILBERT, "BERT-base": BERT_BASE}
@@ -37,7 +38,7 @@ MOST_ROUNDS = 15
 
 def settings_of(precision: str, lr: float = 5e-5, seed: int = 42) -> TrainingSettings:
     """One epoch in batches of 32, everything else as by default: the settings of every training run here."""
-    return TrainingSettings(epochs=1, batch_size=32, lr=lr, seed=seed, precision=precision)
+    return Settings(epochs=1, batch_size=32, lr=lr, seed=seed, precision=precision)
 
 
 def flops(config: EncoderConfig, batch: int, length: int, training: bool) -> float:

@@ -34,15 +34,17 @@ from benchmark_measure import (
     training_passes,
 )
 
-from minikd.batching import make_batches, padding_share, plan_batches, plan_by_tokens, tokenize_split
+from minikd.batching import make_batches, padding_share, plan_batches, plan_by_tokens
+from minikd.checkpoints.config_json import config_from_json, config_to_json
 from minikd.checkpoints.pretrained import from_pretrained, load_tensors
+from minikd.checkpoints.tokenizer_files import load_tokenizer
 from minikd.config import EncoderConfig
 from minikd.datasets import Dataset, Split, load_dataset
 from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
-from minikd.experiment.inference import CPU_TOKENS, GPU_TOKENS, choose_device, predict
+from minikd.experiment.caches import cached_tokens
 from minikd.experiment.teacher import source_of_logits
+from minikd.inference import CPU_TOKENS, GPU_TOKENS, choose_device, compute_logits
 from minikd.student import evenly_spaced_layers, student_from_teacher
-from minikd.tokenizer import load_tokenizer
 from minikd.used_rows import UsedRows
 
 # transformers takes seconds to import and much memory, and `memory` measures processes of ours without it: whatever
@@ -98,7 +100,7 @@ def epoch_in_child(
     torch's allocator (CUDA)."""
     request = {
         "side": side,
-        "config": config.to_dict(),
+        "config": config_to_json(config),
         "lengths": [int(length) for length in lengths],
         "tokens": tokens,
         "pad_to": pad_to,
@@ -115,7 +117,7 @@ def epoch_in_child(
 def epoch_child(request: dict) -> dict:
     """What the process of `epoch_in_child` does: two batches to warm up, then the epoch."""
     torch.set_num_threads(request["threads"])
-    config, settings = EncoderConfig.from_dict(request["config"]), settings_of(request["precision"])
+    config, settings = config_from_json(request["config"]), settings_of(request["precision"])
     device, lengths = choose_device(), request["lengths"]
     if request["side"] == "ours":
         keep_freed_memory()
@@ -190,7 +192,7 @@ def distillation_part(args, figures: dict, save) -> None:
         )
     )
     bare = inference_passes(teacher, batches, device, args.precision)
-    sides = {"predict": lambda _: predict(teacher, data, device, args.precision), "bare": bare}
+    sides = {"predict": lambda _: compute_logits(teacher, data, device, args.precision), "bare": bare}
     times = race(sides, device, args.rounds, 0)
     figures["teacher_pass"] = statistics.median(times["predict"])
     figures["pass_over_bare"] = ratio_of(times["predict"], times["bare"])
@@ -226,7 +228,7 @@ def data_part(args, figures: dict, save) -> None:
         texts = [text for split in splits for text in split.texts]
 
         def tokenize(_):
-            return [tokenize_split(split, ours, MAX_LENGTH["imdb"]) for split in splits]
+            return [cached_tokens(split, ours, MAX_LENGTH["imdb"]) for split in splits]
 
         def tokenize_theirs(_):  # 1000 texts at a time, like datasets.map; all at once would take gigabytes
             for i in range(0, len(texts), 1000):
@@ -247,7 +249,7 @@ def data_part(args, figures: dict, save) -> None:
         data = corpus(name, args.data_dir, args.quick)
         if data is None:
             continue
-        train = tokenize_split(drawn(data.train, 200) if args.quick else data.train, ours, max_length)
+        train = cached_tokens(drawn(data.train, 200) if args.quick else data.train, ours, max_length)
         shares = shares_of_padding(train.lengths, settings_of("fp32"), args.device)
         figures.setdefault("padding", {})[name] = shares
         figures.setdefault("logits_bytes", {})[name] = len(train) * len(data.labels) * 4
@@ -262,7 +264,7 @@ def batch_making(args, split: Split) -> dict:
     from equality import minilm_folder
     from reference import Examples, collator
 
-    data = tokenize_split(split, load_tokenizer(minilm_folder()), MAX_LENGTH["sst2"])
+    data = cached_tokens(split, load_tokenizer(minilm_folder()), MAX_LENGTH["sst2"])
     examples, collate = Examples(data, range(len(data))), collator(their_tokenizer())
     loader = torch.utils.data.DataLoader(examples, BATCH, shuffle=True, collate_fn=collate)
     sides = {
@@ -288,11 +290,11 @@ def accuracy_part(args, figures: dict, save) -> None:
         return
     tokenizer, device, figures["seeds"] = load_tokenizer(minilm_folder()), args.device, []
     splits = (drawn(split, 64) if args.quick else split for split in (data.train, data.validation, data.test))
-    train, validation, test = (tokenize_split(split, tokenizer, MAX_LENGTH["sst2"]) for split in splits)
-    few = tokenize_split(drawn(data.validation, BATCH), tokenizer, MAX_LENGTH["sst2"])  # Trainer evaluates nothing
+    train, validation, test = (cached_tokens(split, tokenizer, MAX_LENGTH["sst2"]) for split in splits)
+    few = cached_tokens(drawn(data.validation, BATCH), tokenizer, MAX_LENGTH["sst2"])  # Trainer evaluates nothing
 
     def accuracies(model):
-        logits = (predict(model.to(device), split, device, args.precision) for split in (validation, test))
+        logits = (compute_logits(model.to(device), split, device, args.precision) for split in (validation, test))
         return [float((rows.argmax(-1).numpy() == s.labels).mean()) for rows, s in zip(logits, (validation, test))]
 
     for seed in args.seeds:
@@ -344,7 +346,7 @@ def epoch_sample(args, name: str, batches: int | None = None) -> tuple | None:
     batches = batches or args.epoch_batches or EPOCH_BATCHES[name]
     max_length = 32 if args.quick else MAX_LENGTH[name]
     splits = drawn(data.train, batches * BATCH), drawn(data.validation, BATCH)
-    return tuple(tokenize_split(split, load_tokenizer(minilm_folder()), max_length) for split in splits)
+    return tuple(cached_tokens(split, load_tokenizer(minilm_folder()), max_length) for split in splits)
 
 
 def tokens_in_use(args, name: str) -> int:
@@ -353,7 +355,7 @@ def tokens_in_use(args, name: str) -> int:
 
     data = corpus(name, args.data_dir, args.quick)
     split = drawn(data.train, 64) if args.quick else data.train
-    return len(np.unique(tokenize_split(split, load_tokenizer(minilm_folder()), MAX_LENGTH[name]).ids))
+    return len(np.unique(cached_tokens(split, load_tokenizer(minilm_folder()), MAX_LENGTH[name]).ids))
 
 
 def shares_of_padding(lengths, settings, device) -> dict:

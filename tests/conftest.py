@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
+from minikd.checkpoints.tokenizer_files import save_tokenizer
 from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
 from minikd.model import Classifier
@@ -79,8 +80,8 @@ def script(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("minikd.evaluation.costs.TURNS", (1, 1))
     monkeypatch.setattr("minikd.evaluation.costs.LARGEST", 2)
-    monkeypatch.setattr("minikd.evaluation.comparison.inference_memory_mb", lambda *_: 1.0)  # a process for each model
-    monkeypatch.setattr("minikd.experiment.runs.training_memory_mb", lambda *_: 2.0)
+    monkeypatch.setattr("minikd.experiment.results.inference_memory_mb", lambda *_: 1.0)  # a process for each model
+    monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: 2.0)
 
     def run(name, *arguments):
         handler = signal.getsignal(signal.SIGTERM)
@@ -226,7 +227,7 @@ def save_model(folder, labels=None, words=WORDS, **shape):
                  intermediate_size=32, max_position_embeddings=32) | shape  # fmt: skip
     model = Classifier(EncoderConfig(**shape, **({"labels": labels} if labels else {})))
     save_pretrained(model, folder)
-    tokenizer.save(folder, model.config.model_type, 32)
+    save_tokenizer(tokenizer, folder, model.config.model_type, 32)
     if labels is None:
         tensors = {k: v for k, v in load_file(folder / "model.safetensors").items() if not k.startswith("classifier")}
         save_file(tensors, folder / "model.safetensors")

@@ -24,10 +24,11 @@ import torch
 import transformers
 from torch.nn import functional as F
 
+from minikd.checkpoints.config_json import config_to_json
 from minikd.checkpoints.pretrained import from_pretrained, name_map, save_pretrained, to_hugging_face
+from minikd.checkpoints.tokenizer_files import load_tokenizer
 from minikd.config import EncoderConfig
 from minikd.model import Classifier
-from minikd.tokenizer import load_tokenizer
 
 _SMALL = EncoderConfig(
     vocab_size=53, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
@@ -73,7 +74,7 @@ def randomised(config: EncoderConfig, seed: int = 0, dtype=torch.float32) -> Cla
 
 def transformers_twin(model: Classifier):
     """transformers' model of the same shape with the same weights, with the attention that shows its weights."""
-    config = transformers.AutoConfig.for_model(**model.config.to_dict())
+    config = transformers.AutoConfig.for_model(**config_to_json(model.config))
     config._attn_implementation = "eager"
     twin = transformers.AutoModelForSequenceClassification.from_config(config)
     twin = twin.to(next(model.parameters()).dtype).train(model.training)

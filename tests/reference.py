@@ -9,18 +9,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
+from helpers import Settings
 
 from minikd.batching import TokenizedSplit
+from minikd.checkpoints.config_json import config_to_json
 from minikd.checkpoints.pretrained import to_hugging_face
 from minikd.model import Classifier
-from minikd.training import TrainingSettings
 
 transformers.logging.set_verbosity_error()
 
 
 def sdpa_twin(model: Classifier) -> transformers.PreTrainedModel:
     """transformers' model with the weights of `model` and its fastest attention that needs no further package."""
-    config = transformers.AutoConfig.for_model(**model.config.to_dict())
+    config = transformers.AutoConfig.for_model(**config_to_json(model.config))
     config._attn_implementation = "sdpa"
     twin = transformers.AutoModelForSequenceClassification.from_config(config)
     twin.load_state_dict(to_hugging_face(model), strict=True)
@@ -49,9 +50,7 @@ def collator(tokenizer, pad_to: int | None = None) -> transformers.DataCollatorW
     return transformers.DataCollatorWithPadding(tokenizer, **padding)
 
 
-def trainer_seconds(
-    twin, examples: Examples, settings: TrainingSettings, tokenizer, pad_to: int | None = None
-) -> float:
+def trainer_seconds(twin, examples: Examples, settings: Settings, tokenizer, pad_to: int | None = None) -> float:
     """Trains `twin` by Trainer as `minikd.training.train` would; returns the seconds that Trainer reports.
 
     Batches are random, as by default, and padded to their longest text by DataCollatorWithPadding, or all to `pad_to`.

@@ -5,21 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import train
 from test_training import SETTINGS, make_model, tiny_data
 
-from minikd.batching import (
-    cache_folder,
-    collate,
-    make_batches,
-    padded_length,
-    padding_share,
-    plan_batches,
-    plan_by_tokens,
-    tokenize_split,
-)
+from minikd.batching import collate, make_batches, padded_length, padding_share, plan_batches, plan_by_tokens
 from minikd.datasets import Split
+from minikd.experiment.caches import cache_folder, cached_tokens
 from minikd.tokenizer import Tokenizer, bert_wordpiece, train_wordpiece
-from minikd.training import train
 
 CPU = torch.device("cpu")
 TEXTS = ["a good film", "bad", "a very long film about a man and a film about a film", "", "good good good"]
@@ -86,7 +78,7 @@ def test_training_sees_every_example_once_an_epoch_in_an_order_of_its_own(tmp_pa
 def test_batches_are_padded_with_the_tokenizers_own_id():
     words = ["[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "film", "[PAD]", "bad"]
     tokenizer = Tokenizer(bert_wordpiece({word: i for i, word in enumerate(words)}, {}))
-    split = tokenize_split(Split(["good", "good bad film"], [0, 1]), tokenizer, 16)
+    split = cached_tokens(Split(["good", "good bad film"], [0, 1]), tokenizer, 16)
     batch = collate(split, np.array([0, 1]), CPU)
     assert batch.input_ids.tolist() == [[1, 4, 2, 6, 6], [1, 4, 7, 5, 2]]
     assert batch.attention_mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
@@ -99,7 +91,7 @@ def test_batches_of_similar_length_carry_little_padding():
 
 
 def test_rows_are_the_tokens_of_the_examples_they_name(tokenizer):
-    split = tokenize_split(Split(TEXTS, [0, 1, 0, 1, 0]), tokenizer, 16)
+    split = cached_tokens(Split(TEXTS, [0, 1, 0, 1, 0]), tokenizer, 16)
     seen = []
     for batch in make_batches(split, plan_batches(split.lengths, 2, 3), CPU):
         for row, index in enumerate(batch.index.tolist()):
@@ -127,7 +119,7 @@ def test_batches_by_tokens_hold_every_example_once_the_longest_first_and_no_more
 
 
 def test_there_is_no_mask_where_nothing_is_padded(tokenizer):
-    split = tokenize_split(Split(["good", "bad", "a good film"], [0, 1, 0]), tokenizer, 16)
+    split = cached_tokens(Split(["good", "bad", "a good film"], [0, 1, 0]), tokenizer, 16)
     assert collate(split, np.array([0, 1]), CPU).attention_mask is None
     assert collate(split, np.array([0, 2]), CPU).attention_mask is not None
 
@@ -138,7 +130,7 @@ def test_only_cuda_pads_to_a_multiple_of_eight():
 
 
 def test_texts_are_cut_at_the_maximum_length_and_keep_their_frame(tokenizer):
-    split = tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 6)
+    split = cached_tokens(Split(TEXTS, [0] * 5), tokenizer, 6)
     assert split.lengths.max() == 6
     row = split.ids[split.offsets[2] : split.offsets[3]].tolist()
     assert (row[0], row[-1]) == (tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"])
@@ -146,22 +138,22 @@ def test_texts_are_cut_at_the_maximum_length_and_keep_their_frame(tokenizer):
 
 def test_cached_tokens_are_used_and_a_damaged_cache_is_not(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 16)
+    first = cached_tokens(Split(TEXTS, [0] * 5), tokenizer, 16)
     [path] = (tmp_path / "minikd").iterdir()
     monkeypatch.setattr(tokenizer, "encode", None)  # from here on, tokenising would fail
-    again = tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 16)
+    again = cached_tokens(Split(TEXTS, [0] * 5), tokenizer, 16)
     assert again.ids.tolist() == first.ids.tolist() and again.fingerprint == first.fingerprint
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path.write_bytes(path.read_bytes()[:50])
-    assert tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 16).ids.tolist() == first.ids.tolist()
+    assert cached_tokens(Split(TEXTS, [0] * 5), tokenizer, 16).ids.tolist() == first.ids.tolist()
 
 
 def test_fingerprint_depends_on_texts_labels_and_length(tokenizer):
-    base = tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 16).fingerprint
-    assert tokenize_split(Split(TEXTS[::-1], [0] * 5), tokenizer, 16).fingerprint != base
-    assert tokenize_split(Split(TEXTS, [0, 0, 0, 0, 1]), tokenizer, 16).fingerprint != base
-    assert tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 8).fingerprint != base
+    base = cached_tokens(Split(TEXTS, [0] * 5), tokenizer, 16).fingerprint
+    assert cached_tokens(Split(TEXTS[::-1], [0] * 5), tokenizer, 16).fingerprint != base
+    assert cached_tokens(Split(TEXTS, [0, 0, 0, 0, 1]), tokenizer, 16).fingerprint != base
+    assert cached_tokens(Split(TEXTS, [0] * 5), tokenizer, 8).fingerprint != base
 
 
 def test_the_cache_lies_in_the_users_home_unless_told_otherwise(tmp_path, monkeypatch):
@@ -174,5 +166,5 @@ def test_the_cache_lies_in_the_users_home_unless_told_otherwise(tmp_path, monkey
 def test_an_unwritable_cache_does_not_stop_the_run(tokenizer, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # a folder cannot be made inside a file
-    assert len(tokenize_split(Split(TEXTS, [0] * 5), tokenizer, 16)) == 5
+    assert len(cached_tokens(Split(TEXTS, [0] * 5), tokenizer, 16)) == 5
     assert "not cached" in capsys.readouterr().out

@@ -6,20 +6,22 @@ from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 
+import minikd.experiment.inference
 import pytest
 import tokenizers
 import torch
 from equality import CONFIGS, load_quietly, randomised
+from helpers import teacher_logits
 from safetensors import safe_open
 from safetensors.torch import save
 
 import minikd
-import minikd.experiment.inference
-from minikd.batching import cache_folder, tokenize_split
 from minikd.checkpoints.pretrained import save_pretrained
+from minikd.checkpoints.tokenizer_files import load_tokenizer, save_tokenizer
 from minikd.datasets import Split
-from minikd.experiment.inference import model_fingerprint, predict, predict_once, teacher_logits
-from minikd.tokenizer import Tokenizer, bert_wordpiece, load_tokenizer
+from minikd.experiment.caches import cache_folder, cached_logits, cached_tokens, model_fingerprint
+from minikd.inference import compute_logits
+from minikd.tokenizer import Tokenizer, bert_wordpiece
 
 CPU = torch.device("cpu")
 TEXTS = ["A good film", "bad Café", "a film about a man and a bad film", "", "good [PAD] good", "o ver"]
@@ -59,7 +61,7 @@ OTHER_TOKENS = {
 
 
 def tokenized(parts):
-    return tokenize_split(Split(parts["texts"], parts["labels"]), parts["tokenizer"], parts["max_length"])
+    return cached_tokens(Split(parts["texts"], parts["labels"]), parts["tokenizer"], parts["max_length"])
 
 
 @pytest.mark.parametrize("part", OTHER_TOKENS)
@@ -88,7 +90,7 @@ def test_labels_are_in_the_fingerprint_of_a_split_though_its_tokens_are_the_same
 
 def test_a_fingerprint_is_that_of_what_the_tokenizer_does_not_of_its_files(tmp_path):
     settings = {"do_lower_case": False, "tokenizer_class": "BertTokenizer"}
-    tokenizer(settings).save(tmp_path, "bert", 512)
+    save_tokenizer(tokenizer(settings), tmp_path, "bert", 512)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     cased = load_tokenizer(tmp_path)
     assert cased.fingerprint == tokenizer(settings).fingerprint
@@ -122,7 +124,7 @@ def passes(monkeypatch):
 
     def counted(*arguments, **options):
         calls.append(arguments)
-        return predict(*arguments, **options)
+        return compute_logits(*arguments, **options)
 
     monkeypatch.setattr(minikd.experiment.inference, "predict", counted)
     return calls
@@ -151,7 +153,7 @@ OTHER_LOGITS = {
 
 
 def once(run, path):
-    return predict_once(run["model"], tokenized(run["split"]), CPU, run["precision"])
+    return cached_logits(run["model"], tokenized(run["split"]), CPU, run["precision"])
 
 
 def teachers(run, path):
@@ -167,7 +169,7 @@ def test_logits_are_not_read_from_the_cache_where_this_differs(cached, part, pas
     other = RUN | OTHER_LOGITS[part]
     logits = cached(other, path)
     assert len(passes) == 2
-    assert torch.equal(logits, predict(other["model"], tokenized(other["split"]), CPU, other["precision"]))
+    assert torch.equal(logits, compute_logits(other["model"], tokenized(other["split"]), CPU, other["precision"]))
     assert part == "the labels" or not torch.equal(logits, first)
     assert torch.equal(cached(other, path), logits) and len(passes) == 2
 
@@ -190,7 +192,7 @@ def test_logits_of_finished_models_are_not_read_from_the_cache_of_another_device
 
     monkeypatch.setattr(minikd.experiment.inference, "predict", remember)
     for device in ("cpu", "meta", "cpu", "meta"):
-        predict_once(deepcopy(RUN["model"]), tokenized(SPLIT), torch.device(device), "fp32")
+        cached_logits(deepcopy(RUN["model"]), tokenized(SPLIT), torch.device(device), "fp32")
     assert asked == ["cpu", "meta"]
 
 
@@ -215,7 +217,7 @@ def test_the_cache_is_the_users_own_and_may_be_deleted_at_any_time(tmp_path, mon
     found = []
     for _ in range(2):
         split = tokenized(SPLIT)
-        found.append((split.ids.tolist(), predict_once(model, split, CPU, "fp32").tolist()))
+        found.append((split.ids.tolist(), cached_logits(model, split, CPU, "fp32").tolist()))
         kept = {path.name.split("-")[0] for path in (tmp_path / ".cache/minikd").iterdir()}
         assert kept == {"tokens", "logits"}
         shutil.rmtree(tmp_path / ".cache")
@@ -242,7 +244,7 @@ def test_damaged_logits_in_the_cache_are_computed_anew(cached, damage, passes, t
 def test_a_cache_that_cannot_be_written_costs_no_logits(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # a folder cannot be made inside a file
-    assert torch.equal(once(RUN, None), predict(RUN["model"], tokenized(SPLIT), CPU, "fp32"))
+    assert torch.equal(once(RUN, None), compute_logits(RUN["model"], tokenized(SPLIT), CPU, "fp32"))
     assert "logits not cached" in capsys.readouterr().out
 
 

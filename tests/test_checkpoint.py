@@ -12,18 +12,14 @@ import transformers
 from equality import CONFIGS, load_quietly, random_batch, randomised, round_trip
 from safetensors.torch import load_file, save_file
 
+from minikd.checkpoints.config_json import config_to_json
 from minikd.checkpoints.hub import is_fine_tuned, model_folder, read_tensors
-from minikd.checkpoints.pretrained import (
-    from_pretrained,
-    load_tensors,
-    save_pretrained,
-    to_hugging_face,
-)
+from minikd.checkpoints.pretrained import from_pretrained, load_tensors, save_pretrained, to_hugging_face
+from minikd.checkpoints.tokenizer_files import load_tokenizer, save_tokenizer
 from minikd.errors import MinikdError
 from minikd.model import Classifier
 from minikd.student import evenly_spaced_layers, student_from_teacher
 from minikd.techniques.lora import add_lora
-from minikd.tokenizer import load_tokenizer
 
 FAMILIES = ["bert", "distilbert"]
 PRETRAINING = {
@@ -83,7 +79,7 @@ def test_transformers_loads_what_we_save_with_the_same_logits_and_label_names(fa
 
 @both_families
 def test_we_load_what_transformers_saves_with_the_same_logits_and_label_names(family, tmp_path):
-    fields = CONFIGS[family].to_dict() | {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+    fields = config_to_json(CONFIGS[family]) | {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
     config = transformers.AutoConfig.for_model(**fields)
     theirs = transformers.AutoModelForSequenceClassification.from_config(config).eval()
     with torch.no_grad():
@@ -100,7 +96,7 @@ def test_we_load_what_transformers_saves_with_the_same_logits_and_label_names(fa
 def test_saved_folder_is_a_whole_model_and_tokenizer_for_transformers(minilm, tmp_path):
     tokenizer, model = load_tokenizer(minilm), randomised(replace(CONFIGS["bert"], vocab_size=30522))
     save_pretrained(model, tmp_path)
-    tokenizer.save(tmp_path, "bert", 128)
+    save_tokenizer(tokenizer, tmp_path, "bert", 128)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"
     ]  # fmt: skip

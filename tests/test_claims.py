@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import WORDS, save_model, spread
+from helpers import Settings, teacher_logits, train_or_reuse
 from safetensors.torch import load_file, save_file
 from test_training import CPU, SETTINGS, make_model, make_split
 
 import minikd.experiment.runs
 import minikd.files
-from minikd.batching import make_batches, tokenize_split
+from minikd.batching import make_batches
+from minikd.checkpoints.label_order import match_labels
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
-from minikd.evaluation.label_order import match_labels
-from minikd.experiment.inference import model_fingerprint, predict, predict_once, teacher_logits
-from minikd.experiment.runs import train_or_reuse
+from minikd.experiment.caches import cached_logits, cached_tokens, model_fingerprint
+from minikd.inference import compute_logits
 from minikd.model import Classifier
 from minikd.techniques.quantize import quantize
 from minikd.tokenizer import train_wordpiece
-from minikd.training import TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -32,7 +32,7 @@ TRAIN, VALIDATION = make_split(40, 0), make_split(20, 1)
 
 
 def tokens(split=TRAIN, tokenizer=TOKENIZER, length=16):
-    return tokenize_split(split, tokenizer, length)
+    return cached_tokens(split, tokenizer, length)
 
 
 def with_other_labels(split):
@@ -71,7 +71,7 @@ CHANGES = {
 
 
 def test_every_setting_is_among_the_changes():
-    assert OTHER_SETTINGS.keys() == {field.name for field in fields(TrainingSettings)}
+    assert OTHER_SETTINGS.keys() == {field.name for field in fields(Settings)}
     assert not [name for name, value in asdict(replace(SETTINGS, epochs=1)).items() if OTHER_SETTINGS[name] == value]
 
 
@@ -129,17 +129,17 @@ def other_heads(model):
 @pytest.mark.parametrize("part", ["weights", "shape", "texts", "precision"])
 def test_logits_in_the_cache_are_used_for_their_own_model_texts_and_precision(part, monkeypatch):
     model = spread(make_model(layers=1))
-    first = predict_once(model, tokens(), CPU, "fp32")
+    first = cached_logits(model, tokens(), CPU, "fp32")
     passes = []
     monkeypatch.setattr(
-        minikd.experiment.inference, "predict", lambda *args, **more: passes.append(1) or predict(*args, **more)
+        minikd.experiment.inference, "predict", lambda *args, **more: passes.append(1) or compute_logits(*args, **more)
     )
-    assert torch.equal(predict_once(model, tokens(), CPU, "fp32"), first) and not passes
+    assert torch.equal(cached_logits(model, tokens(), CPU, "fp32"), first) and not passes
     model = {"weights": spread(make_model(layers=1), seed=1), "shape": other_heads(model)}.get(part, model)
     split = tokens(make_split(40, 2)) if part == "texts" else tokens()
     precision = "bf16" if part == "precision" else "fp32"
-    other = predict_once(model, split, CPU, precision)
-    assert passes and torch.equal(other, predict(model, split, CPU, precision)) and not torch.equal(other, first)
+    other = cached_logits(model, split, CPU, precision)
+    assert passes and torch.equal(other, compute_logits(model, split, CPU, precision)) and not torch.equal(other, first)
 
 
 @pytest.mark.parametrize("part", ["weights", "texts", "precision"])
@@ -152,7 +152,7 @@ def test_a_teachers_logits_are_used_for_their_own_teacher_texts_and_precision(pa
     split = tokens(make_split(40, 2)) if part == "texts" else tokens()
     precision = "bf16" if part == "precision" else "fp32"
     other = teacher_logits(teacher, split, path, CPU, precision)
-    assert torch.equal(other, predict(teacher, split, CPU, precision)) and not torch.equal(other, first)
+    assert torch.equal(other, compute_logits(teacher, split, CPU, precision)) and not torch.equal(other, first)
 
 
 # Files

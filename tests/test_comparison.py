@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import QUICK, WORDS, save_model
 
-from minikd.batching import tokenize_split
 from minikd.checkpoints.pretrained import from_pretrained
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
@@ -17,9 +16,9 @@ from minikd.evaluation import costs as efficiency
 from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline, evaluate_models
 from minikd.evaluation.costs import measure_speed
 from minikd.evaluation.significance import compare
-from minikd.experiment.inference import model_fingerprint
+from minikd.experiment.caches import cached_tokens, model_fingerprint
+from minikd.experiment.readme import without_paths
 from minikd.model import Classifier, count_parameters
-from minikd.report.readme import without_paths
 from minikd.report.tables import notes, report
 from minikd.student import student_from_teacher
 from minikd.tokenizer import train_wordpiece
@@ -53,8 +52,8 @@ def evaluated():
     random = np.random.default_rng(0)
     split = Split([" ".join(random.choice(WORDS, random.integers(3, 10))) for _ in LABELS], LABELS)
     by_word, by_letter = train_wordpiece(WORDS * 3, 200), train_wordpiece(WORDS, 45)
-    tokens = dict.fromkeys(("teacher", "baseline"), tokenize_split(split, by_word, 64))
-    tokens["distilled"] = tokenize_split(split, by_letter, 64)
+    tokens = dict.fromkeys(("teacher", "baseline"), cached_tokens(split, by_word, 64))
+    tokens["distilled"] = cached_tokens(split, by_letter, 64)
     models = {
         "teacher": [(Path("t"), spread(0, layers=2, vocab_size=200))],
         "baseline": [(Path("b"), spread(3, vocab_size=1_500_000)), (Path("b2"), spread(4, vocab_size=1_500_000))],
@@ -100,7 +99,7 @@ def test_costs_are_those_of_the_rows_own_model(evaluated):
 
 
 def test_a_slow_model_is_the_slow_one_in_every_place():
-    split = tokenize_split(Split(["a film"] * 130, [0] * 130), train_wordpiece(WORDS * 3, 200), 16)
+    split = cached_tokens(Split(["a film"] * 130, [0] * 130), train_wordpiece(WORDS * 3, 200), 16)
     for slow in range(3):
         models = [spread(i) if i != slow else delayed(spread(i), 0.02) for i in range(3)]
         with pytest.MonkeyPatch.context() as patch:

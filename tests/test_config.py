@@ -7,7 +7,8 @@ import pytest
 import transformers
 from equality import CONFIGS
 
-from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT, DISTILBERT_NAMES, EncoderConfig, bert_like, same_shape
+from minikd.checkpoints.config_json import DISTILBERT_NAMES, config_from_json, config_to_json, read_config
+from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT, EncoderConfig, bert_like, same_shape
 from minikd.errors import MinikdError
 
 # The fields as they stand in the published files.
@@ -34,7 +35,7 @@ DISTILBERT_BASE_UNCASED = {
 def read(tmp_path, content) -> EncoderConfig:
     path = tmp_path / "config.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return EncoderConfig.from_file(path)
+    return read_config(path)
 
 
 def refusal(load, *arguments, **options) -> str:
@@ -54,7 +55,7 @@ def test_published_files_are_the_named_shapes(tmp_path, published, named):
 
 def test_real_file_of_minilm_is_read(minilm):
     expected = replace(BERT_BASE, num_hidden_layers=6, hidden_size=384, intermediate_size=1536)
-    assert EncoderConfig.from_file(minilm / "config.json") == expected
+    assert read_config(minilm / "config.json") == expected
 
 
 def test_family_of_an_old_file_without_model_type_is_told_by_its_field_names(tmp_path):
@@ -88,9 +89,9 @@ def test_null_fields_mean_the_default(tmp_path):
 @pytest.mark.parametrize("published", [BERT_BASE_UNCASED, DISTILBERT_BASE_UNCASED])
 def test_null_padding_means_no_row_for_padding_as_in_transformers(tmp_path, published):
     config = read(tmp_path, published | {"pad_token_id": None})
-    assert config.pad_token_id is None and config.to_dict()["pad_token_id"] is None
+    assert config.pad_token_id is None and config_to_json(config)["pad_token_id"] is None
     assert transformers.AutoConfig.from_pretrained(tmp_path).pad_token_id is None
-    assert read(tmp_path, config.to_dict()) == config
+    assert read(tmp_path, config_to_json(config)) == config
     without = {name: value for name, value in published.items() if name != "pad_token_id"}
     assert read(tmp_path, without).pad_token_id == 0
 
@@ -116,13 +117,13 @@ VARIED = {  # no value is its family's default
 
 @pytest.mark.parametrize("config", [*CONFIGS.values(), *VARIED.values(), BERT_BASE, DISTILBERT])
 def test_to_dict_and_from_dict_are_inverses_also_through_json(config):
-    assert EncoderConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
 
 
 @pytest.mark.parametrize("family", VARIED)
 def test_transformers_reads_the_same_values_from_what_we_write(family):
     config = VARIED[family]
-    theirs = transformers.AutoConfig.for_model(**config.to_dict())
+    theirs = transformers.AutoConfig.for_model(**config_to_json(config))
     names = DISTILBERT_NAMES if family == "distilbert" else {}
     for field in fields(EncoderConfig):
         constant = family == "distilbert" and field.name in ("type_vocab_size", "layer_norm_eps")
@@ -135,9 +136,9 @@ def test_transformers_reads_the_same_values_from_what_we_write(family):
 @pytest.mark.parametrize("family", VARIED)
 def test_we_read_the_same_values_from_what_transformers_writes(family, tmp_path):
     config = VARIED[family]
-    theirs = transformers.AutoConfig.for_model(**config.to_dict())
+    theirs = transformers.AutoConfig.for_model(**config_to_json(config))
     theirs.save_pretrained(tmp_path)
-    assert EncoderConfig.from_file(tmp_path / "config.json") == config
+    assert read_config(tmp_path / "config.json") == config
 
 
 @pytest.mark.parametrize(("published", "change", "named"), [

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import QUICK
+from helpers import teacher_logits
 from test_runs import CPU, DATA, OTHER, make_model, run
 
 from minikd.experiment import inference
-from minikd.experiment.inference import caching_minutes, teacher_logits
+from minikd.experiment.caches import caching_minutes
 from minikd.experiment.teacher import source_of_logits
 
 
@@ -158,7 +159,7 @@ def test_a_teacher_that_lies_in_its_place_without_a_run_json_loses_no_results(sc
 
 def test_memory_is_measured_before_there_is_a_training_to_lose(tmp_path, monkeypatch):
     order = []
-    monkeypatch.setattr("minikd.experiment.runs.training_memory_mb", lambda *_: order.append("memory") or 5.0)
+    monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: order.append("memory") or 5.0)
     monkeypatch.setattr("minikd.experiment.runs.train", lambda *_, **__: order.append("training") or [])
     run(tmp_path)
     assert order == ["memory", "training"] and read_json(tmp_path / "run.json")["training_peak_mb"] == 5.0

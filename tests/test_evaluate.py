@@ -15,17 +15,17 @@ from conftest import WORDS, save_model
 from safetensors.torch import load_file, save_file
 
 import minikd.experiment.runs
-from minikd.batching import tokenize_split
 from minikd.checkpoints.pretrained import from_pretrained
+from minikd.checkpoints.tokenizer_files import load_tokenizer
 from minikd.cli.flags import DATA_DIR
 from minikd.datasets import Split, load_dataset
 from minikd.evaluation.calibration import calibration_metrics, fit_temperature
 from minikd.evaluation.comparison import distilled_against_baseline, evaluate_models
-from minikd.experiment.inference import predict
+from minikd.experiment.caches import cached_tokens
 from minikd.files import atomic_write
+from minikd.inference import compute_logits
 from minikd.metrics import confusion_matrix
 from minikd.report import readme
-from minikd.tokenizer import load_tokenizer
 
 SIZES = {"train": 60, "validation": 17, "test": 23}  # unequal, so that one split cannot pass for another
 FP32 = ["--precision", "fp32", "--device", "cpu"]
@@ -67,8 +67,8 @@ def read_csv(path):
 
 def logits_of(folder, split, max_length=32):
     """What the model in `folder`, with its own tokenizer, says to the split."""
-    tokens = tokenize_split(split, load_tokenizer(Path(folder)), max_length)
-    return predict(from_pretrained(folder), tokens, torch.device("cpu"), "fp32")
+    tokens = cached_tokens(split, load_tokenizer(Path(folder)), max_length)
+    return compute_logits(from_pretrained(folder), tokens, torch.device("cpu"), "fp32")
 
 
 def evaluate(script, *arguments, status=0):
@@ -362,7 +362,7 @@ def test_times_memory_and_costs_go_to_the_model_they_are_of(reviews, spread, oth
     models = {
         name: [(tmp_path / name, from_pretrained(folder, labels=("bad", "good")))] for name, folder in folders.items()
     }
-    tokens = {name: tokenize_split(test, load_tokenizer(folder), 32) for name, folder in folders.items()}
+    tokens = {name: cached_tokens(test, load_tokenizer(folder), 32) for name, folder in folders.items()}
     for name, minutes in (("teacher", 3), ("student", 1)):
         (tmp_path / name).mkdir()
         history = [{"seconds": 45.0 * minutes}, {"seconds": 15.0 * minutes}]
@@ -383,8 +383,8 @@ def test_times_memory_and_costs_go_to_the_model_they_are_of(reviews, spread, oth
         assert split is tokens[name] and (device, precision) == (cpu, "fp32")
         return {"teacher": 700.0, "student": 600.0}[name]
 
-    monkeypatch.setattr("minikd.evaluation.comparison.measure_speed", speed)
-    monkeypatch.setattr("minikd.evaluation.comparison.inference_memory_mb", memory)
+    monkeypatch.setattr("minikd.experiment.results.measure_speed", speed)
+    monkeypatch.setattr("minikd.experiment.results.inference_memory_mb", memory)
     rows, logits = evaluate_models(models, tokens, test, cpu, "fp32")
     assert seen["speed"][0] == [models[name][0][1] for name in models]
     assert seen["speed"][1] == [tokens[name] for name in models] and seen["speed"][2:] == (cpu, "fp32")
@@ -415,7 +415,7 @@ def test_significance_is_distilled_less_baseline():
 def test_the_results_of_a_trained_teacher_can_be_added_to_those_of_the_readme(script, reviews, tmp_path, monkeypatch):
     flags = ["--layers", 1, "--hidden", 32, "--epochs", 1, *FP32, "--output-dir", "imdb-teacher"]
     assert script("train.py", "--dataset", reviews, *flags)[0] == 0
-    monkeypatch.setattr("minikd.report.readme.ROOT", tmp_path)
+    monkeypatch.setattr("minikd.experiment.readme.ROOT", tmp_path)
     monkeypatch.setattr("sys.argv", ["readme", "--add", "imdb-teacher", "imdb-teacher/results.json"])
     Path("README.md").write_text("<!-- results imdb-teacher accuracy -->\n<!-- end -->\n")
     readme.main()

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from minikd.checkpoints.pretrained import from_pretrained
 from minikd.evaluation.calibration import expected_calibration_error
-from minikd.experiment.inference import model_fingerprint
+from minikd.experiment.caches import model_fingerprint
 
 
 def read_json(path):

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import save_model
+from helpers import Settings
 
 import minikd.experiment.runs
 from minikd.cli import flags
 from minikd.cli import start as cli
 from minikd.cli.defaults import DEFAULTS
+from minikd.cli.recipes import RECIPES
 from minikd.errors import MinikdError
-from minikd.experiment.recipes import RECIPES
-from minikd.training import TrainingSettings
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train.py", "distill.py", "evaluate.py")
@@ -235,7 +235,7 @@ def test_every_training_flag_of_train_reaches_the_loop(script, corpus, bare, han
     flags = ["--epochs", 1, "--lr", "3e-3", "--max-length", 9, "--precision", "fp32", "--device", "cpu", *OWN_FLAGS]
     assert script("train.py", "--dataset", corpus, "--model", bare, *flags)[0] == 0
     (call,) = handed_to_the_loop
-    assert call["settings"] == TrainingSettings(epochs=1, lr=3e-3, alpha=1.0, T=1.0, precision="fp32", **OWN)
+    assert call["settings"] == Settings(epochs=1, lr=3e-3, alpha=1.0, T=1.0, precision="fp32", **OWN)
     assert (call["device"], call["compile"], call["resume"]) == (torch.device("cpu"), False, False)
     assert call["teacher"] is None and call["data"].lengths.max() == 9
 
@@ -245,7 +245,7 @@ def test_every_training_flag_of_distill_reaches_the_loops(script, corpus, bare, 
     flags += ["--max-length", 9, "--precision", "fp32", "--device", "cpu", "--student-layers", 2, *OWN_FLAGS]
     assert script("distill.py", "--dataset", corpus, "--teacher", bare, *flags)[0] == 0
     calls = {call["desc"]: call for call in handed_to_the_loop}
-    settings = TrainingSettings(epochs=1, lr=3e-3, precision="fp32", **OWN)
+    settings = Settings(epochs=1, lr=3e-3, precision="fp32", **OWN)
     assert {name: asdict(call["settings"]) for name, call in calls.items()} == {
         "teacher": asdict(settings) | {"epochs": 2, "lr": 4e-3},
         "distilled": asdict(settings) | {"alpha": 0.3, "T": 3.0},

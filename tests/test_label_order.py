@@ -15,13 +15,13 @@ from equality import CONFIGS, random_batch, randomised
 from safetensors.torch import load_file, save_file
 
 from minikd.checkpoints.adapters import save_adapters
+from minikd.checkpoints.label_order import best_order, match_labels, order_by_name
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
+from minikd.checkpoints.tokenizer_files import load_tokenizer
 from minikd.datasets import Split, load_dataset
 from minikd.errors import MinikdError
-from minikd.evaluation.label_order import best_order, match_labels, order_by_name
 from minikd.model import Classifier
 from minikd.techniques.lora import add_lora
-from minikd.tokenizer import load_tokenizer
 
 TOPICS = {"billing": ("invoice", "refund"), "technical": ("crash", "error"), "sales": ("price", "offer")}
 FILLER = "please the my is about a with help thanks hello".split()

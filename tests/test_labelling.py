@@ -2,8 +2,8 @@
 
 import pytest
 
-from minikd.cli.labelling import print_labels
 from minikd.errors import MinikdError
+from minikd.experiment.labelling import print_labels
 
 
 def test_a_text_that_is_not_valid_unicode_is_refused_before_any_model_is_loaded():

@@ -11,20 +11,21 @@ import pytest
 import torch
 import transformers
 from equality import CONFIGS, load_quietly, random_batch, randomised, transformers_twin
+from helpers import train
 from safetensors.torch import load_file, save_file
 from test_model import DROPOUTS, reproducible_dropout
 from test_training import CPU, SETTINGS, make_split
 from torch.nn import functional as F
 
-from minikd.batching import tokenize_split
 from minikd.checkpoints.adapters import base_model, load_adapted, load_adapters, save_adapters, target_modules
 from minikd.checkpoints.pretrained import save_pretrained
 from minikd.config import BERT_BASE
 from minikd.errors import MinikdError
+from minikd.experiment.caches import cached_tokens
 from minikd.model import Classifier, SelfAttention, count_parameters
 from minikd.techniques.lora import TARGETS, adapters, add_lora, merge_lora, trainable_parameters, training_state_mb
 from minikd.tokenizer import train_wordpiece
-from minikd.training import make_optimizer, train
+from minikd.training import make_optimizer
 
 TARGET_SETS = {
     "query and value": ("query", "value"),
@@ -262,7 +263,7 @@ def test_merged_model_loads_in_transformers_with_the_same_logits(config, tmp_pat
 def test_training_changes_adapters_and_head_alone(targets, cls_only, tmp_path):
     splits = make_split(40, 0), make_split(16, 1)
     tokenizer = train_wordpiece(splits[0].texts, 200)
-    data, validation = (tokenize_split(split, tokenizer, 16) for split in splits)
+    data, validation = (cached_tokens(split, tokenizer, 16) for split in splits)
     model = Classifier(replace(CONFIGS["bert"], vocab_size=200))
     model.cls_only_last_layer = cls_only
     add_lora(model, 4, 8, 0.1, targets)

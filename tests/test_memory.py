@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import Settings, train
 
 from minikd.batching import TokenizedSplit
 from minikd.config import EncoderConfig
@@ -16,7 +17,6 @@ from minikd.evaluation import costs as efficiency
 from minikd.evaluation.costs import training_memory_mb
 from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb
 from minikd.model import Classifier
-from minikd.training import TrainingSettings, train
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ CONFIG = EncoderConfig(
     vocab_size=30000, hidden_size=512, num_hidden_layers=4, num_attention_heads=8, intermediate_size=2048,
     max_position_embeddings=64,
 )  # fmt: skip
-SETTINGS = TrainingSettings(epochs=1, batch_size=16, lr=1e-4)
+SETTINGS = Settings(epochs=1, batch_size=16, lr=1e-4)
 pytestmark = pytest.mark.skipif(peak_memory_mb(CPU) is None, reason="this system does not tell a process's peak")
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from minikd.errors import MinikdError
+from minikd.experiment.results import loss_curves
 from minikd.report.drawing import ROLES, looks, short
 from minikd.report.plots import DPI, dashboard, draw
-from minikd.report.tables import loss_curves
 
 matplotlib = pytest.importorskip("matplotlib")
 

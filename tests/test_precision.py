@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 import torch
 from equality import CONFIGS, assert_equal, compare, moved, random_batch, randomised, run, transformers_twin
+from helpers import train
 from test_training import SETTINGS, log_lines, make_model, tiny_data
 
-from minikd.experiment.inference import autocast, model_fingerprint, predict
+from minikd.experiment.caches import model_fingerprint
+from minikd.inference import autocast, compute_logits
 from minikd.model import Classifier
-from minikd.training import train
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -142,8 +143,10 @@ def test_compiled_training_on_cuda_gives_the_losses_of_eager_training(data, tmp_
 @needs_cuda
 def test_logits_on_cuda_do_not_depend_on_the_batch(data):
     model = make_model().to(CUDA).eval()
-    whole = predict(model, data[1], CUDA, "fp32")
-    alone = predict(model, replace(data[1], offsets=data[1].offsets[:2], labels=data[1].labels[:1]), CUDA, "fp32")
+    whole = compute_logits(model, data[1], CUDA, "fp32")
+    alone = compute_logits(
+        model, replace(data[1], offsets=data[1].offsets[:2], labels=data[1].labels[:1]), CUDA, "fp32"
+    )
     torch.testing.assert_close(alone, whole[:1], rtol=1e-4, atol=1e-5)
 
 

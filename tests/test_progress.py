@@ -7,11 +7,11 @@ import time
 from dataclasses import replace
 
 import pytest
+from helpers import train
 from test_training import CPU, SETTINGS, make_model, tiny_data
 
 from minikd.experiment import progress
 from minikd.experiment.progress import Estimate, duration
-from minikd.training import train
 
 
 def test_an_estimate_is_the_time_of_the_first_steps_scaled_by_tokens(monkeypatch):

@@ -9,8 +9,8 @@ import torch
 import transformers
 from equality import CONFIGS, load_quietly, random_batch, randomised, real_batch
 
+from minikd.checkpoints.config_json import config_from_json, config_to_json
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
-from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
 from minikd.evaluation.costs import model_size
 from minikd.techniques.quantize import (
@@ -187,11 +187,11 @@ def test_what_cannot_be_quantised_or_read_is_refused_by_name(tmp_path):
     with pytest.raises(MinikdError, match="int3"):
         quantize(randomised(BERT), "int3")
     with pytest.raises(MinikdError, match="bitsandbytes"):
-        EncoderConfig.from_dict(BERT.to_dict() | {"quantization_config": {"quant_method": "bitsandbytes"}})
+        config_from_json(config_to_json(BERT) | {"quantization_config": {"quant_method": "bitsandbytes"}})
     with pytest.raises(MinikdError, match="quantization_config"):
-        EncoderConfig.from_dict(BERT.to_dict() | {"quantization_config": "int8"})
+        config_from_json(config_to_json(BERT) | {"quantization_config": "int8"})
     with pytest.raises(MinikdError, match="minikd_bert"):
-        EncoderConfig.from_dict(BERT.to_dict() | {"model_type": "minikd_bert"})
+        config_from_json(config_to_json(BERT) | {"model_type": "minikd_bert"})
 
 
 def test_weights_of_another_type_than_the_config_says_are_refused(tmp_path):

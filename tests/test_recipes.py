@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minikd.checkpoints.pretrained import save_pretrained
+from minikd.checkpoints.tokenizer_files import load_tokenizer
+from minikd.cli.recipes import RECIPES
 from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT
-from minikd.experiment.recipes import RECIPES
 from minikd.model import Classifier
 from minikd.report.tables import table
-from minikd.tokenizer import load_tokenizer
 
 WORDS = "profit loss rose fell good bad film plot was the a very not quarter sales".split()
 # parameters with 2 labels

@@ -8,22 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from minikd.cli.recipes import RECIPES
 from minikd.datasets import Dataset, Split
 from minikd.errors import MinikdError
 from minikd.evaluation.bag_of_words import bag_of_words
 from minikd.evaluation.comparison import compare_with_first, merge_seeds
 from minikd.evaluation.significance import compare
-from minikd.experiment.recipes import RECIPES
+from minikd.experiment.readme import readme_with_tables, without_paths
+from minikd.experiment.results import read_results, write_results
 from minikd.report import readme
-from minikd.report.readme import readme_with_tables, without_paths
-from minikd.report.tables import notes, read_results, report, table, write_results
+from minikd.report.tables import notes, report, table
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_the_readmes_tables_are_those_of_the_results_files():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme_with_tables(readme, ROOT / "data" / "results") == readme, "run: python -m minikd.report.readme"
+    assert readme_with_tables(readme, ROOT / "data" / "results") == readme, "run: python -m minikd.experiment.readme"
 
 
 def results(*rows, **other):
@@ -197,7 +198,7 @@ def test_added_results_name_no_folder_of_their_machine(tmp_path):
 
 @pytest.mark.parametrize("flags", [["--add", "name"], ["results.json"]])
 def test_a_name_and_a_file_go_together_and_nothing_is_written_without_one(flags, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("minikd.report.readme.ROOT", tmp_path)
+    monkeypatch.setattr("minikd.experiment.readme.ROOT", tmp_path)
     monkeypatch.setattr("sys.argv", ["readme", *flags])
     with pytest.raises(SystemExit) as stop:
         readme.main()
@@ -207,7 +208,7 @@ def test_a_name_and_a_file_go_together_and_nothing_is_written_without_one(flags,
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_dashboard_is_drawn_for_added_results_if_the_readme_shows_it(shown, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("minikd.report.readme.ROOT", tmp_path)
+    monkeypatch.setattr("minikd.experiment.readme.ROOT", tmp_path)
     monkeypatch.setattr("sys.argv", ["readme", "--add", "own", str(tmp_path / "results.json")])
     picture = "![own](data/results/own.png)" if shown else "![other](data/results/other.png)"
     (tmp_path / "README.md").write_text(f"<!-- results own -->\n<!-- end -->\n{picture}\n")

@@ -11,24 +11,25 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from conftest import WORDS, save_model
+from helpers import Settings, train_or_reuse
 from test_training import CPU, make_split
 
-from minikd.batching import tokenize_split
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
+from minikd.classifier import check_tokenizer
+from minikd.cli.models import check_not_source
 from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
-from minikd.evaluation.comparison import training_costs
-from minikd.experiment.inference import model_fingerprint
-from minikd.experiment.runs import check_not_source, check_tokenizer, environment, publish, train_or_reuse
+from minikd.experiment.caches import cached_tokens, model_fingerprint
+from minikd.experiment.results import training_costs
+from minikd.experiment.runs import environment, publish
 from minikd.experiment.state import differences
 from minikd.files import atomic_write
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
-from minikd.training import TrainingSettings
 
-SETTINGS = TrainingSettings(epochs=2, batch_size=16, lr=1e-3, seed=5)
+SETTINGS = Settings(epochs=2, batch_size=16, lr=1e-3, seed=5)
 TOKENIZER = train_wordpiece(WORDS * 3, 200)
-DATA, VALIDATION = (tokenize_split(make_split(count, seed), TOKENIZER, 16) for count, seed in ((60, 0), (30, 1)))
+DATA, VALIDATION = (cached_tokens(make_split(count, seed), TOKENIZER, 16) for count, seed in ((60, 0), (30, 1)))
 LABELS = ("bad", "good")
 
 
@@ -187,7 +188,7 @@ def test_a_run_may_start_from_a_model_that_it_does_not_write_over(tmp_path):
 
 
 def test_what_becomes_of_an_interrupted_run_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("minikd.experiment.runs.training_memory_mb", lambda *_: 2.0)  # a process of its own
+    monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: 2.0)  # a process of its own
 
     def stop(batch):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -224,7 +225,7 @@ def test_a_models_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-OTHER = tokenize_split(make_split(60, 7), TOKENIZER, 16)
+OTHER = cached_tokens(make_split(60, 7), TOKENIZER, 16)
 CHANGES = {
     "data": dict(data=OTHER),
     "validation": dict(validation=OTHER),
@@ -271,7 +272,7 @@ def test_what_only_one_of_two_runs_was_made_from_differs():
 
 
 def test_nothing_of_an_interrupted_run_stays_in_one_that_is_trained_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr("minikd.experiment.runs.training_memory_mb", lambda *_: 2.0)
+    monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: 2.0)
     (tmp_path / ".partial/adapter").mkdir(parents=True)  # of a run with adapters
     run(tmp_path)
     assert set(files_of(tmp_path)) == {"config.json", "log.jsonl", "model.safetensors", "run.json", "tokenizer.json",
@@ -294,7 +295,7 @@ def test_a_model_may_embed_more_tokens_and_have_more_positions_than_are_used():
 
 
 def test_adapters_follow_from_the_seed_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("minikd.experiment.runs.training_memory_mb", lambda *_: 2.0)
+    monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: 2.0)
     models = []
     for state in (1, 2):  # of the random numbers that the run finds
         model = make_model()
@@ -306,7 +307,7 @@ def test_adapters_follow_from_the_seed_alone(tmp_path, monkeypatch):
 
 def test_every_setting_of_a_training_is_among_the_changes():
     changed = {change.split()[0] for change in CHANGES}
-    assert {field.name for field in fields(TrainingSettings)} <= changed
+    assert {field.name for field in fields(Settings)} <= changed
 
 
 def test_the_minutes_of_training_are_minutes_and_include_the_part_before_a_stop(tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ import pytest
 import torch
 from conftest import QUICK, WORDS, save_model
 
-from minikd.batching import CHUNK
 from minikd.checkpoints.pretrained import from_pretrained
 
 ROOT = Path(__file__).parents[1]

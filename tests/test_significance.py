@@ -18,10 +18,10 @@ from minikd.evaluation.significance import (
     interval,
     mcnemar,
     paired_interval,
-    sentence,
     t_quantile,
     two_way_interval,
 )
+from minikd.report.tables import sentence
 
 
 def answers(seeds=1, examples=400, only_a=0.1, only_b=0.05, seed=0):

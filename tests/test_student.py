@@ -10,16 +10,17 @@ import pytest
 import torch
 from conftest import QUICK, WORDS
 
-from minikd.batching import tokenize_split
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
+from minikd.checkpoints.tokenizer_files import load_tokenizer
 from minikd.config import BERT_BASE, BERT_SMALL, EncoderConfig
 from minikd.datasets import load_dataset
 from minikd.errors import MinikdError
-from minikd.experiment.inference import predict
+from minikd.experiment.caches import cached_tokens
+from minikd.inference import compute_logits
 from minikd.model import Classifier, count_parameters
 from minikd.student import PRETRAINED_SMALL, starting_student, student_config
 from minikd.tokenizer import Tokenizer as WordPiece
-from minikd.tokenizer import bert_wordpiece, load_tokenizer, train_wordpiece
+from minikd.tokenizer import bert_wordpiece, train_wordpiece
 
 DATA = SimpleNamespace(labels=("bad", "good"))
 CPU = torch.device("cpu")
@@ -175,5 +176,5 @@ def predicted(path) -> list[float]:
 def saved(folder, corpus) -> list[float]:
     """The probabilities of a saved model on the corpus's test split."""
     model, test = from_pretrained(folder), load_dataset(corpus).test
-    tokens = tokenize_split(test, load_tokenizer(folder), 16)
-    return predict(model, tokens, CPU, "fp32").softmax(dim=-1)[:, 1].tolist()
+    tokens = cached_tokens(test, load_tokenizer(folder), 16)
+    return compute_logits(model, tokens, CPU, "fp32").softmax(dim=-1)[:, 1].tolist()

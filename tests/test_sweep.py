@@ -10,16 +10,17 @@ import torch
 from conftest import QUICK, WORDS
 from test_runs import Kill, counted, kill_at
 
-from minikd.batching import TokenizedSplit, tokenize_split
+from minikd.batching import TokenizedSplit
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
+from minikd.checkpoints.tokenizer_files import load_tokenizer
 from minikd.config import EncoderConfig
 from minikd.datasets import load_dataset
 from minikd.evaluation.calibration import calibration_metrics
-from minikd.experiment.inference import predict
+from minikd.experiment.caches import cached_tokens
 from minikd.experiment.sweep import CRITERIA, _replace, best_cell, run_sweep
+from minikd.inference import compute_logits
 from minikd.model import Classifier
 from minikd.report.tables import notes, sweep_table
-from minikd.tokenizer import load_tokenizer
 
 CPU = torch.device("cpu")
 # By alpha: the most accurate but far too sure of itself, the one of the best likelihood, and one that knows the base
@@ -40,7 +41,7 @@ def students():
     for model in models.values():
         model.load_state_dict(models[SURE].state_dict())
     with torch.no_grad():
-        logits = predict(models[SURE], split, CPU, "fp32")
+        logits = compute_logits(models[SURE], split, CPU, "fp32")
         margin = logits[:, 1] - logits[:, 0]
         models[SURE].classifier.bias[1] -= margin.median()  # half of the answers are 1
         labels = (margin > margin.median()).long().numpy()
@@ -76,7 +77,7 @@ def test_a_sweep_chooses_by_what_was_asked_for(students, choose, alpha, tmp_path
     chosen = [line for line in capsys.readouterr().out.splitlines() if line.endswith(f"← chosen by {choose}")]
     assert len(chosen) == 1 and chosen[0].startswith(f"alpha {alpha:g}")
     for cell in sweep["cells"]:
-        logits = predict(models[cell["alpha"]], validation, CPU, "fp32")
+        logits = compute_logits(models[cell["alpha"]], validation, CPU, "fp32")
         figures = calibration_metrics(logits, torch.from_numpy(validation.labels))
         assert (cell["validation_loss"], cell["validation_ece"]) == (figures["nll"], figures["ece"])
 
@@ -214,9 +215,9 @@ def test_the_figures_that_a_sweep_chooses_by_are_of_the_validation_split(script,
     found = {}
     for cell in sweep["cells"]:
         folder = Path(f"out/sweep/alpha-{cell['alpha']}-T-{cell['T']}")
-        tokens = tokenize_split(validation, load_tokenizer(folder), 16)
+        tokens = cached_tokens(validation, load_tokenizer(folder), 16)
         figures = calibration_metrics(
-            predict(from_pretrained(folder), tokens, CPU, "fp32"), torch.tensor(validation.labels)
+            compute_logits(from_pretrained(folder), tokens, CPU, "fp32"), torch.tensor(validation.labels)
         )
         assert cell["validation_loss"] == pytest.approx(figures["nll"], abs=1e-6)
         found[cell["alpha"]] = figures["nll"]

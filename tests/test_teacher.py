@@ -8,13 +8,14 @@ import pytest
 import torch
 from equality import CONFIGS, randomised
 
-from minikd.batching import make_batches, plan_batches, tokenize_split
+from minikd.batching import make_batches, plan_batches
 from minikd.checkpoints.pretrained import from_pretrained
+from minikd.checkpoints.tokenizer_files import load_tokenizer
 from minikd.datasets import Split, load_dataset
-from minikd.experiment.inference import model_fingerprint
+from minikd.experiment.caches import cached_tokens, model_fingerprint
 from minikd.experiment.teacher import keep_copy, source_of_logits
 from minikd.losses import soft_loss
-from minikd.tokenizer import load_tokenizer, train_wordpiece
+from minikd.tokenizer import train_wordpiece
 
 CPU = torch.device("cpu")
 
@@ -28,7 +29,7 @@ def sample():
     """The first 200 reviews of the sample, whose true probabilities are known, and their tokens."""
     train = load_dataset("sample").train
     split = Split(train.texts[:200], train.labels[:200], train.probabilities[:200])
-    return split, tokenize_split(split, train_wordpiece(train.texts, 500), 32)
+    return split, cached_tokens(split, train_wordpiece(train.texts, 500), 32)
 
 
 def shuffled(tokens):

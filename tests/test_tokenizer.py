@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from minikd.checkpoints.tokenizer_files import load_tokenizer, save_tokenizer
 from minikd.datasets import load_dataset
 from minikd.errors import MinikdError
-from minikd.tokenizer import SPECIAL_TOKENS, Tokenizer, bert_wordpiece, load_tokenizer, train_wordpiece
+from minikd.tokenizer import SPECIAL_TOKENS, Tokenizer, bert_wordpiece, train_wordpiece
 
 NASTY = {
     "empty": "",
@@ -220,13 +221,13 @@ def test_ids_equal_transformers_with_added_tokens(where, kind, tmp_path):
     assert tokenizer.vocab == AutoTokenizer.from_pretrained(tmp_path).get_vocab()
     ids = tokenizer.encode(texts, 512)[0].tolist()
     write_folder(tmp_path)
-    tokenizer.save(tmp_path, "bert", 512)
+    save_tokenizer(tokenizer, tmp_path, "bert", 512)
     assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
     for file in ("vocab.txt", "tokenizer.json"):
         assert load_tokenizer(tmp_path).encode(texts, 512)[0].tolist() == ids
         assert_same_ids(tmp_path, texts, 512)
         (tmp_path / file).unlink()
-        tokenizer.save(tmp_path, "bert", 512) if file == "vocab.txt" else None
+        save_tokenizer(tokenizer, tmp_path, "bert", 512) if file == "vocab.txt" else None
 
 
 @pytest.mark.parametrize("parts", [
@@ -247,7 +248,7 @@ def test_ids_equal_transformers_where_files_say_how_to_truncate_and_pad(parts, t
     right = load_tokenizer(tmp_path)
     differs = tokenizer.encode(texts, 12)[0].tolist() != right.encode(texts, 12)[0].tolist()
     assert differs == (tokenizer.fingerprint != right.fingerprint)  # by which tokens are cached
-    tokenizer.save(tmp_path, "bert", 512)
+    save_tokenizer(tokenizer, tmp_path, "bert", 512)
     assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
     assert_same_ids(tmp_path, texts, 12)
 
@@ -259,7 +260,7 @@ def test_what_we_save_has_the_same_ids_as_what_we_read(kind, tmp_path):
     write_folder(tmp_path, in_json=OPPOSITE, settings=opposite | {"tokenizer_class": kind})
     texts = list(NASTY.values())
     tokenizer = load_tokenizer(tmp_path)
-    tokenizer.save(tmp_path, "bert", 512)
+    save_tokenizer(tokenizer, tmp_path, "bert", 512)
     assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
     assert load_tokenizer(tmp_path).encode(texts, 512)[0].tolist() == tokenizer.encode(texts, 512)[0].tolist()
     assert_same_ids(tmp_path, texts, 512)
@@ -406,7 +407,7 @@ def test_letters_of_a_learned_vocabulary_are_ordinary_text():
 @pytest.mark.parametrize("model_type", ["bert", "distilbert"])
 def test_saved_learned_tokenizer_is_loaded_alike_here_and_by_transformers(model_type, tmp_path):
     tokenizer = train_wordpiece(TEXTS, 120)
-    tokenizer.save(tmp_path, model_type, 64)
+    save_tokenizer(tokenizer, tmp_path, model_type, 64)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
     assert_same_ids(tmp_path, [*TEXTS, *NASTY.values()], 64)
@@ -418,7 +419,7 @@ def test_saved_learned_tokenizer_is_loaded_alike_here_and_by_transformers(model_
 
 def test_saved_and_loaded_tokenizer_has_the_same_ids_and_fingerprint(folder, tmp_path):
     tokenizer = load_tokenizer(folder)
-    tokenizer.save(tmp_path, "bert", 512)
+    save_tokenizer(tokenizer, tmp_path, "bert", 512)
     loaded, texts = load_tokenizer(tmp_path), list(NASTY.values())
     assert loaded.fingerprint == tokenizer.fingerprint and loaded.vocab == tokenizer.vocab
     assert loaded.encode(texts, 512)[0].tolist() == tokenizer.encode(texts, 512)[0].tolist()
@@ -431,7 +432,7 @@ def test_ids_stay_where_the_vocabulary_has_holes(tmp_path):
     vocab = {token: i for i, token in enumerate(SPECIAL_TOKENS)} | {"fine": 7, "film": 9}
     tokenizer = Tokenizer(bert_wordpiece(vocab, {}))
     assert tokenizer.vocab_size == 10  # the rows that an embedding needs
-    tokenizer.save(tmp_path, "bert", 16)
+    save_tokenizer(tokenizer, tmp_path, "bert", 16)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     for _ in range(2):
         assert load_tokenizer(tmp_path).encode(["fine film"], 16)[0].tolist() == [2, 7, 9, 3]

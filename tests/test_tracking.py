@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 import test_runs
 import torch
+from helpers import Settings, train
 
-from minikd.batching import tokenize_split
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
 from minikd.errors import MinikdError
-from minikd.experiment.inference import model_fingerprint
+from minikd.experiment.caches import cached_tokens, model_fingerprint
+from minikd.experiment.journal import read_log
 from minikd.experiment.tracking import CURVES, TensorBoardRun, Tracking
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
-from minikd.training import TrainingSettings, read_log, train
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 LABELS = ("a|b", "positive")
 WORDS = "a the film plot was dull great boring fine superb awful not very".split()
-SETTINGS = TrainingSettings(epochs=2, batch_size=4, lr=1e-3, seed=5)  # 15 steps an epoch: log lines at 10, 15, 20, 30
+SETTINGS = Settings(epochs=2, batch_size=4, lr=1e-3, seed=5)  # 15 steps an epoch: log lines at 10, 15, 20, 30
 ROW = {"name": "x", "path": "p", "accuracy": 0.75, "f1": 0.5, "retention": None, "confusion": [[1, 1], [0, 2]]}
 
 
@@ -39,7 +39,7 @@ def data():
     tokenizer = train_wordpiece(texts, 200)
     labels = [int("great" in text or "fine" in text) for text in texts]
     splits = Split(texts, labels), Split(texts[:20], labels[:20])
-    return [tokenize_split(split, tokenizer, 16) for split in splits]
+    return [cached_tokens(split, tokenizer, 16) for split in splits]
 
 
 @pytest.fixture
@@ -315,7 +315,7 @@ def test_a_finished_model_is_sent_from_its_log(data, tmp_path):
 
 def test_a_finished_run_that_is_used_again_is_sent_from_its_log(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
-    monkeypatch.setattr("minikd.experiment.runs.training_memory_mb", lambda *_: 2.0)  # a process of its own
+    monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: 2.0)  # a process of its own
     test_runs.run(tmp_path / "model")
     with Tracking("tensorboard", tmp_path) as tracking:
         test_runs.run(tmp_path / "model", reuse=True, tracking=tracking)

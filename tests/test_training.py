@@ -14,31 +14,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import Settings, teacher_logits, train
 from torch.profiler import ProfilerActivity, profile
 
 import minikd.training
-from minikd.batching import tokenize_split
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
 from minikd.errors import MinikdError
-from minikd.experiment.inference import (
-    choose_device,
-    choose_precision,
-    forward_only,
-    model_fingerprint,
-    predict,
-    teacher_logits,
-)
+from minikd.experiment.caches import cached_tokens, model_fingerprint
 from minikd.experiment.state import StopSignal, load_state, save_state
+from minikd.inference import choose_device, choose_precision, compute_logits, forward_only
 from minikd.losses import hard_loss, kd_loss
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
-from minikd.training import TrainingSettings, clip_gradients, linear_schedule, make_optimizer, train
+from minikd.training import clip_gradients, linear_schedule, make_optimizer
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 WORDS = "a the film plot was dull great boring fine superb awful not very".split()
-SETTINGS = TrainingSettings(epochs=3, batch_size=8, lr=1e-3, seed=5)
+SETTINGS = Settings(epochs=3, batch_size=8, lr=1e-3, seed=5)
 NO_SCALER = torch.amp.GradScaler("cpu", enabled=False)
 
 
@@ -52,7 +46,7 @@ def tiny_data():
     """A training and a validation split of a vocabulary of 200 tokens, of which they use a few dozen."""
     splits = make_split(100, 0), make_split(30, 1)
     tokenizer = train_wordpiece(splits[0].texts, 200)
-    return [tokenize_split(split, tokenizer, 16) for split in splits]
+    return [cached_tokens(split, tokenizer, 16) for split in splits]
 
 
 data = pytest.fixture(scope="module")(tiny_data)
@@ -145,7 +139,7 @@ def test_the_weights_of_the_best_epoch_are_kept_when_later_ones_are_worse(data, 
     history = train(model, *data, settings, tmp_path, CPU, teacher=turns_bad)
     best = max(history, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))
     assert best["validation_accuracy"] > history[-1]["validation_accuracy"] + 0.2
-    logits = predict(model, data[1], CPU, "fp32")
+    logits = compute_logits(model, data[1], CPU, "fp32")
     assert hard_loss(logits, torch.from_numpy(data[1].labels)).item() == pytest.approx(
         best["validation_loss"], abs=1e-6
     )
@@ -275,9 +269,9 @@ def test_a_state_holds_everything_that_the_rest_of_a_run_depends_on(data, tmp_pa
 
 def test_a_pass_without_gradients_has_no_dropout_and_leaves_the_mode_as_it_was(data):
     model = make_model(dropout=0.5).eval()
-    expected = predict(model, data[1], CPU, "fp32")
+    expected = compute_logits(model, data[1], CPU, "fp32")
     assert not model.training
-    assert torch.equal(predict(model.train(), data[1], CPU, "fp32"), expected) and model.training
+    assert torch.equal(compute_logits(model.train(), data[1], CPU, "fp32"), expected) and model.training
 
 
 def test_a_second_ctrl_c_acts_at_once():
@@ -314,7 +308,7 @@ def test_training_runs_where_progress_bars_are_switched_off(data, tmp_path):
 
 
 def train_once(folder):
-    split = tokenize_split(make_split(20, 0), train_wordpiece(WORDS * 2, 200), 16)
+    split = cached_tokens(make_split(20, 0), train_wordpiece(WORDS * 2, 200), 16)
     train(make_model(), split, split, SETTINGS, Path(folder), CPU)
 
 
@@ -413,7 +407,7 @@ def test_bf16_trains_and_leaves_fp32_weights(data, tmp_path):
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert max(line["validation_accuracy"] for line in history) > 0.8
     best = max(history, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))
-    losses = [hard_loss(predict(model, data[1], CPU, precision), torch.from_numpy(data[1].labels)).item()
+    losses = [hard_loss(compute_logits(model, data[1], CPU, precision), torch.from_numpy(data[1].labels)).item()
               for precision in ("bf16", "fp32")]  # fmt: skip
     assert best["validation_loss"] == losses[0] != losses[1]  # the run's precision is validated in, too
 
@@ -449,7 +443,7 @@ def test_validation_logits_that_are_not_finite_end_the_run(data, tmp_path):
 )
 def test_compiled_training_gives_the_losses_of_eager_training(tmp_path):
     texts = [" ".join(np.random.default_rng(i).choice(WORDS, 4)) for i in range(80)]  # one length: one compilation
-    split = tokenize_split(Split(texts, [i % 2 for i in range(80)]), train_wordpiece(WORDS * 2, 200), 6)
+    split = cached_tokens(Split(texts, [i % 2 for i in range(80)]), train_wordpiece(WORDS * 2, 200), 6)
     losses = []
     for compile in (False, True):
         model, folder = make_model(dropout=0.0, layers=1), tmp_path / str(compile)
@@ -461,7 +455,7 @@ def test_compiled_training_gives_the_losses_of_eager_training(tmp_path):
 def test_predictions_are_in_the_order_of_the_split(data, monkeypatch):
     monkeypatch.setattr(minikd.experiment.inference, "CPU_TOKENS", 50)  # several batches
     model = make_model().eval()
-    logits = predict(model, data[0], CPU, "fp32")
+    logits = compute_logits(model, data[0], CPU, "fp32")
     for i in range(0, 100, 9):
         tokens = torch.from_numpy(data[0].ids[data[0].offsets[i] : data[0].offsets[i + 1]]).long()[None]
         assert torch.allclose(model(tokens).logits[0], logits[i], atol=1e-5)
@@ -470,7 +464,7 @@ def test_predictions_are_in_the_order_of_the_split(data, monkeypatch):
 @pytest.mark.parametrize("training", [True, False])
 def test_predicting_needs_no_mode_and_leaves_the_one_the_model_had(data, training):
     model = make_model(dropout=0.5).train(training)
-    logits = [predict(model, data[1], CPU, "fp32") for _ in range(2)]
+    logits = [compute_logits(model, data[1], CPU, "fp32") for _ in range(2)]
     assert torch.equal(*logits)  # without dropout
     assert {module.training for module in model.modules()} == {training}
 

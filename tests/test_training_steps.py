@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import spread
+from helpers import Settings, train
 from independent import transformers
 from test_training import CPU, make_model, tiny_data
 
 import minikd.training
 from minikd.batching import make_batches, plan_batches
+from minikd.checkpoints.config_json import config_to_json
 from minikd.checkpoints.pretrained import to_hugging_face
-from minikd.experiment.inference import model_fingerprint
-from minikd.training import TrainingSettings, train
+from minikd.experiment.caches import model_fingerprint
 
 data = pytest.fixture(scope="module")(tiny_data)
 
 # Every setting differs from its default and from the others.
-SETTINGS = TrainingSettings(
+SETTINGS = Settings(
     epochs=3, batch_size=7, lr=3e-3, weight_decay=0.2, warmup_ratio=0.3, grad_accum=2, clip=0.8, label_smoothing=0.15,
     seed=11, alpha=0.35, T=3.0,
 )  # fmt: skip
@@ -31,7 +32,7 @@ SETTINGS = TrainingSettings(
 
 def twin_of(model):
     """transformers' model with the same weights, in train mode."""
-    twin = transformers.BertForSequenceClassification(transformers.BertConfig(**model.config.to_dict()))
+    twin = transformers.BertForSequenceClassification(transformers.BertConfig(**config_to_json(model.config)))
     twin.to(model.classifier.weight.dtype).load_state_dict(to_hugging_face(model))
     return twin.train()
 
@@ -108,7 +109,7 @@ def plain_loop(twin, split, validation, settings, teacher=None):
         ({}, True, torch.float64, 1e-6),
         ({}, False, torch.float64, 1e-6),
         ({"clip": 0.0}, True, torch.float64, 1e-6),
-        ({"clip": TrainingSettings.clip, "warmup_ratio": 0.0, "grad_accum": 1}, False, torch.float64, 1e-6),
+        ({"clip": Settings.clip, "warmup_ratio": 0.0, "grad_accum": 1}, False, torch.float64, 1e-6),
         ({"label_smoothing": 0.0, "epochs": 5, "weight_decay": 0.0, "seed": 3}, False, torch.float64, 1e-6),
         ({}, True, torch.float32, 1e-4),
     ],

@@ -7,15 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import train
 from test_training import CPU, SETTINGS, WORDS, make_model, make_split, tiny_data
 
 import minikd.training
-from minikd.batching import collate, tokenize_split
+from minikd.batching import collate
 from minikd.errors import MinikdError
-from minikd.experiment.inference import predict
+from minikd.experiment.caches import cached_tokens
+from minikd.inference import compute_logits
 from minikd.losses import hard_loss
 from minikd.tokenizer import Tokenizer, bert_wordpiece, train_wordpiece
-from minikd.training import train
 from minikd.used_rows import UsedRows, only_used_rows
 
 IDS = np.array([7, 3, 3, 19])
@@ -66,7 +67,7 @@ def data_with_pad(pad: int):
     words = ["[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     tokens = [*words[:pad], "[PAD]", *words[pad:]]
     tokenizer = Tokenizer(bert_wordpiece({token: i for i, token in enumerate(tokens)}, {}))
-    return [tokenize_split(split, tokenizer, 16) for split in (make_split(32, 0), make_split(8, 1))]
+    return [cached_tokens(split, tokenizer, 16) for split in (make_split(32, 0), make_split(8, 1))]
 
 
 @pytest.mark.parametrize(("tokenizer_pad", "config_pad"), [(0, None), (0, 7), (1, None), (1, 0), (1, 1), (17, 0)])
@@ -135,12 +136,12 @@ def test_a_clean_up_that_fails_alone_is_the_error(data, tmp_path, monkeypatch):
 
 def test_a_text_with_tokens_that_training_did_not_see_has_the_same_logits(data):
     model = make_model()
-    other_words = tokenize_split(make_split(40, 2), train_wordpiece(["wholly different letters: xyz jkq"], 200), 16)
-    before = predict(model, other_words, CPU, "fp32")
+    other_words = cached_tokens(make_split(40, 2), train_wordpiece(["wholly different letters: xyz jkq"], 200), 16)
+    before = compute_logits(model, other_words, CPU, "fp32")
     embeddings = model.encoder.embeddings
     embeddings.word_embeddings = UsedRows(embeddings.word_embeddings, data[0].ids)
     assert np.setdiff1d(other_words.ids, data[0].ids).size
-    torch.testing.assert_close(predict(model, other_words, CPU, "fp32"), before, rtol=0, atol=0)
+    torch.testing.assert_close(compute_logits(model, other_words, CPU, "fp32"), before, rtol=0, atol=0)
 
 
 def test_vectors_and_gradients_are_those_of_the_table(table):

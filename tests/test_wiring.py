@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import minikd.experiment.inference
 import numpy as np
 import pytest
 import scipy
@@ -28,17 +29,17 @@ from independent import (
 )
 
 import minikd.datasets.sample
-import minikd.experiment.inference
 import minikd.experiment.runs
 import minikd.experiment.teacher
 import minikd.report.page
 import minikd.training
 from minikd.batching import make_batches
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
+from minikd.checkpoints.tokenizer_files import load_tokenizer
 from minikd.cli.defaults import SAMPLE_VOCABULARY
-from minikd.experiment.inference import model_fingerprint
+from minikd.experiment.caches import model_fingerprint
 from minikd.model import Classifier
-from minikd.tokenizer import load_tokenizer, train_wordpiece
+from minikd.tokenizer import train_wordpiece
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 CPU = torch.device("cpu")

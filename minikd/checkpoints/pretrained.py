@@ -11,6 +11,7 @@ import torch
 from safetensors import torch as safetensors_torch
 from torch import Tensor
 
+from minikd.checkpoints.config_json import config_to_json, read_config
 from minikd.checkpoints.hub import model_folder, read_tensors
 from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
@@ -160,7 +161,7 @@ def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) ->
     """
     folder = model_folder(name_or_dir)
     path, tensors = read_tensors(folder)
-    config = EncoderConfig.from_file(folder / "config.json")
+    config = read_config(folder / "config.json")
     if config.quantization and not may_be_quantized:
         raise MinikdError(
             f"{folder}: is quantised ({config.quantization}), for evaluate.py alone; give the model that it was made of"
@@ -187,7 +188,7 @@ def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) ->
 def save_pretrained(model: Classifier, folder) -> None:
     """Writes config.json and model.safetensors so that transformers' AutoModelForSequenceClassification loads them."""
     folder = Path(folder)
-    write_json(folder / "config.json", model.config.to_dict())
+    write_json(folder / "config.json", config_to_json(model.config))
     atomic_write(
         folder / "model.safetensors", safetensors_torch.save(to_hugging_face(model), metadata={"format": "pt"})
     )

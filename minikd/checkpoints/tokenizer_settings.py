@@ -10,8 +10,7 @@ from pathlib import Path
 from tokenizers import AddedToken
 
 from minikd.errors import MinikdError
-
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+from minikd.tokenizer import SPECIAL_TOKENS
 
 # The tokenizer_class of a folder, without "Fast": what transformers takes for BERT's tokenizer, and what it takes for
 # tokenizer.json as it is.

@@ -13,7 +13,7 @@ def non_empty(text: str) -> str:
     return text
 
 
-def folder(text: str) -> Path:
+def path(text: str) -> Path:
     """An argparse type: a path that is not empty."""
     return Path(non_empty(text))
 

@@ -1,12 +1,14 @@
-"""The flags of the three scripts. What they mean together is settled in cli.py and the scripts."""
+"""The flags of the three scripts. Those of training are made from the fields of `TrainConfig`."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, default
-from minikd.cli.flag_types import folder, integer, label_names, names, non_empty, real
+from minikd.cli.flag_types import integer, label_names, names, non_empty, path, real
 from minikd.experiment.sweep import CRITERIA
 from minikd.techniques.lora import TARGETS
+from minikd.training import TrainConfig
 
 DATA_DIR = Path(__file__).parents[2] / "data"
 
@@ -21,294 +23,135 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
+# fmt: off
 def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> None:
-    """Which corpus, from where, cut at what length. `default_text` replaces the defaults named in the help texts."""
-    group = parser.add_argument_group("data")
+    """Which corpus, from where, truncated at what length. `default_text` replaces the defaults named in the help."""
+    add = parser.add_argument_group("data").add_argument
     trained = f"{default_text}, else " if default_text else ""
-    group.add_argument(
-        "--dataset",
-        type=non_empty,
-        default="sample",
-        metavar="imdb|sst2|fpb|sample|PATH",
+    add("--dataset", type=non_empty, default="sample", metavar="imdb|sst2|fpb|sample|PATH",
         help="corpus; or a CSV, TSV or JSONL file, or a folder with train, validation and test files. A file is split "
         "80/10/10 into train, validation and test; without a validation file a tenth of train is used. Each label is "
         "split in proportion, copies of a text stay together, no text that is set aside appears inside a training "
-        "text, and the split is the same in every run "
-        f"(default: {default_text or 'sample'})",
-    )
-    group.add_argument(
-        "--text-column",
-        type=non_empty,
-        metavar="NAME",
-        help=f"your own data: the column of texts (default: {trained}text or sentence)",
-    )
-    group.add_argument(
-        "--label-column",
-        type=non_empty,
-        metavar="NAME",
-        help=f"your own data: the column of labels, one class a text (default: {trained}label)",
-    )
-    group.add_argument(
-        "--encoding",
-        type=non_empty,
-        metavar="NAME",
+        f"text, and the split is the same in every run (default: {default_text or 'sample'})")
+    add("--text-column", type=non_empty, metavar="NAME",
+        help=f"your own data: the column of texts (default: {trained}text or sentence)")
+    add("--label-column", type=non_empty, metavar="NAME",
+        help=f"your own data: the column of labels, one class a text (default: {trained}label)")
+    add("--encoding", type=non_empty, metavar="NAME",
         help="your own data: the encoding of its files, such as cp1252 (Windows) or latin-1; a byte-order mark wins "
-        f"(default: {trained and 'as recorded, for the data of the first model; else '}utf-8)",
-    )
-    group.add_argument(
-        "--data-dir",
-        type=folder,
-        default=DATA_DIR,
-        metavar="DIR",
+        f"(default: {trained and 'as recorded, for the data of the first model; else '}utf-8)")
+    add("--data-dir", type=path, default=DATA_DIR, metavar="DIR",
         help="where archives are looked for and downloaded to "
-        f"(default: {default_text or 'the folder data beside the scripts'})",
-    )
-    group.add_argument(
-        "--fpb-agreement",
-        choices=("50", "66", "75", "all"),
-        default="50",
-        help=f"Financial PhraseBank: least percentage of annotators who agree (default: {default_text or '50'})",
-    )
-    group.add_argument(
-        "--max-length",
-        type=integer(3),
-        metavar="N",
+        f"(default: {default_text or 'the folder data beside the scripts'})")
+    add("--fpb-agreement", choices=("50", "66", "75", "all"), default="50",
+        help=f"Financial PhraseBank: least percentage of annotators who agree (default: {default_text or '50'})")
+    add("--max-length", type=integer(3), metavar="N",
         help="tokens per text, [CLS] and [SEP] counted; longer texts are truncated "
-        f"(default: {default_text or 'by corpus, see below'})",
-    )
-    group.add_argument(
-        "--label-order",
-        type=label_names,
-        metavar="NAME,NAME,…",
+        f"(default: {default_text or 'by corpus, see below'})")
+    add("--label-order", type=label_names, metavar="NAME,NAME,…",
         help="the data's labels in the order of the model's outputs, for models whose config.json has other names; "
         "with --text and --input: the names of the outputs (default: by name, LABEL_0 being the label 0; else, for up "
-        "to 8 labels, the order that clearly fits the validation split; else an error)",
-    )
+        "to 8 labels, the order that clearly fits the validation split; else an error)")
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """Where and in which number format to compute."""
-    group = parser.add_argument_group("device")
-    group.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="where to compute; auto: a GPU if there is one (default: auto)",
-    )
-    group.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
+    add = parser.add_argument_group("device").add_argument
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
+        help="where to compute; auto: a GPU if there is one (default: auto)")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
         help="format of the matrix products; auto: bf16 where the hardware has it, fp16 on a CUDA GPU without it, "
-        "else fp32 (default: auto)",
-    )
+        "else fp32 (default: auto)")
 
 
 def add_training_flags(parser: argparse.ArgumentParser, whose: str = "") -> None:
-    """How to train: the fields of TrainingSettings, and whether to continue an interrupted run. `whose` (" of the
+    """How to train: the fields of TrainConfig, and whether to continue an interrupted run. `whose` (" of the
     students") says which models --epochs and --lr are of, where there are several."""
-    group = parser.add_argument_group("training")
-    group.add_argument(
-        "--epochs",
-        type=integer(1),
-        metavar="N",
-        help=f"passes{whose} over the training set (default: by corpus, see below)",
-    )
-    group.add_argument("--batch-size", type=integer(1), metavar="N", help="examples per forward pass (default: 32)")
-    group.add_argument(
-        "--lr",
-        type=real(0, exclusive=True),
-        metavar="X",
-        help=f"peak learning rate{whose} (default: by corpus, see below; adapters 5e-4)",
-    )
-    group.add_argument("--weight-decay", type=real(0), default=0.01, metavar="X", help="AdamW's (default: 0.01)")
-    group.add_argument(
-        "--warmup-ratio",
-        type=real(0, 1),
-        default=0.1,
-        metavar="X",
-        help="share of steps in which the rate rises (default: 0.1)",
-    )
-    group.add_argument(
-        "--grad-accum", type=integer(1), default=1, metavar="N", help="forward passes per optimizer step (default: 1)"
-    )
-    group.add_argument(
-        "--clip", type=real(0), default=1.0, metavar="X", help="largest gradient norm; 0: no clipping (default: 1)"
-    )
-    group.add_argument(
-        "--label-smoothing",
-        type=real(0, 1),
-        default=0.0,
-        metavar="X",
-        help="share of a label that goes to all (default: 0)",
-    )
-    group.add_argument(
-        "--patience",
-        type=integer(0),
-        default=0,
-        metavar="N",
-        help="stop after N epochs that are no better on validation, by accuracy and at a tie by loss; 0: never "
-        "(default: 0)",
-    )
-    group.add_argument(
-        "--seed",
-        type=integer(0),
-        default=42,
-        metavar="N",
-        help="initial weights, order of batches, dropout; the split never changes (default: 42)",
-    )
-    group.add_argument("--compile", action="store_true", help="train with torch.compile (slow start, then faster)")
-    group.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
-    group.add_argument(
-        "--track",
-        choices=("wandb", "tensorboard"),
-        help="send log.jsonl there too, line by line, and at the end the test figures (default: neither)",
-    )
+    add = parser.add_argument_group("training").add_argument
+    by_corpus = {"epochs": "by corpus, see below", "batch_size": "32", "lr": "by corpus, see below; adapters 5e-4"}
+    for field in fields(TrainConfig):
+        about = field.metadata
+        if field.type is int:
+            kind = integer(about["least"])
+        else:
+            kind = real(about["least"], about["most"]) if about["above"] is None else real(about["above"], exclusive=True)
+        words = about["help"] + (whose if field.name in ("epochs", "lr") else "")
+        add(f"--{field.name.replace('_', '-')}", type=kind, metavar="N" if field.type is int else "X",
+            default=None if field.name in by_corpus else field.default,
+            help=f"{words} (default: {by_corpus.get(field.name, f'{field.default:g}')})")
+    add("--compile", action="store_true", help="train with torch.compile (slow start, then faster)")
+    add("--resume", action="store_true", help="continue an interrupted run of the same command")
+    add("--track", choices=("wandb", "tensorboard"),
+        help="send log.jsonl there too, line by line, and at the end the test figures (default: neither)")
 
 
 def add_lora_flags(parser: argparse.ArgumentParser, whose: str, students: bool = False) -> None:
     """Whether and how to train low-rank adapters instead of all weights of `whose` model, and of the students."""
-    group = parser.add_argument_group("low-rank adaptation (LoRA)")
-    group.add_argument(
-        "--lora-rank",
-        type=integer(0),
-        metavar="R",
-        help=f"fine-tune adapters of rank R and the head of {whose}, all else frozen; 0: all weights (default: 0)",
-    )
-    group.add_argument(
-        "--lora-alpha",
-        type=real(0, exclusive=True),
-        metavar="X",
-        help="adapters are scaled by this over R (default: 16)",
-    )
-    group.add_argument("--lora-dropout", type=real(0, 0.99), metavar="X", help="on the adapters' input (default: 0)")
-    group.add_argument(
-        "--lora-targets",
-        type=names(*TARGETS),
-        metavar="NAME,…",
-        help=f"which projections get one, of {', '.join(TARGETS)} (default: query,value)",
-    )
+    add = parser.add_argument_group("low-rank adaptation (LoRA)").add_argument
+    add("--lora-rank", type=integer(0), metavar="R",
+        help=f"fine-tune adapters of rank R and the head of {whose}, all else frozen; 0: all weights (default: 0)")
+    add("--lora-alpha", type=real(0, exclusive=True), metavar="X",
+        help="adapters are scaled by this over R (default: 16)")
+    add("--lora-dropout", type=real(0, 0.99), metavar="X", help="on the adapters' input (default: 0)")
+    add("--lora-targets", type=names(*TARGETS), metavar="NAME,…",
+        help=f"which projections get one, of {', '.join(TARGETS)} (default: query,value)")
     if students:
-        group.add_argument(
-            "--student-lora-rank",
-            type=integer(0),
-            metavar="R",
-            help="the same for the students; 0: all weights (default: 0)",
-        )
+        add("--student-lora-rank", type=integer(0), metavar="R",
+            help="the same for the students; 0: all weights (default: 0)")
 
 
 def add_output_flag(parser: argparse.ArgumentParser, default_text: str = "runs/<dataset>") -> None:
     """Where the results go."""
-    parser.add_argument("--output-dir", type=folder, metavar="DIR", help=f"where results go (default: {default_text})")
+    parser.add_argument("--output-dir", type=path, metavar="DIR", help=f"where results go (default: {default_text})")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """distill.py's two models: where they come from, and the student's shape."""
-    group = parser.add_argument_group("teacher and student")
-    group.add_argument(
-        "--teacher",
-        type=non_empty,
-        metavar="NAME_OR_DIR",
-        help="a fine-tuned classifier (used as it is) or a bare encoder (fine-tuned first); a folder or a name "
-        "on the hub; oracle: the true probabilities, known for the sample only (default: "
-        "bert-base-uncased; for the sample a new 4-layer model)",
-    )
-    group.add_argument(
-        "--teacher-epochs",
-        type=integer(1),
-        metavar="N",
-        help="passes of the teacher over the training set (default: by corpus, see below)",
-    )
-    group.add_argument(
-        "--teacher-lr",
-        type=real(0, exclusive=True),
-        metavar="X",
-        help="peak learning rate of the teacher (default: by corpus, see below; adapters 5e-4)",
-    )
-    group.add_argument(
-        "--student",
-        type=non_empty,
-        metavar="NAME_OR_DIR",
-        help="start the student from this pre-trained model (default: none: its shape follows from --student-layers)",
-    )
-    group.add_argument(
-        "--student-layers",
-        type=integer(1),
-        metavar="N",
+    add = parser.add_argument_group("teacher and student").add_argument
+    add("--teacher", type=non_empty, metavar="NAME_OR_DIR",
+        help="a fine-tuned classifier (used as it is) or a bare encoder (fine-tuned first); a folder or a name on the "
+        "hub; oracle: the true probabilities, known for the sample only (default: bert-base-uncased; for the sample a "
+        "new 4-layer model)")
+    add("--teacher-epochs", type=integer(1), metavar="N",
+        help="passes of the teacher over the training set (default: by corpus, see below)")
+    add("--teacher-lr", type=real(0, exclusive=True), metavar="X",
+        help="peak learning rate of the teacher (default: by corpus, see below; adapters 5e-4)")
+    add("--student", type=non_empty, metavar="NAME_OR_DIR",
+        help="start the student from this pre-trained model (default: none: its shape follows from --student-layers)")
+    add("--student-layers", type=integer(1), metavar="N",
         help="layers of the student; with a 768-wide teacher of bert-base-uncased's vocabulary, 4 means the published "
         "4-layer, 512-wide BERT; otherwise N layers are taken from the teacher, evenly spaced; students of the "
-        "sample's own teacher are 128 wide (default: 4)",
-    )
-    group.add_argument(
-        "--take-layers",
-        type=integer(0),
-        nargs="+",
-        metavar="I",
-        help="take these layers of the teacher, numbered from 0 (default: evenly spaced ones)",
-    )
-    group.add_argument(
-        "--student-hidden",
-        type=integer(32),
-        metavar="H",
-        help="width of the student (default: the teacher's, but for the shapes named at --student-layers)",
-    )
-    group.add_argument(
-        "--student-init",
-        choices=("auto", "teacher", "pretrained", "random"),
-        default="auto",
-        help="the student's first weights: layers of the teacher, published weights of its shape, or random; "
-        "auto: the first of these that fits the shape (default: auto)",
-    )
+        "sample's own teacher are 128 wide (default: 4)")
+    add("--take-layers", type=integer(0), nargs="+", metavar="I",
+        help="take these layers of the teacher, numbered from 0 (default: evenly spaced ones)")
+    add("--student-hidden", type=integer(32), metavar="H",
+        help="width of the student (default: the teacher's, but for the shapes named at --student-layers)")
+    add("--student-init", choices=("auto", "teacher", "pretrained", "random"), default="auto",
+        help="the student's first weights: layers of the teacher, published weights of its shape, or random; auto: "
+        "the first of these that fits the shape (default: auto)")
 
 
 def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
     """The loss, the source of the teacher's logits, and how often the experiment is repeated."""
-    group = parser.add_argument_group("distillation")
-    group.add_argument(
-        "--alpha",
-        type=real(0, 1),
-        nargs="+",
-        default=[0.5],
-        metavar="X",
+    add = parser.add_argument_group("distillation").add_argument
+    add("--alpha", type=real(0, 1), nargs="+", default=[0.5], metavar="X",
         help="weight of the hard loss, against the labels; 1 − alpha weighs the soft loss, against the teacher "
-        "(default: 0.5)",
-    )
-    group.add_argument(
-        "--T",
-        type=real(0.01, 100),
-        nargs="+",
-        default=[2.0],
-        metavar="X",
+        "(default: 0.5)")
+    add("--T", type=real(0.01, 100), nargs="+", default=[2.0], metavar="X",
         help="temperature of the soft loss (default: 2); several values of --alpha or --T: a student is trained for "
-        "each pair, and the one that is best on validation is kept",
-    )
-    group.add_argument(
-        "--choose",
-        choices=tuple(CRITERIA),
-        default="accuracy",
+        "each pair, and the one that is best on validation is kept")
+    add("--choose", choices=tuple(CRITERIA), default="accuracy",
         help="by which figure of the validation split a sweep chooses its pair: accuracy, negative log-likelihood, or "
-        "expected calibration error; ties go to the lower negative log-likelihood (default: accuracy)",
-    )
-    group.add_argument(
-        "--teacher-logits",
-        choices=("cache", "online"),
-        default="cache",
-        help="compute them once for all epochs, or anew in each step (default: cache)",
-    )
-    group.add_argument(
-        "--no-baseline",
-        action="store_true",
+        "expected calibration error; ties go to the lower negative log-likelihood (default: accuracy)")
+    add("--teacher-logits", choices=("cache", "online"), default="cache",
+        help="compute them once for all epochs, or anew in each step (default: cache)")
+    add("--no-baseline", action="store_true",
         help="leave out the baseline: the same student, from the same first weights (they may be the fine-tuned "
-        "teacher's layers), trained on the labels alone",
-    )
-    group.add_argument(
-        "--seeds",
-        type=integer(1, 100),
-        default=1,
-        metavar="N",
+        "teacher's layers), trained on the labels alone")
+    add("--seeds", type=integer(1, 100), default=1, metavar="N",
         help="train the students N times, with seeds --seed, --seed + 1, …: mean ± std, and whether the difference is "
-        "more than chance (default: 1)",
-    )
+        "more than chance (default: 1)")
+# fmt: on
 
 
 def defaults_text(columns=DEFAULT_COLUMNS, headings=None) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from dataclasses import fields
@@ -9,15 +10,17 @@ from pathlib import Path
 
 import torch
 
+from minikd.checkpoints.label_order import order_by_name
 from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, LORA_LR, corpus_name, default
 from minikd.datasets import Dataset, load_dataset
 from minikd.datasets.classes import label_counts, rare_labels
 from minikd.errors import MinikdError
-from minikd.evaluation.label_order import order_by_name
 from minikd.evaluation.memory import keep_freed_memory
-from minikd.experiment.inference import choose_device, choose_precision
-from minikd.techniques.lora import TARGETS
-from minikd.training import TrainingSettings
+from minikd.inference import choose_device, choose_precision
+from minikd.techniques.lora import TARGETS, LoRA
+from minikd.training import TrainConfig
+
+FLAGS = {"run_dir": "output-dir"}  # settings whose flag has another name
 
 
 def fill_defaults(args: argparse.Namespace) -> None:
@@ -101,18 +104,17 @@ def load_data(args: argparse.Namespace, model_labels=None) -> Dataset:
     return data
 
 
-def training_settings(args: argparse.Namespace) -> TrainingSettings:
+def train_config(args: argparse.Namespace) -> TrainConfig:
     """The training flags, as the loop takes them."""
-    own = {field.name for field in fields(TrainingSettings)} - {"alpha", "T"}  # these two are the distilled student's
-    return TrainingSettings(**{name: getattr(args, name) for name in own})
+    return TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
 
 
-def lora_settings(args: argparse.Namespace, rank: int | None) -> dict | None:
-    """The arguments of `add_lora` for adapters of this rank; None for no rank, or 0."""
+def lora(args: argparse.Namespace, rank: int | None) -> LoRA | None:
+    """Adapters of this rank; None for no rank, or 0."""
     if not rank:
         return None
-    targets = [name for name in TARGETS if name in (args.lora_targets or ("query", "value"))]  # in one order
-    return {"rank": rank, "alpha": args.lora_alpha or 16.0, "dropout": args.lora_dropout or 0.0, "targets": targets}
+    targets = tuple(name for name in TARGETS if name in (args.lora_targets or ("query", "value")))  # in one order
+    return LoRA(rank, args.lora_alpha or 16.0, args.lora_dropout or 0.0, targets)
 
 
 def run(main) -> None:
@@ -158,6 +160,8 @@ def run(main) -> None:
 
 
 def _fail(script: str, message: str) -> int:
+    """Prints the error in a line; a setting in backticks becomes its flag."""
+    message = re.sub(r"`(\w+)`", lambda match: "--" + FLAGS.get(match[1], match[1].replace("_", "-")), message)
     print(f"{script}: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
 

@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
@@ -14,14 +14,15 @@ import torch
 from tqdm import tqdm
 
 from minikd.batching import Batch, TokenizedSplit, make_batches
+from minikd.checkpoints.config_json import config_from_json, config_to_json
 from minikd.config import EncoderConfig
 from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
-from minikd.experiment.inference import autocast, forward_only
+from minikd.inference import autocast, forward_only
 from minikd.losses import hard_loss
 from minikd.model import Classifier, count_parameters
-from minikd.techniques.lora import add_lora
+from minikd.techniques.lora import LoRA, add_lora
 from minikd.techniques.quantize import new_model
-from minikd.training import TrainingSettings, clip_gradients, make_optimizer
+from minikd.training import TrainConfig, clip_gradients, make_optimizer
 from minikd.used_rows import only_used_rows
 
 SINGLES = 16  # examples that are timed one at a time
@@ -155,7 +156,7 @@ def inference_memory_mb(model: Classifier, split: TokenizedSplit, device: torch.
     if peak_memory_mb(device) is None:
         return None
     request = {
-        "config": model.config.to_dict(),
+        "config": config_to_json(model.config),
         "lengths": split.lengths[_sample(split)].tolist(),
         "precision": precision,
         "threads": torch.get_num_threads(),
@@ -164,10 +165,15 @@ def inference_memory_mb(model: Classifier, split: TokenizedSplit, device: torch.
 
 
 def training_memory_mb(
-    model: Classifier, data: TokenizedSplit, settings: TrainingSettings, device: torch.device, lora: dict | None
+    model: Classifier,
+    data: TokenizedSplit,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+    lora: LoRA | None = None,
 ) -> float | None:
-    """Peak memory, MiB, of training a model of this shape, or adapters on it (`lora`: the arguments of `add_lora`), on
-    a batch of the longest texts; None where not measurable.
+    """Peak memory, MiB, of training a model of this shape, or adapters on it (`lora`), on a batch of the longest texts;
+    None where not measurable.
 
     That of a fresh process that does nothing else: what this one holds, and what it trained before, do not count, and
     models of one shape have one figure. Weights, gradients, AdamW's moments and activations; a teacher that runs in
@@ -177,14 +183,14 @@ def training_memory_mb(
     if peak_memory_mb(device) is None:
         return None
     request = {
-        "config": model.config.to_dict(),
-        "lengths": np.sort(data.lengths)[-settings.batch_size :].tolist(),
-        "precision": settings.precision,
+        "config": config_to_json(model.config),
+        "lengths": np.sort(data.lengths)[-batch_size:].tolist(),
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "training": {
             "device": device.type,
             "rows": len(np.unique(data.ids)),
-            "lora": lora,
+            "lora": lora and asdict(lora),
         },
     }
     return _in_own_process(json.dumps(request), "training")
@@ -216,7 +222,7 @@ def _in_own_process(request: str, what: str) -> float | None:
 def _peak_of(request: dict) -> float:
     """What that process does: a forward pass or two steps of training. Returns its peak memory in MiB."""
     torch.set_num_threads(request["threads"])
-    config, training = EncoderConfig.from_dict(request["config"]), request.get("training")
+    config, training = config_from_json(request["config"]), request.get("training")
     device = torch.device(training["device"] if training else "cpu")
     lengths = torch.tensor(request["lengths"])
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)  # (B, N)
@@ -237,7 +243,7 @@ def _two_steps(config: EncoderConfig, batch: tuple, device: torch.device, precis
     if training["lora"]:
         add_lora(model, **training["lora"])
     with only_used_rows(model.encoder.embeddings, np.arange(training["rows"])):
-        optimizer = make_optimizer(model, TrainingSettings(epochs=1, batch_size=len(labels), lr=1e-4), device)
+        optimizer = make_optimizer(model, TrainConfig(lr=1e-4), device)
         for _ in range(2):
             with autocast(device, precision):
                 logits = model(*batch).logits

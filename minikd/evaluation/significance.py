@@ -129,45 +129,6 @@ def chance_margin(examples: int) -> float:
     return NormalDist().inv_cdf(0.975) * math.sqrt(0.25 / examples)
 
 
-def sentence(comparison: dict, name_a: str = "distilled", name_b: str = "baseline") -> str:
-    """What `compare` found, in plain words: the difference, the interval, the verdict, and McNemar's p per seed.
-
-    A record without "method" is of an earlier version, which used a paired bootstrap. For one seed its counts are
-    enough to compute the present interval; for several they are not, and the sentence says so.
-    """
-    if "method" not in comparison and len(comparison["seeds"]) == 1:
-        (test,) = comparison["seeds"]
-        comparison = compare_counts(test["only_a"], test["only_b"], comparison["examples"])
-    low, high, seeds = comparison["low"], comparison["high"], len(comparison["seeds"])
-    method = comparison.get("method", "paired bootstrap")
-    over = f"{method} over {comparison['examples']:,} examples and {seeds} seed{'s' * (seeds > 1)}"
-    p_values = ", ".join("<0.001" if test["p"] < 0.001 else f"{test['p']:.3f}" for test in comparison["seeds"])
-    return (
-        f"{name_a} − {name_b}: {_points(comparison['difference'])} points of accuracy "
-        f"({comparison['confidence']:.0%} interval {_points(low)} to {_points(high)}, {over}). "
-        f"{_verdict(comparison, name_a, name_b)}; McNemar's p{' per seed' * (seeds > 1)}: {p_values}."
-    )
-
-
-def _verdict(comparison: dict, name_a: str, name_b: str) -> str:
-    """What the interval allows to say: of these two models with one seed, of such training runs with several."""
-    low, high, one_pair = comparison["low"], comparison["high"], len(comparison["seeds"]) == 1
-    if comparison["examples"] < TOO_FEW:
-        return "So few examples allow no verdict"
-    if low <= 0 <= high:
-        if one_pair:
-            return "The interval includes 0: this test does not show which of this pair of models is better"
-        return "The interval includes 0: this test does not show that training runs like these make either better"
-    better = name_a if low > 0 else name_b
-    if not one_pair and "method" not in comparison:
-        return "The interval excludes 0, but a bootstrap of so few seeds is too narrow for a verdict"
-    if one_pair:
-        verdict = f"of this pair of models, {better} is the better one (other training runs may differ)"
-    else:
-        verdict = f"in training runs like these, {better} is better on average"
-    return f"The interval excludes 0: {verdict}"
-
-
 def _record(counts: list[tuple[int, int]], examples: int, limits: tuple[float, float]) -> dict:
     tests = [{"only_a": one, "only_b": two, "p": mcnemar(one, two)} for one, two in counts]
     return {
@@ -179,10 +140,6 @@ def _record(counts: list[tuple[int, int]], examples: int, limits: tuple[float, f
         "seeds": tests,
         "examples": examples,
     }
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:+z.2f}".replace("-", "−")
 
 
 def _correctness(a, b) -> tuple[np.ndarray, np.ndarray]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from minikd.batching import TokenizedSplit
+from minikd.classifier import TextClassifier
 from minikd.evaluation.calibration import calibration_metrics
-from minikd.experiment.inference import predict
-from minikd.model import Classifier
+from minikd.inference import compute_logits
 
 # What a sweep can choose by: the figure of a cell, and whether the lowest (1) or the highest (-1) is the best.
 CRITERIA = {"accuracy": ("validation_accuracy", -1), "nll": ("validation_loss", 1), "ece": ("validation_ece", 1)}
@@ -19,10 +19,8 @@ CRITERIA = {"accuracy": ("validation_accuracy", -1), "nll": ("validation_loss", 
 def run_sweep(
     alphas: list[float],
     temperatures: list[float],
-    distil: Callable[..., Classifier],
+    distil: Callable[[float, float, Path, str], TextClassifier],
     validation: TokenizedSplit,
-    device: torch.device,
-    precision: str,
     output: Path,
     choose: str = "accuracy",
 ) -> dict:
@@ -30,14 +28,13 @@ def run_sweep(
 
     `choose` (a key of CRITERIA) says by which figure (`best_cell`); the test split is not looked at. The chosen student
     is copied to output/distilled. Returns {"cells": [{alpha, T, validation_accuracy, validation_loss, validation_ece},
-    …], "choose": …, "chosen": {alpha, T}}. The teacher's logits are computed once for all pairs, by the caller.
+    …], "choose": …, "chosen": {alpha, T}}.
     """
     cells, labels = [], torch.from_numpy(validation.labels)
     for alpha, T in product(dict.fromkeys(alphas), dict.fromkeys(temperatures)):  # a value given twice counts once
-        name = f"alpha {alpha:g}, T {T:g}"
-        student = distil(alpha, T, output / "sweep" / f"alpha-{alpha}-T-{T}", name)
-        logits = predict(student.to(device), validation, device, precision)
-        student.cpu()  # a GPU's memory is for the next one
+        student = distil(alpha, T, output / "sweep" / f"alpha-{alpha}-T-{T}", f"alpha {alpha:g}, T {T:g}")
+        logits = compute_logits(student.model.to(student.device), validation, student.device, student.precision)
+        student.model.cpu()  # a GPU's memory is for the next one
         figures = calibration_metrics(logits, labels)
         cells.append({
             "alpha": alpha,
@@ -47,7 +44,6 @@ def run_sweep(
             "validation_ece": figures["ece"],
         })  # fmt: skip
     best = best_cell(cells, choose)
-    chosen = {"alpha": best["alpha"], "T": best["T"]}
     for cell in cells:
         mark = f" ← chosen by {choose}" if cell is best else ""
         print(
@@ -55,7 +51,7 @@ def run_sweep(
             f"loss {cell['validation_loss']:.4f}, ECE {cell['validation_ece']:.4f}{mark}"
         )
     _replace(output / "distilled", output / "sweep" / f"alpha-{best['alpha']}-T-{best['T']}")
-    return {"cells": cells, "choose": choose, "chosen": chosen}
+    return {"cells": cells, "choose": choose, "chosen": {"alpha": best["alpha"], "T": best["T"]}}
 
 
 def best_cell(cells: list[dict], choose: str) -> dict:
@@ -63,15 +59,6 @@ def best_cell(cells: list[dict], choose: str) -> dict:
     lower nll, and then to the earlier cell."""
     key, sign = CRITERIA[choose]
     return min(cells, key=lambda cell: (sign * cell[key], cell["validation_loss"]))
-
-
-def sweep_choice(sweep: dict) -> str:
-    """Which pair a sweep chose and by which figure; and those that the other figures favour, where they differ."""
-    cells, choose = sweep["cells"], sweep.get("choose", "accuracy")
-    pair = "alpha {alpha:g} and T {T:g}"
-    chosen, best = pair.format(**sweep["chosen"]), {name: pair.format(**best_cell(cells, name)) for name in CRITERIA}
-    others = (f"; by {name}: {other}" for name, other in best.items() if other != chosen)
-    return f"{chosen} chosen on validation by {choose}, among {len(cells)} pairs of a sweep{''.join(others)}"
 
 
 def _replace(folder: Path, source: Path) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minikd.errors import MinikdError
+from minikd.experiment.journal import read_log
 from minikd.files import write_json
-from minikd.training import read_log
 
 # key in log.jsonl: name of the curve
 CURVES = {
@@ -77,6 +77,12 @@ class Tracking:
         """
         figures, confusion = _test_figures(row, seed)
         self._call(self._name(folder), lambda run: run.summary(figures, confusion))
+
+    def summaries(self, models: dict[str, list], rows: list[dict]) -> None:
+        """`summary` of every model in a comparison, by name a classifier for each seed."""
+        for row in rows:
+            for seed, classifier in enumerate(models[row["name"]]):
+                self.summary(Path(classifier.source), row, seed)
 
     def __enter__(self):
         return self

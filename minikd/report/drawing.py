@@ -7,8 +7,7 @@ black, and two of Tol's (2021): yellow is too pale for a line on white, and blac
 import math
 import re
 
-from minikd.config import FORMATS
-
+FORMATS = ("int8", "int4")  # of quantised copies, whose names end in one
 ROLES = {"teacher": "#0072B2", "distilled": "#D55E00", "baseline": "#009E73"}
 OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#882255", "#332288")
 SHADES = (0, 0.45, -0.35, 0.25, -0.2)  # towards white, or black where negative

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
 from minikd.files import atomic_write
 from minikd.report.drawing import looks
@@ -91,11 +90,10 @@ def write_page(
     return note
 
 
-def description(run: dict, config: EncoderConfig) -> str:
+def description(run: dict, layers: int, quantization: str | None = None) -> str:
     """A model's layers and how it was trained, as far as `run`, its run.json, says:
     "3 layers, distilled with alpha 0.5 and T 2"."""
-    layers = config.num_hidden_layers
-    parts = [f"{layers} layer{'s' * (layers != 1)}", *([config.quantization] if config.quantization else [])]
+    parts = [f"{layers} layer{'s' * (layers != 1)}", *([quantization] if quantization else [])]
     made_from = run.get("made_from") or {}
     settings = made_from.get("settings") or {}
     if settings and made_from.get("teacher"):

@@ -1,23 +1,8 @@
 """The comparison of models, on screen and in files: a table with a column per model, and the notes under it."""
 
-import json
 import statistics
-from pathlib import Path
 
-import torch
-
-from minikd.datasets import Dataset, data_fingerprint
-from minikd.datasets.sample import bayes_accuracy
-from minikd.errors import MinikdError
-from minikd.evaluation.bag_of_words import bag_of_words
-from minikd.evaluation.comparison import compare_with_first, quantization_changes
-from minikd.evaluation.significance import TOO_FEW, chance_margin, sentence
-from minikd.experiment.recipes import RECIPES
-from minikd.experiment.runs import environment, read_run
-from minikd.experiment.sweep import CRITERIA, sweep_choice
-from minikd.files import atomic_write, write_json
 from minikd.report.drawing import three_digits
-from minikd.training import read_log
 
 THREE_DIGITS = "three significant digits"  # in place of a format
 
@@ -64,8 +49,12 @@ LINES = (
     ("parameter_fraction", "share of parameters", "{:.1%}"),
     ("efficiency_ratio", "efficiency ratio", "{:.1%}"),
 )
+# The figure of a sweep's cell by which each criterion chooses, and whether the lowest (1) or highest (-1) is best.
+BEST = {"accuracy": ("validation_accuracy", -1), "nll": ("validation_loss", 1), "ece": ("validation_ece", 1)}
 # What compares with the first model: meaningless where it is the only one, and says nothing in its own column.
-COMPARISONS = tuple(compare_with_first({}, {}))
+COMPARISONS = ("accuracy_change", "weighted_f1_change", "latency_1_change", "latency_change", "throughput_change",
+               "parameter_change", "size_change", "memory_change", "retention", "f1_retention", "speed_up",
+               "parameter_fraction", "efficiency_ratio")  # fmt: skip
 # Those that repeat what other lines tell: shown where asked for, or where a recipe's author printed them.
 REPEATED = ("weighted_f1_change", "latency_1_change", "latency_change", "throughput_change", "parameter_change",
             "size_change", "memory_change")  # fmt: skip
@@ -77,9 +66,9 @@ def table(results: dict, keys: tuple[str, ...] = ()) -> str:
     Lists of values (seeds) become mean ± std. Where a recipe was followed, what its author published stands at the
     right, under "published". `keys` picks lines; none: all that have a value, but for repetitions.
     """
-    # Comparisons that the results of an earlier version lack follow from figures that they have.
-    rows = [compare_with_first(row, results["models"][0]) | row for row in results["models"]]
-    published = {f"published {name}": values for name, values in published_figures(results).items()}
+    rows = results["models"]
+    published = results.get("published", {}).get("models", {})
+    published = {f"published {name}": values for name, values in published.items()}
     lines = [["", *(row["name"].replace("|", "\\|") for row in rows), *published]]
     for key, heading, form in LINES:
         if (keys and key not in keys) or (key in COMPARISONS and len(rows) == 1):
@@ -99,12 +88,6 @@ def table(results: dict, keys: tuple[str, ...] = ()) -> str:
     return "\n".join([text[0], rule, *text[1:]])
 
 
-def published_figures(results: dict) -> dict[str, dict[str, str]]:
-    """What the author of the recipe printed, by model; {} where the run followed none, or on other data."""
-    recipe = RECIPES.get(results["arguments"].get("recipe"))
-    return recipe.published if recipe and recipe.flags["dataset"] == results["arguments"].get("dataset") else {}
-
-
 def _pad(text: str, width: int, column: int) -> str:
     return text.ljust(width) if column == 0 else text.rjust(width)
 
@@ -122,11 +105,10 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
     """The lines under the table: a warning where the split is too small, what the students started from, the simple
     baseline, the ceiling where it is known, significance, machine."""
     lines = []
-    if results["examples"] < TOO_FEW:
-        margin = 100 * chance_margin(results["examples"])
+    if results.get("chance_margin"):
         lines.append(
             f"only {results['examples']} examples in the {results['split']} split, too few to tell models apart: "
-            f"chance alone moves an accuracy by up to ±{margin:.0f} points (95%)"
+            f"chance alone moves an accuracy by up to ±{100 * results['chance_margin']:.0f} points (95%)"
         )
     if results.get("first_weights"):
         students = [row["name"] for row in results["models"] if row["name"] in ("distilled", "baseline")]
@@ -152,16 +134,16 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
             f"split"
         )
     if results.get("significance"):
-        lines.append(sentence(results["significance"]))
-    lines += quantization_changes(results["models"], results["precision"])
+        lines.append(sentence(results["significance"], too_few="chance_margin" in results))
+    lines += quantization_changes(results.get("quantized", []), results["precision"])
     if results.get("found_finished") is not None and (not keys or "run_minutes" in keys):
         found = results["found_finished"] + ["the steps before --resume"] * bool(results["arguments"].get("resume"))
         lines.append(
             "minutes of the whole run: those of this command, evaluation included"
             + f"; not in them, because earlier commands did it: {', '.join(found)}" * bool(found)
         )
-    if published_figures(results):
-        also = RECIPES[results["arguments"]["recipe"]].also
+    if results.get("published"):
+        also = results["published"].get("also", "")
         lines.append(
             "published: what the experiment's author printed, measured on other hardware with other weights"
             + f"; also: {also}" * bool(also)
@@ -175,7 +157,7 @@ def sweep_table(results: dict) -> str:
     chosen pair bold."""
     cells, chosen = results["sweep"]["cells"], results["sweep"]["chosen"]
     choose = results["sweep"].get("choose", "accuracy")  # results of before --choose have none
-    second = "nll" if choose == "nll" else "ece"
+    second, figure = ("nll", "validation_loss") if choose == "nll" else ("ece", "validation_ece")
     found = {(cell["alpha"], cell["T"]): cell for cell in cells}
     columns = list(dict.fromkeys(T for _, T in found))
     heading = f"validation accuracy ({second.upper()}), chosen by {choose}"
@@ -184,7 +166,7 @@ def sweep_table(results: dict) -> str:
         texts = []
         for T in columns:
             cell = found[alpha, T]
-            text = f"{cell['validation_accuracy']:.4f} ({cell[CRITERIA[second][0]]:.4f})"
+            text = f"{cell['validation_accuracy']:.4f} ({cell[figure]:.4f})"
             texts.append(f"**{text}**" if {"alpha": alpha, "T": T} == chosen else text)
         lines.append([f"alpha {alpha:g}", *texts])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -204,8 +186,14 @@ def conditions(results: dict) -> str:
         agreement = results["arguments"]["fpb_agreement"]
         data += f" ({'all' if agreement == 'all' else f'at least {agreement}%'} agree)"
     parts = [
-        f"{data}, "
-        + (f"all {count} examples" if results["split"] == "all" else f"{results['split']} split of {count}"),
+        (f"{data}, " if data else "")
+        + (
+            f"all {count} examples"
+            if results["split"] == "all"
+            else f"{results['split']} of {count}"
+            if not data
+            else f"{results['split']} split of {count}"
+        ),
         f"{results['precision']} on {results['device']} ({results['threads']} threads)",
         f"{len(seeds)} seeds, mean ± std" if len(seeds) > 1 else f"seed {seeds[0]}",
     ]
@@ -216,71 +204,72 @@ def conditions(results: dict) -> str:
     return "; ".join(text for text in parts if text != "seed None")  # evaluate.py has no seed
 
 
-def results_of(rows: list[dict], data: Dataset, split_name: str, arguments: dict, device: torch.device) -> dict:
-    """Everything that results.json holds: the rows, the simple baseline, the ceiling where known, loss curves, machine
-    and flags."""
-    split = getattr(data, split_name)
-    results = {"dataset": data.name, "split": split_name, "examples": len(split.labels), "labels": list(data.labels)}
-    results["models"] = rows
-    if split_name == "test":
-        results["bag_of_words"] = bag_of_words(data)
-    if split.probabilities is not None:
-        results["best_possible_accuracy"] = bayes_accuracy(split)
-    results["curves"] = {row["name"]: curves for row in rows if (curves := loss_curves(Path(row["path"])))}
-    results |= {"precision": arguments["precision"], "arguments": arguments, "data_fingerprint": data_fingerprint(data)}
-    return results | environment(device)
+def sentence(comparison: dict, name_a: str = "distilled", name_b: str = "baseline", too_few: bool = False) -> str:
+    """What `compare` found, in plain words: the difference, the interval, the verdict, and McNemar's p per seed.
+
+    A record of several seeds without "method" is of an earlier version, which used a paired bootstrap: too narrow for a
+    verdict. `too_few`: the examples allow none.
+    """
+    low, high, seeds = comparison["low"], comparison["high"], len(comparison["seeds"])
+    method = comparison.get("method", "paired bootstrap")
+    over = f"{method} over {comparison['examples']:,} examples and {seeds} seed{'s' * (seeds > 1)}"
+    p_values = ", ".join("<0.001" if test["p"] < 0.001 else f"{test['p']:.3f}" for test in comparison["seeds"])
+    return (
+        f"{name_a} − {name_b}: {_points(comparison['difference'])} points of accuracy "
+        f"({comparison['confidence']:.0%} interval {_points(low)} to {_points(high)}, {over}). "
+        f"{'So few examples allow no verdict' if too_few else _verdict(comparison, name_a, name_b)}; McNemar's p{' per seed' * (seeds > 1)}: {p_values}."
+    )
 
 
-def loss_curves(folder: Path, points: int = 200) -> dict:
-    """The curves in a run's log.jsonl: train [[epoch, loss], …], thinned to about `points` means of neighbours;
-    validation [[epoch, accuracy, loss], …]; and the settings of that loss: alpha (1 without a teacher), T and
-    label_smoothing. {} where there is no log."""
-    lines = read_log(folder)
-    train = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
-    size = -(-len(train) // points) or 1
-    groups = [train[i : i + size] for i in range(0, len(train), size)]
-    keys = ("epoch", "validation_accuracy", "validation_loss")
-    validation = [[line[key] for key in keys] for line in lines if "validation_loss" in line]
-    if not validation:
-        return {}
-    curves = {"train": [[statistics.mean(column) for column in zip(*group)] for group in groups],
-              "validation": validation}  # fmt: skip
-    made_from = read_run(folder).get("made_from") or {}
-    settings = (made_from.get("settings") or {}) | ({} if made_from.get("teacher") else {"alpha": 1.0, "T": 1.0})
-    if "label_smoothing" in settings:
-        curves["settings"] = {key: settings[key] for key in ("alpha", "T", "label_smoothing")}
-    return curves
+def _verdict(comparison: dict, name_a: str, name_b: str) -> str:
+    """What the interval allows to say: of these two models with one seed, of such training runs with several."""
+    low, high, one_pair = comparison["low"], comparison["high"], len(comparison["seeds"]) == 1
+    if low <= 0 <= high:
+        if one_pair:
+            return "The interval includes 0: this test does not show which of this pair of models is better"
+        return "The interval includes 0: this test does not show that training runs like these make either better"
+    better = name_a if low > 0 else name_b
+    if not one_pair and "method" not in comparison:
+        return "The interval excludes 0, but a bootstrap of so few seeds is too narrow for a verdict"
+    if one_pair:
+        verdict = f"of this pair of models, {better} is the better one (other training runs may differ)"
+    else:
+        verdict = f"in training runs like these, {better} is better on average"
+    return f"The interval excludes 0: {verdict}"
 
 
-def write_results(results: dict, output_dir: Path | None) -> None:
-    """Prints table and notes, and leaves results.json, results.md and dashboard.png in `output_dir` if there is one."""
-    text = report(results)
-    if output_dir is not None:  # first the files: printing can fail where the terminal cannot show a character
-        write_json(output_dir / "results.json", results)
-        atomic_write(output_dir / "results.md", text + "\n")
-    print(f"\n{text}\n")
-    if output_dir is not None:
-        print(f"results: {output_dir / 'results.md'}, {output_dir / 'results.json'}")
-        (output_dir / "dashboard.png").unlink(missing_ok=True)  # of an earlier run
-        try:
-            from minikd.report.plots import dashboard
-
-            dashboard(results, output_dir / "dashboard.png")
-            print(f"pictures: {output_dir / 'dashboard.png'}")
-        except MinikdError as error:  # a picture is no reason to fail after hours of training
-            print(f"no dashboard.png: {error}")
+def _points(difference: float) -> str:
+    return f"{100 * difference:+z.2f}".replace("-", "−")
 
 
-def read_results(path: Path) -> dict:
-    """A results.json. Raises MinikdError that names the file where it is missing or something else."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MinikdError(f"{path}: is not a results file ({error})") from None
-    needed = {"models", "arguments", "dataset", "examples", "split", "precision", "device", "threads"}
-    if not isinstance(results, dict) or not needed <= results.keys() or not isinstance(results["models"], list):
-        raise MinikdError(f"{path}: is not a results file (it lacks some of {', '.join(sorted(needed))})")
-    rows = results["models"]
-    if not rows or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
-        raise MinikdError(f"{path}: is not a results file (its models must be a list of objects with a name)")
-    return results
+def sweep_choice(sweep: dict) -> str:
+    """Which pair a sweep chose and by which figure; and those that the other figures favour, where they differ."""
+    cells, choose = sweep["cells"], sweep.get("choose", "accuracy")
+    pair = "alpha {alpha:g} and T {T:g}"
+    chosen, best = pair.format(**sweep["chosen"]), {name: pair.format(**_best(cells, name)) for name in BEST}
+    others = (f"; by {name}: {other}" for name, other in best.items() if other != chosen)
+    return f"{chosen} chosen on validation by {choose}, among {len(cells)} pairs of a sweep{''.join(others)}"
+
+
+def _best(cells: list[dict], name: str) -> dict:
+    key, sign = BEST[name]
+    return min(cells, key=lambda cell: (sign * cell[key], cell["validation_loss"]))
+
+
+def quantization_changes(copies: list[dict], precision: str) -> list[str]:
+    """A line for each quantised copy: what it changes against its original in `precision`; and a line on what
+    experiment E5's author hoped for. [] where there are none."""
+    lines = []
+    for changes in copies:
+        parts = [f"{words} {changes[key]:{form}}{unit}" for words, key, form, unit in (
+            ("latency one at a time", "latency_1_change", "+z.0%", ""),
+            ("in batches of 100", "latency_change", "+z.0%", ""),
+            ("peak memory", "memory_change", "+z.0%", ""),
+            ("size", "size_change", "+z.0%", ""),
+            ("accuracy", "accuracy_change", "+z.2f", " points"),
+        ) if changes[key] is not None]  # fmt: skip
+        lines.append(
+            f"{changes['name']} against {changes['original']} in {precision}: {', '.join(parts)}".replace(" -", " −")
+        )
+    wish = "for comparison: the author of experiment E5 hoped for 30 % less latency and half the size"
+    return [*lines, wish] if lines else []

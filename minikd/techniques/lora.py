@@ -5,6 +5,8 @@ was; afterwards (alpha / r) · B A can be added to W, and the adapters cost noth
 every logit and gradient; tests/test_lora.py checks it. Its files are read and written in adapter_files.py.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,16 @@ TARGETS = {
     "intermediate": ("feed_forward.intermediate", None),
     "ffn_output": ("feed_forward.output", None),
 }
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """The arguments of `add_lora`: rank r, alpha of the scale alpha / r, dropout on the input, what gets an adapter."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("query", "value")
 
 
 class Adapter(nn.Module):

@@ -2,44 +2,51 @@
 
 A config.json names the outputs. Where it has only LABEL_0, LABEL_1, … (what transformers writes when nobody named
 them), the order is unknown, and a wrong guess gives a teacher that is confidently wrong. So it needs proof: the flag
---label-order, or the labels of the validation split.
+`label_order`, or the labels of the validation split.
 """
 
 import itertools
 import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from minikd.batching import tokenize_split
 from minikd.errors import MinikdError
-from minikd.experiment.inference import predict_once
 from minikd.model import Classifier
 
 MOST_LABELS = 8  # whose 40,320 orders are compared
 
 
-def match_labels(model: Classifier, source, data, tokenizer, args, device: torch.device) -> None:
-    """Puts the rows of the model's classifier into the order of `data.labels`, in place, and renames its labels.
+def match_labels(
+    model: Classifier,
+    source,
+    labels: tuple[str, ...],
+    label_order: Sequence[str] | None = None,
+    on_validation: Callable[[], tuple[Tensor, Tensor]] | None = None,
+) -> None:
+    """Puts the rows of the model's classifier into the order of `labels`, in place, and renames its labels.
 
-    The order is that of the names in config.json; where they are LABEL_0, LABEL_1, … or not the data's, that of
-    --label-order; and for LABEL_0, LABEL_1, … without the flag, that of the labels 0, 1, … where the data has these,
-    or else the one that clearly fits the validation split (`best_order`). Raises
-    MinikdError that names the model, `source`, where there is none of these.
+    The order is that of the names in config.json; where they are LABEL_0, LABEL_1, … or others than `labels`, that of
+    `label_order`, the names of the outputs; and for LABEL_0, LABEL_1, … without it, that of the labels 0, 1, … where
+    `labels` are these, or else the one that clearly fits the validation split (`best_order`): `on_validation` returns
+    the model's answers (N,) there, ids of outputs, and the right labels (N,). Raises MinikdError that names the model,
+    `source`, where there is none of these.
     """
-    own, labels = model.config.labels, data.labels
-    order = order_by_name(own, labels)
-    if args.label_order and order is not None and not _unnamed(own):
-        print(f"{source}: has the data's labels by name; --label-order is not used for it")
-    elif len(own) != len(labels) or order is None and not args.label_order and not _unnamed(own):
+    own = model.config.labels
+    order, unnamed = order_by_name(own, labels), _unnamed(own)
+    if label_order and order is not None and not unnamed:
+        print(f"{source}: has the data's labels by name; `label_order` is not used for it")
+    elif len(own) != len(labels) or order is None and not label_order and not unnamed:
         raise MinikdError(
             f"{source}: the model's labels {list(own)} are not the data's {list(labels)}"
-            + ("; name them by --label-order" if len(own) == len(labels) else "")
+            + ("; name them by `label_order`" if len(own) == len(labels) else "")
         )
-    elif args.label_order:
-        order = order_by_name(args.label_order, labels)
+    elif label_order:
+        order = order_by_name(label_order, labels)
     elif order is None:
-        order = _order_on_validation(model, source, data, tokenizer, args, device)
+        order = _order_on_validation(source, own, labels, on_validation)
     with torch.no_grad():
         model.classifier.weight.copy_(model.classifier.weight[order].clone())
         model.classifier.bias.copy_(model.classifier.bias[order].clone())
@@ -47,15 +54,15 @@ def match_labels(model: Classifier, source, data, tokenizer, args, device: torch
 
 
 def name_outputs(model: Classifier, source, label_order: list[str]) -> None:
-    """Gives the model's outputs the names of --label-order, where there is no data to compare them with.
+    """Gives the model's outputs the names of `label_order`, where there is no data to compare them with.
 
     A model that has these names already keeps its own order. Raises MinikdError for another number of names.
     """
     if order_by_name(model.config.labels, label_order) is not None:
-        print(f"{source}: its config.json has these names; --label-order is not used for it")
+        print(f"{source}: its config.json has these names; `label_order` is not used for it")
     elif len(model.config.labels) != len(label_order):
         raise MinikdError(
-            f"--label-order: {len(label_order)} names, but {source} has {len(model.config.labels)} outputs"
+            f"`label_order`: {len(label_order)} names, but {source} has {len(model.config.labels)} outputs"
         )
     else:
         model.config = model.config.with_labels(label_order)
@@ -77,26 +84,26 @@ def _unnamed(labels) -> bool:
     return all(re.fullmatch(r"LABEL_\d+", name) for name in labels)
 
 
-def _order_on_validation(model: Classifier, source, data, tokenizer, args, device: torch.device) -> list[int]:
+def _order_on_validation(
+    source, own: tuple[str, ...], labels: tuple[str, ...], on_validation: Callable[[], tuple[Tensor, Tensor]] | None
+) -> list[int]:
     """The order of outputs that clearly fits the validation split. Prints its accuracy. Raises MinikdError."""
-    unknown = f"{source}: its config.json does not say which labels {model.config.labels[0]}, … are"
-    if len(data.labels) > MOST_LABELS:
-        raise MinikdError(f"{unknown}; name all {len(data.labels)} by --label-order, in the order of the outputs")
-    if not data.validation.texts:
-        raise MinikdError(f"{unknown}, and there are no validation texts to tell; name them by --label-order")
-    tokens = tokenize_split(data.validation, tokenizer, args.max_length)
-    outputs = predict_once(model, tokens, device, args.precision, desc="label order").argmax(dim=-1)
-    model.cpu()  # where from_pretrained leaves it
-    counts = np.zeros((len(data.labels),) * 2, dtype=np.int64)
-    np.add.at(counts, (outputs.numpy(), np.array(data.validation.labels)), 1)
+    unknown = f"{source}: its config.json does not say which labels {own[0]}, … are"
+    if len(labels) > MOST_LABELS or on_validation is None:
+        raise MinikdError(f"{unknown}; name all {len(labels)} by `label_order`, in the order of the outputs")
+    answers, right_labels = on_validation()
+    if not len(right_labels):
+        raise MinikdError(f"{unknown}, and there are no validation texts to tell; name them by `label_order`")
+    counts = np.zeros((len(labels),) * 2, dtype=np.int64)
+    np.add.at(counts, (answers.numpy(), right_labels.numpy()), 1)
     order, clear = best_order(counts)
     total = counts.sum()
     right = counts[order, np.arange(len(order))].sum() / total
-    names = ",".join(data.labels[order.index(output)] for output in range(len(order)))
+    names = ",".join(labels[order.index(output)] for output in range(len(order)))
     if not clear:
         raise MinikdError(
             f"{unknown}, and no order clearly fits the {total:,} validation texts (the best, {names}, is right on "
-            f"{right:.1%}); name them by --label-order, in the order of the outputs"
+            f"{right:.1%}); name them by `label_order`, in the order of the outputs"
         )
     print(f"{source}: outputs taken as {names}, the order that fits validation (right on {right:.1%} of {total:,})")
     return order

@@ -1,14 +1,15 @@
 """The README's tables and pictures, from the results files in data/results.
 
-`python -m minikd.report.readme` writes the tables anew; `python -m minikd.report.readme --add NAME RESULTS.json` first puts a run's
+`python -m minikd.experiment.readme` writes the tables anew; `python -m minikd.experiment.readme --add NAME RESULTS.json` first puts a run's
 results there as NAME.json, without the paths of its machine, and draws their dashboard if the README shows it.
 """
 
 import argparse
 from pathlib import Path
 
+from minikd.experiment.results import complete, draw, read_results
 from minikd.files import atomic_write, write_json
-from minikd.report.tables import read_results, report
+from minikd.report.tables import report
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,14 +36,14 @@ def readme_with_tables(readme: str, results_dir: Path) -> str:
         _, after = rest.split("<!-- end -->", 1)
         name, *keys = marker.split()
         results = read_results(results_dir / f"{name}.json")
-        text, lines = report(results, tuple(keys)).rsplit("\n\n", 1)
+        text, lines = report(complete(results), tuple(keys)).rsplit("\n\n", 1)
         lines = lines.replace("\n", "  \n")  # Markdown's line breaks
         parts[i] = f"{marker} -->\n{text}\n\n{lines}\n<!-- end -->{after}"
     return "<!-- results ".join(parts)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m minikd.report.readme", description=__doc__.split("\n\n")[1])
+    parser = argparse.ArgumentParser(prog="python -m minikd.experiment.readme", description=__doc__.split("\n\n")[1])
     parser.add_argument("--add", metavar="NAME", help="write data/results/NAME.json from the file given")
     parser.add_argument("file", nargs="?", type=Path, metavar="RESULTS.json")
     args = parser.parse_args()
@@ -54,9 +55,7 @@ def main() -> None:
         results = without_paths(read_results(args.file))
         write_json(results_dir / f"{args.add}.json", results)
         if f"data/results/{args.add}.png" in text:
-            from minikd.report.plots import dashboard
-
-            dashboard(results, results_dir / f"{args.add}.png")
+            draw(results, results_dir / f"{args.add}.png")
     atomic_write(readme, readme_with_tables(text, results_dir))
 
 

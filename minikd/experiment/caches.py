@@ -1,0 +1,125 @@
+"""What need not be computed twice: the tokens of texts, and the logits of a model on them.
+
+The user's cache ($XDG_CACHE_HOME/minikd, by default ~/.cache/minikd) may be deleted at any time. Everything in it is
+named by a fingerprint of all that it depends on, so what is found is never stale. Where it cannot be written, the run
+continues without it.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors import numpy as safetensors_numpy
+from safetensors import torch as safetensors_torch
+from torch import Tensor
+
+import minikd
+from minikd.batching import TokenizedSplit, tokenized_split, tokens_fingerprint
+from minikd.checkpoints.config_json import config_to_json
+from minikd.datasets import Split
+from minikd.files import atomic_write, fingerprint
+from minikd.inference import compute_logits
+from minikd.model import Classifier
+from minikd.tokenizer import Tokenizer
+
+
+def cache_folder() -> Path:
+    """The folder of the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "minikd"
+
+
+def cached_tokens(split: Split, tokenizer: Tokenizer, max_length: int) -> TokenizedSplit:
+    """`minikd.batching.tokenize`, or what an earlier run left in the cache."""
+    key = tokens_fingerprint(split.texts, tokenizer, max_length)
+    path = cache_folder() / f"tokens-{key[:32]}.safetensors"
+    try:
+        tensors = safetensors_numpy.load_file(path)
+        ids, offsets = tensors["ids"], tensors["offsets"]
+    except (OSError, SafetensorError, KeyError):
+        ids, offsets = tokenizer.encode(split.texts, max_length)
+        _write(path, safetensors_numpy.save({"ids": ids, "offsets": offsets}), "tokens")
+    return tokenized_split(ids, offsets, split.labels, tokenizer, key)
+
+
+def cached_logits(
+    model: Classifier,
+    split: TokenizedSplit,
+    device: torch.device,
+    precision: str,
+    desc: str = "",
+    path: Path | None = None,
+) -> Tensor:
+    """`compute_logits`, or what an earlier call with the same model, tokens and precision left at `path` (None: in the
+    user's cache).
+
+    A model's logits on given texts never change: dropout is off. Rows are in the order of the split, so that shuffling
+    cannot misalign them: look them up by an example's index. The file records how long computing them took
+    (`caching_minutes`). A file at `path` that does not fit is replaced, and a line says so.
+    """
+    versions = f"{minikd.__version__} {torch.__version__} {device.type} {precision}"
+    key = fingerprint("logits 2", versions, split.fingerprint, model_fingerprint(model))
+    where = path or cache_folder() / f"logits-{key[:32]}.safetensors"
+    logits = _read_logits(where, key, (len(split), len(model.config.labels)), told=path is not None, desc=desc)
+    if logits is None:
+        began = time.perf_counter()
+        logits = compute_logits(model.to(device), split, device, precision, desc)
+        metadata = {"fingerprint": key, "seconds": f"{time.perf_counter() - began:.3f}"}
+        content = safetensors_torch.save({"logits": logits}, metadata=metadata)
+        if path:  # a file that the user is promised
+            atomic_write(path, content)
+        else:
+            _write(where, content, "logits")
+    return logits
+
+
+def _read_logits(path: Path, key: str, shape: tuple[int, int], told: bool, desc: str) -> Tensor | None:
+    """The logits in the file, if they are those that `key` names; with `told`, prints what was found."""
+    found = "is damaged or not a cache"
+    try:
+        with safe_open(path, "pt") as file:
+            if file.metadata()["fingerprint"] == key:
+                logits = file.get_tensor("logits")
+                if logits.shape == shape and logits.isfinite().all():
+                    if told:
+                        print(f"{desc}: read from {path}")
+                    return logits
+            else:
+                found = "belongs to another model or other data"
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        pass
+    if told:
+        print(f"{desc}: {path} {found}; computing them anew")
+    return None
+
+
+def caching_minutes(path: Path) -> float | None:
+    """How long the logits at `path` took to compute, whenever that was; None where the file does not say."""
+    try:
+        with safe_open(path, "pt") as file:
+            return float(file.metadata()["seconds"]) / 60
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def model_fingerprint(model: Classifier) -> str:
+    """SHA-256 of the model: its config (the same weights with more heads compute something else), and its weights by
+    name and value."""
+    tensors = model.state_dict()
+    return fingerprint(
+        json.dumps(
+            config_to_json(model.config), sort_keys=True
+        ),  # as in a file: the same for a model that was loaded again
+        *(part for name in tensors for part in (name, tensors[name].detach().cpu().contiguous().numpy())),
+    )
+
+
+def _write(path: Path, content: bytes, what: str) -> None:
+    try:
+        atomic_write(path, content)
+    except OSError as error:
+        print(f"{what} not cached: {path.parent} cannot be written ({error.strerror})")

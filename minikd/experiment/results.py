@@ -1,0 +1,245 @@
+"""The comparison of finished models: `evaluate`, and the results files."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from minikd.batching import tokenize
+from minikd.classifier import TextClassifier
+from minikd.datasets import Dataset, Split, data_fingerprint
+from minikd.datasets.sample import bayes_accuracy
+from minikd.errors import MinikdError
+from minikd.evaluation.bag_of_words import bag_of_words
+from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline, merge_seeds, quality
+from minikd.evaluation.costs import inference_memory_mb, measure_speed, model_size
+from minikd.evaluation.significance import TOO_FEW, chance_margin, compare_counts
+from minikd.experiment.caches import cached_logits, cached_tokens
+from minikd.experiment.journal import read_log
+from minikd.experiment.runs import environment, read_run
+from minikd.files import atomic_write, write_json, write_rows
+from minikd.inference import compute_logits
+from minikd.report.tables import report
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "results" / "published.json"
+TEXT_SHOWN = 200  # characters of a text in a file of predictions
+
+
+@dataclass
+class Results:
+    """What `evaluate` found. `str()` is the table, with notes; `values` all figures, as in results.json."""
+
+    values: dict
+    logits: dict[str, list[Tensor]]  # by model, (N, C) for each seed, in the split's own order
+    split: Split
+
+    def __str__(self) -> str:
+        return report(complete(self.values))
+
+    def save(self, folder: str | Path, seed_folders: Sequence[Path] = ()) -> None:
+        """Writes results.json, results.md, dashboard.png (where matplotlib is installed) and a CSV file of predictions
+        for each model; of several seeds, into the folder of each seed, or else of the first alone."""
+        folder = Path(folder)
+        for stale in folder.glob("predictions-*.csv"):  # of an earlier run with other models
+            stale.unlink()
+        for name, of_seeds in self.logits.items():
+            for own, logits in zip(seed_folders or [folder], of_seeds):
+                write_predictions(own / f"predictions-{name}.csv", self.split, logits, self.values["labels"])
+        write_results(self.values, folder)
+
+
+def evaluate(
+    models: dict[str, TextClassifier | Sequence[TextClassifier]],
+    split: Split,
+    *,
+    costs: bool = False,
+    cache: bool = False,
+) -> Results:
+    """The figures of each model on the split, side by side; those of several models under one name, which differ in
+    their seed, as mean ± std. Where there are a "distilled" and a "baseline", whether they differ by more than chance.
+
+    `costs`: also time and memory of their passes (some seconds for each). `cache`: keep tokens and logits in the user's
+    cache. The comparing figures (`compare_with_first`) are with the first model. Raises MinikdError where labels differ.
+    """
+    seeds = {name: [own] if isinstance(own, TextClassifier) else list(own) for name, own in models.items()}
+    _check(seeds, split)
+    read = (
+        cached_tokens
+        if cache
+        else lambda split, tokenizer, length: tokenize(split.texts, split.labels, tokenizer, length)
+    )
+    tokens = {name: read(split, own[0].tokenizer, own[0].max_length) for name, own in seeds.items()}
+    logits: dict[str, list[Tensor]] = {name: [] for name in seeds}
+    for name, own in seeds.items():
+        for one in own:
+            passes = cached_logits if cache else compute_logits
+            logits[name].append(
+                passes(one.model.to(one.device), tokens[name], one.device, one.precision, f"evaluate {name}")
+            )
+    firsts = [own[0] for own in seeds.values()]
+    device, precision = firsts[0].device, firsts[0].precision
+    rows = []
+    for name, first in zip(seeds, firsts):
+        row = {"name": name, "path": first.source or "", **training_costs(first.source), **model_size(first.model)}
+        rows.append(row)
+    if costs:
+        speeds = measure_speed([one.model for one in firsts], list(tokens.values()), device, precision)
+        for row, speed, first in zip(rows, speeds, firsts):
+            row |= speed
+            row["peak_memory_mb"] = inference_memory_mb(first.model, tokens[row["name"]], device, precision)
+    for row in rows:
+        row |= merge_seeds([quality(one, split) for one in logits[row["name"]]])
+    for row in rows:
+        row |= compare_with_first(row, rows[0])
+    values = {"dataset": "", "split": "split", "examples": len(split.labels), "labels": list(firsts[0].labels)}
+    values |= {"models": rows, "precision": precision, "arguments": {}} | environment(device)
+    return Results(values | distilled_against_baseline(logits, split), logits, split)
+
+
+def describe(results: Results, data: Dataset, split_name: str, arguments: dict) -> None:
+    """Adds what is known of the data, the runs and the command: names, the simple baseline, the ceiling where it is
+    known, loss curves, flags."""
+    values = results.values
+    values |= {"dataset": data.name, "split": split_name, "arguments": arguments}
+    values["data_fingerprint"] = data_fingerprint(data)
+    if split_name == "test":
+        values["bag_of_words"] = bag_of_words(data)
+    if results.split.probabilities is not None:
+        values["best_possible_accuracy"] = bayes_accuracy(results.split)
+    curves = {row["name"]: loss_curves(Path(row["path"])) for row in values["models"] if row["path"]}
+    values["curves"] = {name: curve for name, curve in curves.items() if curve}
+
+
+def complete(values: dict) -> dict:
+    """The values with all that a table shows: comparisons and intervals that files of earlier versions lack, and the
+    figures that a recipe's author published."""
+    first = values["models"][0]
+    values = values | {"models": [compare_with_first(row, first) | row for row in values["models"]]}
+    significance = values.get("significance")
+    if significance and "method" not in significance and len(significance["seeds"]) == 1:
+        (test,) = significance["seeds"]  # its counts are enough for the present interval
+        values["significance"] = compare_counts(test["only_a"], test["only_b"], significance["examples"])
+    if values["examples"] < TOO_FEW:
+        values["chance_margin"] = chance_margin(values["examples"])
+    rows = {row["name"]: row for row in values["models"]}
+    values["quantized"] = [
+        {"name": name, "original": original} | compare_with_first(row, rows[original])
+        for name, row in rows.items()
+        if "agreement" in row and (original := name.rpartition("-")[0]) in rows
+    ]
+    recipe = values["arguments"].get("recipe")
+    if recipe and PUBLISHED.exists():
+        published = json.loads(PUBLISHED.read_text(encoding="utf-8")).get(recipe, {})
+        if published.get("dataset") == values["arguments"].get("dataset"):
+            values["published"] = published
+    return values
+
+
+def training_costs(folder: str | None) -> dict:
+    """What the run that made the model in the folder recorded, if it did.
+
+    trained_parameters
+    training_minutes    of its steps and validations; of a run that was stopped and resumed, of all its parts, less the
+                        steps that a kill lost
+    training_peak_mb    peak memory of such a training in a process of its own
+    training_memory_mb  in runs of older versions: peak memory with all else that the process held
+    """
+    run = read_run(Path(folder)) if folder and Path(folder).is_dir() else {}
+    keys = ("trained_parameters", "training_peak_mb", "training_memory_mb")
+    costs = {key: run[key] for key in keys if run.get(key) is not None}
+    if run.get("history"):
+        costs["training_minutes"] = sum(epoch["seconds"] for epoch in run["history"]) / 60
+    return costs
+
+
+def loss_curves(folder: Path, points: int = 200) -> dict:
+    """The curves in a run's log.jsonl: train [[epoch, loss], …], thinned to about `points` means of neighbours;
+    validation [[epoch, accuracy, loss], …]; and the settings of that loss: alpha (1 without a teacher), T and
+    label_smoothing. {} where there is no log."""
+    lines = read_log(folder)
+    train = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
+    size = -(-len(train) // points) or 1
+    groups = [train[i : i + size] for i in range(0, len(train), size)]
+    keys = ("epoch", "validation_accuracy", "validation_loss")
+    validation = [[line[key] for key in keys] for line in lines if "validation_loss" in line]
+    if not validation:
+        return {}
+    curves = {"train": [[statistics.mean(column) for column in zip(*group)] for group in groups],
+              "validation": validation}  # fmt: skip
+    made_from = read_run(folder).get("made_from") or {}
+    settings = (made_from.get("settings") or {}) | ({} if made_from.get("teacher") else {"alpha": 1.0, "T": 1.0})
+    if "label_smoothing" in settings:
+        curves["settings"] = {key: settings[key] for key in ("alpha", "T", "label_smoothing")}
+    return curves
+
+
+def write_results(values: dict, folder: Path) -> None:
+    """Leaves results.json, results.md and, where matplotlib is installed, dashboard.png in `folder`."""
+    write_json(folder / "results.json", values)
+    atomic_write(folder / "results.md", report(complete(values)) + "\n")
+    (folder / "dashboard.png").unlink(missing_ok=True)  # of an earlier run
+    print(f"results: {folder / 'results.md'}, {folder / 'results.json'}")
+    try:
+        draw(values, folder / "dashboard.png")
+    except MinikdError as error:  # a picture is no reason to fail after hours of training
+        print(f"no dashboard.png: {error}")
+
+
+def draw(values: dict, path: Path) -> None:
+    """Draws the dashboard. Raises MinikdError where matplotlib is not installed."""
+    try:
+        from minikd.report.plots import dashboard
+    except ImportError as error:
+        raise MinikdError(f"the dashboard needs the package matplotlib ({error}): pip install matplotlib") from None
+    dashboard(complete(values), path)
+    print(f"pictures: {path}")
+
+
+def read_results(path: Path) -> dict:
+    """A results.json. Raises MinikdError that names the file where it is missing or something else."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise MinikdError(f"{path}: is not a results file ({error})") from None
+    needed = {"models", "arguments", "dataset", "examples", "split", "precision", "device", "threads"}
+    if not isinstance(results, dict) or not needed <= results.keys() or not isinstance(results["models"], list):
+        raise MinikdError(f"{path}: is not a results file (it lacks some of {', '.join(sorted(needed))})")
+    rows = results["models"]
+    if not rows or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
+        raise MinikdError(f"{path}: is not a results file (its models must be a list of objects with a name)")
+    return results
+
+
+def write_predictions(path: Path, split: Split, logits: Tensor, names: Sequence[str]) -> None:
+    """A CSV row per example: index in the split, label and predicted (by name), the probability of each label, text.
+
+    Of a long text the first 200 characters are written: enough to recognise it, where whole reviews would make the file
+    of each model and seed as large as the corpus.
+    """
+    shown = (text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}…" for text in split.texts)
+    examples = zip(split.labels, answers(logits.double().softmax(dim=-1), names), shown)
+    write_rows(path, [{"index": index, "label": names[label], **answer, "text": text}
+                      for index, (label, answer, text) in enumerate(examples)])  # fmt: skip
+
+
+def answers(probs: Tensor, names: Sequence[str]) -> list[dict]:
+    """{"predicted": label, "prob_<label>": …} of each row of probabilities (N, C)."""
+    return [
+        {"predicted": names[label], **{f"prob_{name}": round(prob, 6) for name, prob in zip(names, row)}}
+        for label, row in zip(probs.argmax(dim=-1).tolist(), probs.tolist())
+    ]
+
+
+def _check(models: dict[str, list[TextClassifier]], split: Split) -> None:
+    """Raises MinikdError where there is nothing to compare, or labels differ."""
+    if not models or not all(models.values()) or not split.texts:
+        raise MinikdError("evaluate: give at least one model and a split with texts")
+    labels = {one.labels for own in models.values() for one in own}
+    if len(labels) > 1:
+        raise MinikdError(f"evaluate: the models' labels differ: {', '.join(map(str, sorted(labels)))}")
+    (names,) = labels
+    if max(split.labels) >= len(names):
+        raise MinikdError(f"evaluate: the split has more labels than the models' {len(names)}")

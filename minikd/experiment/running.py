@@ -1,0 +1,187 @@
+"""Drives the training loop: progress bar, log.jsonl, saved state, tracking, and stopping between two steps."""
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from minikd.batching import SORTED_TOGETHER, Batch, TokenizedSplit
+from minikd.errors import MinikdError
+from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory
+from minikd.experiment.journal import open_log, read_log
+from minikd.experiment.progress import Estimate
+from minikd.experiment.state import StopSignal, load_state, save_state
+from minikd.experiment.tracking import Tracking
+from minikd.files import CleanUp
+from minikd.model import Classifier
+from minikd.training import Progress, TrainConfig, fit
+
+LOG_EVERY = 10  # optimizer steps
+
+
+@dataclass
+class Run:
+    """A training as its caller sees it: where its files go, and how it is watched."""
+
+    folder: Path | None = None  # of the finished model; None: nothing is written
+    name: str = "model"  # in messages, in the progress bar and in run.json
+    resume: bool = False  # continue an interrupted training in the folder, and use a finished one
+    reuse: bool = False  # use a finished one that fits, or train
+    compile: bool = False  # train torch.compile's version of the model
+    progress: bool = True  # show a progress bar and lines about the epochs
+    tracking: Tracking = field(default_factory=lambda: Tracking(None, Path()))
+    arguments: dict = field(default_factory=dict)  # what run.json records as the caller's settings
+    made_from: dict = field(default_factory=dict)  # all that decides the result; a state of other origin is refused
+    partial: Path | None = None  # where the files are while the training is not finished
+
+    def __post_init__(self):
+        if self.folder is not None:
+            self.folder = Path(self.folder)
+            self.partial = self.partial or self.folder / ".partial"
+
+
+def run_training(
+    model: Classifier,
+    data: TokenizedSplit,
+    validation: TokenizedSplit,
+    config: TrainConfig,
+    loss: Callable[[Tensor, Batch], Tensor] | None,
+    run: Run,
+    device: torch.device,
+    precision: str,
+) -> list[dict]:
+    """Trains `model` by `minikd.training.fit`. Returns one dictionary per epoch: epoch, validation_accuracy,
+    validation_loss, confusion, and the seconds of its steps and validation (of an epoch that was stopped and resumed,
+    of both parts).
+
+    With `run.folder`, log.jsonl and, after each epoch and on SIGINT or SIGTERM, state.pt go to `run.partial`;
+    `run.resume` continues from there, provided that the state records the same settings and `run.made_from`. torch's
+    random numbers continue as before the call. Raises MinikdError for a loss or validation logits that are not finite
+    and for a state that cannot be resumed, KeyboardInterrupt when stopped.
+    """
+    folder = run.partial
+    # SORTED_TOGETHER too: a state from the middle of an epoch continues that epoch's plan
+    made_from = {"settings": asdict(config)} | run.made_from | {"chunk": SORTED_TOGETHER}
+    saved = load_state(folder / "state.pt", made_from) if folder and run.resume else None
+    step, history = (saved["step"], saved["history"]) if saved else (0, [])
+    per_epoch = math.ceil(math.ceil(len(data) / config.batch_size) / config.grad_accum)
+    signals = folder is not None and threading.current_thread() is threading.main_thread()
+
+    with CleanUp() as until_the_end:
+        until_the_end.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+        steps = fit(model, data, validation, config, loss, device=device, precision=precision, compile=run.compile,
+                    saved=saved)  # fmt: skip
+        until_the_end.enter_context(closing(steps))
+        journal = until_the_end.enter_context(Journal(run, model.config.labels, made_from["settings"], step))
+        display = until_the_end.enter_context(Display(run, config, data, validation, step / per_epoch))
+        stop = until_the_end.enter_context(StopSignal() if signals else nullcontext())
+        reset_peak_memory(device)
+        for done in steps:
+            history, epoch_is_over = done.state.history, done.scores is not None
+            journal.write(done, device)
+            display.show(done)
+            stopping = stop is not None and stop.requested
+            if not epoch_is_over and (not stopping or done.state.step % per_epoch == 0):
+                continue  # the last step of an epoch waits for its validation
+            if folder:
+                save_state(folder / "state.pt", made_from, done.state)
+            if stopping:
+                total = f"step {done.state.step} of {done.total_steps}"
+                raise KeyboardInterrupt(f"{run.name}: stopped at {total}; --resume continues")
+        if len(history) < config.epochs:
+            display.say(f"{run.name}: no better epoch in the last {config.patience}; stopping early")
+    return history
+
+
+class Display:
+    """The progress bar of a run, and the lines above it."""
+
+    def __init__(self, run: Run, config: TrainConfig, data: TokenizedSplit, validation: TokenizedSplit, epoch: float):
+        self.name, self.epochs, self.shown = run.name, config.epochs, run.progress
+        total, initial = config.epochs * len(data), min(round(epoch * len(data)), config.epochs * len(data))
+        self.bar = tqdm(total=total, initial=initial, unit="ex", desc=run.name, dynamic_ncols=True,
+                        disable=not run.progress)  # fmt: skip
+        tokens = len(data.ids) + len(validation.ids) / 3  # of an epoch; validation has no backward pass
+        what = f"{run.name}: {'the rest of ' if epoch else ''}{config.epochs} epochs"
+        self.estimate = Estimate(what, tokens * (config.epochs - epoch))
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        if self.shown:
+            self.bar.write(line)
+
+    def show(self, done: Progress) -> None:
+        """Moves the bar; after an epoch, prints its figures."""
+        if done.scores:
+            self.say(
+                f"{self.name}: epoch {done.scores['epoch']} of {self.epochs}, validation accuracy "
+                f"{done.scores['validation_accuracy']:.4f}, loss {done.scores['validation_loss']:.4f}"
+            )
+            return
+        self.bar.update(done.examples)
+        if told := self.estimate.after_step(done.tokens):
+            self.say(told)
+        if done.state.step % LOG_EVERY == 0 or done.state.step == done.total_steps:
+            self.bar.set_postfix_str(f"loss {float(done.loss):.3f}, lr {done.lr:.1e}")
+
+
+class Journal:
+    """log.jsonl of a run, and its tracker, which gets the same lines; a resumed run's earlier lines first."""
+
+    def __init__(self, run: Run, labels: tuple[str, ...], settings: dict, step: int):
+        self.name, self.file, self.track = run.name, None, None
+        if run.partial is not None:
+            self.file = open_log(run.partial / "log.jsonl", step)
+            config = run.arguments | settings
+            self.track = run.tracking.start(run.folder, labels, config, log_folder=run.partial)
+            for line in read_log(run.partial) if self.track else ():
+                self.track(line)
+        self.since, self.examples = time.perf_counter(), 0
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def write(self, done: Progress, device: torch.device) -> None:
+        """Writes a line for the epoch, or for every tenth step and the last. Raises MinikdError for a loss that is not
+        finite."""
+        self.examples += done.examples
+        if done.scores:
+            self._record({"step": done.state.step, **done.scores})
+            self.since, self.examples = time.perf_counter(), 0
+        elif done.state.step % LOG_EVERY == 0 or done.state.step == done.total_steps:
+            loss = float(done.loss)  # the only place that waits for the device
+            if not math.isfinite(loss):
+                raise MinikdError(
+                    f"{self.name}: the loss became {loss} at step {done.state.step}; try a smaller `lr`, or "
+                    f"`precision` fp32"
+                )
+            line = {"step": done.state.step, "epoch": done.epoch, "loss": loss, "lr": done.lr}
+            now = time.perf_counter()
+            speed = {"examples_per_second": self.examples / (now - self.since)}
+            self._record(line | speed | {"memory_mb": peak_memory_mb(device)})
+            self.since, self.examples = now, 0
+
+    def _record(self, line: dict) -> None:
+        if self.file is not None:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+        if self.track:
+            self.track(line)

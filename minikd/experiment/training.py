@@ -1,0 +1,219 @@
+"""train and distill: a classifier and a corpus in, a better classifier and, on request, a folder out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minikd.batching import Batch, TokenizedSplit, padding_share, plan_batches, tokenize
+from minikd.checkpoints.config_json import config_to_json
+from minikd.checkpoints.pretrained import from_pretrained
+from minikd.classifier import TextClassifier
+from minikd.datasets import Dataset
+from minikd.errors import MinikdError
+from minikd.evaluation.costs import training_memory_mb
+from minikd.experiment.caches import cached_tokens, model_fingerprint
+from minikd.experiment.running import Run, run_training
+from minikd.experiment.runs import find_finished, finish
+from minikd.files import fingerprint
+from minikd.inference import autocast
+from minikd.losses import kd_loss
+from minikd.model import count_parameters
+from minikd.student import seeded
+from minikd.techniques.lora import LoRA, add_lora, merge_lora, trainable_parameters, training_state_mb
+from minikd.training import TrainConfig
+
+Teacher = TextClassifier | Sequence[TextClassifier] | Tensor
+
+
+def train(
+    model: TextClassifier,
+    data: Dataset,
+    config: TrainConfig = TrainConfig(),
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    lora: LoRA | None = None,
+    run: Run | None = None,
+) -> list[dict]:
+    """Fine-tunes a classifier, in place, on the labels of `data.train`, and keeps the epoch that is best on
+    `data.validation`. Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, confusion (row =
+    true label), seconds.
+
+    `run_dir`: the folder that receives the model, run.json and log.jsonl; without it nothing is written. `resume`
+    continues what was interrupted there, and uses what is finished, given the same data, first weights and settings.
+    `lora`: train low-rank adapters and the head, all else frozen; they are merged at the end. `run` says the first two
+    and more (`Run`). Raises MinikdError.
+    """
+    return _train(model, data, config, run or Run(run_dir, resume=resume), lora)
+
+
+def distill(
+    student: TextClassifier,
+    teacher: Teacher,
+    data: Dataset,
+    config: TrainConfig = TrainConfig(),
+    *,
+    alpha: float = 0.5,
+    T: float = 2.0,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    online: bool = False,
+    lora: LoRA | None = None,
+    run: Run | None = None,
+) -> list[dict]:
+    """Trains the student, in place, by `minikd.kd_loss`: alpha weighs the labels, 1 − alpha the teacher's outputs at
+    temperature T. All else is as in `train`.
+
+    `teacher`: a TextClassifier, whose labels must be the data's; several of them, whose logits are averaged (the
+    geometric mean of their distributions; Hinton et al. 2015, section 1); or the logits (N, C) of any other model on
+    `data.train`, in its order. They are computed once for all epochs; `online` has a TextClassifier compute them anew
+    in each step instead, which takes its tokenizer to be the student's. Raises MinikdError.
+    """
+    if not 0 <= alpha <= 1:
+        raise MinikdError(f"`alpha` {alpha}: must be at least 0 and at most 1")
+    if not 0 < T < float("inf"):
+        raise MinikdError(f"`T` {T}: must be above 0")
+    logits_of, key = _online(teacher, student) if online else _cached(teacher, student, data)
+
+    def loss(logits: Tensor, batch: Batch) -> Tensor:
+        return kd_loss(logits, logits_of(batch), batch.labels, alpha, T, config.label_smoothing)
+
+    run = run or Run(run_dir, name="student", resume=resume)
+    return _train(student, data, config, run, lora, Objective(loss, alpha, T, key))
+
+
+class Objective(NamedTuple):
+    """What a student learns from besides the labels; by default nothing."""
+
+    loss: Callable[[Tensor, Batch], Tensor] | None = None  # logits (B, C) and their batch -> a scalar
+    alpha: float = 1.0
+    T: float = 1.0
+    teacher: str = ""  # a key that tells teachers apart
+
+
+def _train(
+    classifier: TextClassifier,
+    data: Dataset,
+    config: TrainConfig,
+    run: Run,
+    lora: LoRA | None,
+    objective: Objective = Objective(),
+) -> list[dict]:
+    """Checks, tokenizes, and trains."""
+    if classifier.labels != data.labels:
+        raise MinikdError(
+            f"the model's labels {list(classifier.labels)} are not the data's {list(data.labels)}: give "
+            f"labels=data.labels to TextClassifier.load"
+        )
+    if quantization := classifier.model.config.quantization:
+        raise MinikdError(f"the model is quantised ({quantization}) and cannot be trained; take its original")
+    tokens, validation = (
+        cached_tokens(split, classifier.tokenizer, classifier.max_length)
+        if run.folder
+        else tokenize(split.texts, split.labels, classifier.tokenizer, classifier.max_length)
+        for split in (data.train, data.validation)
+    )
+    return train_on_tokens(classifier, tokens, validation, config, run, lora, objective)
+
+
+def train_on_tokens(
+    classifier: TextClassifier,
+    tokens: TokenizedSplit,
+    validation: TokenizedSplit,
+    config: TrainConfig,
+    run: Run,
+    lora: LoRA | None = None,
+    objective: Objective = Objective(),
+) -> list[dict]:
+    """Trains, or takes from `run.folder` what was trained from the same, and leaves the result in `classifier`, on the
+    CPU. Returns the history; [] where nothing was trained."""
+    full = training_state_mb(classifier.model)
+    if lora:
+        with seeded(config.seed):  # the adapters' first weights
+            add_lora(classifier.model, **asdict(lora))
+    run.made_from = {
+        "data": tokens.fingerprint,
+        "validation": validation.fingerprint,
+        "labels": list(classifier.labels),
+        "initial_weights": model_fingerprint(classifier.model),
+        "config": config_to_json(classifier.model.config),
+        "teacher": objective.teacher,
+        "settings": asdict(config) | {"alpha": objective.alpha, "T": objective.T, "precision": classifier.precision},
+    } | ({"lora": asdict(lora) | {"targets": list(lora.targets)}} if lora else {})
+    if run.folder and find_finished(run):
+        classifier.model, classifier.source = from_pretrained(run.folder), str(run.folder)
+        run.tracking.start(run.folder, classifier.labels, run.arguments | run.made_from["settings"])
+        return []
+    if run.progress:
+        _announce(run.name, classifier, tokens, config, full if lora else None)
+    device, precision, peak = classifier.device, classifier.precision, None
+    if run.folder:  # before there is a training that a kill could lose
+        peak = training_memory_mb(classifier.model, tokens, config.batch_size, device, precision, lora)
+    trained = trainable_parameters(classifier.model)
+    history = run_training(classifier.model, tokens, validation, config, objective.loss, run, device, precision)
+    if run.folder:
+        record = {"trained_parameters": trained, "training_peak_mb": peak, "history": history}
+        finish(run, classifier, record, classifier.source if lora else None)
+    merge_lora(classifier.model)  # nothing to do without adapters
+    classifier.source = str(run.folder) if run.folder else None
+    classifier.model.cpu()  # a GPU's memory is for what trains next
+    return history
+
+
+def _cached(teacher: Teacher, student: TextClassifier, data: Dataset) -> tuple[Callable[[Batch], Tensor], str]:
+    """The function batch -> teacher's logits (B, C), which looks them up, and a key that tells teachers apart."""
+    if isinstance(teacher, Tensor):
+        logits = teacher
+    else:
+        teachers = [teacher] if isinstance(teacher, TextClassifier) else list(teacher)
+        for one in teachers:
+            _check_teacher(one, student)
+        logits = torch.stack([one.logits(data.train.texts, desc="teacher logits") for one in teachers]).mean(dim=0)
+    if logits.shape != (len(data.train.texts), len(data.labels)) or not logits.isfinite().all():
+        raise MinikdError(
+            f"the teacher's logits have shape {tuple(logits.shape)} (or are not finite): a row for each of the "
+            f"{len(data.train.texts)} training texts and a column for each of the {len(data.labels)} labels are needed"
+        )
+    logits = logits.float().to(student.device)
+    # By example, never by position in the batch.
+    return lambda batch: logits[batch.index], fingerprint(logits.cpu().numpy())
+
+
+def _online(teacher: Teacher, student: TextClassifier) -> tuple[Callable[[Batch], Tensor], str]:
+    """The same, but the teacher computes them in each step."""
+    if not isinstance(teacher, TextClassifier):
+        raise MinikdError("online: takes one TextClassifier as the teacher")
+    _check_teacher(teacher, student)
+    if teacher.tokenizer.vocab != student.tokenizer.vocab:
+        raise MinikdError("online: the teacher's tokenizer is not the student's; leave it out")
+    model = teacher.model.eval().to(student.device)
+
+    def logits_of(batch: Batch) -> Tensor:
+        with torch.no_grad(), autocast(student.device, student.precision):
+            return model(batch.input_ids, batch.attention_mask).logits
+
+    return logits_of, model_fingerprint(model)
+
+
+def _check_teacher(teacher: TextClassifier, student: TextClassifier) -> None:
+    """Raises MinikdError where the teacher's columns are not the student's."""
+    if teacher.labels != student.labels:
+        raise MinikdError(f"the teacher's labels {list(teacher.labels)} are not the student's {list(student.labels)}")
+
+
+def _announce(name: str, classifier: TextClassifier, tokens: TokenizedSplit, config: TrainConfig, full) -> None:
+    """Prints what is about to be trained, on what, and what it takes."""
+    plan = plan_batches(tokens.lengths, config.batch_size, config.seed)
+    total, trained = count_parameters(classifier.model), trainable_parameters(classifier.model)
+    share = f" ({trained:,} of them trained, {trained / total:.1%})" if trained < total else ""
+    filled = (tokens.lengths == classifier.max_length).mean()
+    print(
+        f"{name}: {total:,} parameters{share}, {len(tokens):,} examples, {config.epochs} epochs, "
+        f"{tokens.lengths.mean():.0f} tokens an example ({filled:.1%} fill all {classifier.max_length}; longer ones are truncated); padding {padding_share(tokens.lengths, plan, classifier.device):.1%}"
+        f"; weights, gradients and optimizer state at most {training_state_mb(classifier.model):,.0f} MiB"
+        + (f" ({full:,.0f} MiB with all weights trained)" if full else "")
+    )

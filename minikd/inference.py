@@ -1,0 +1,99 @@
+"""Forward passes without gradients: device, precision, and the logits of many texts."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from minikd.batching import TokenizedSplit, make_batches, plan_by_tokens
+from minikd.errors import MinikdError
+from minikd.model import Classifier
+
+# Tokens in a batch without gradients: a CPU's caches hold the activations of few, a GPU wants much work at once.
+CPU_TOKENS, GPU_TOKENS = 2048, 32768
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """auto | cpu | cuda | mps -> a device that is there. Raises MinikdError for one that is not."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name not in (*available, "auto"):
+        raise MinikdError(f"`device` {name!r}: must be auto, cpu, cuda or mps")
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    if not available[name]:
+        raise MinikdError(
+            f"`device` {name}: this machine, or this build of torch {torch.__version__}, has none; use auto"
+        )
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> tuple[str, str]:
+    """auto | fp32 | bf16 | fp16 -> (precision, reason in words). Raises MinikdError if the device cannot do it.
+
+    bf16 has fp32's range and needs no loss scaling; fp16 does. Weights and optimizer state stay in fp32 and matrix
+    products run in the short format, as in Micikevicius et al. 2018.
+    """
+    if name not in (*DTYPES, "auto"):
+        raise MinikdError(f"`precision` {name!r}: must be auto, fp32, bf16 or fp16")
+    if name == "fp16" and device.type != "cuda":
+        raise MinikdError(f"`precision` fp16: {device.type} has no fast fp16; use bf16, fp32 or auto")
+    if name == "bf16" and device.type == "mps":
+        raise MinikdError("`precision` bf16: not supported on mps; use fp32 or auto")
+    if name != "auto":
+        return name, "asked for"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "this GPU has bf16 units"
+        return "fp16", "this GPU has no bf16 units; fp16 with loss scaling"
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "bf16", "this CPU has bf16 instructions"
+    return "fp32", f"this {device.type} has no fast bf16"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a forward pass runs in `precision`; does nothing for fp32."""
+    return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
+
+
+@contextmanager
+def forward_only(device: torch.device, precision: str) -> Iterator[None]:
+    """The context for passes without gradients over many batches, in `precision`.
+
+    In it autocast converts a weight once for all passes, if it is a parameter that could be trained (a frozen one, and
+    the slices of the last layer's query-key-value matrix, are converted in each pass); in torch.inference_mode it would
+    convert all of them in every pass, which is half the time of a single short text.
+    """
+    with torch.no_grad(), autocast(device, precision):
+        yield
+
+
+def compute_logits(
+    model: Classifier, split: TokenizedSplit, device: torch.device, precision: str, desc: str = ""
+) -> Tensor:
+    """Logits of every example in the split's own order, fp32 (N, C) on the CPU; `desc` shows a progress bar.
+
+    The pass itself runs in order of length; the model is in eval mode during it, and left in the mode it had.
+    Raises MinikdError for logits that are not finite.
+    """
+    was_training = model.training
+    model.eval()
+    plan = plan_by_tokens(split.lengths, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS, device)
+    rows = []
+    bar = tqdm(total=len(split), desc=desc, unit="ex", disable=not desc, leave=False)
+    with bar, forward_only(device, precision):
+        for batch in make_batches(split, plan, device):
+            rows.append(model(batch.input_ids, batch.attention_mask).logits.float())
+            bar.update(len(batch.index))
+    by_length = torch.cat(rows).cpu()
+    if not by_length.isfinite().all():
+        raise MinikdError(
+            f"{desc or 'the model'}: it gives logits that are not finite; its training diverged, or "
+            f"`precision` {precision} is too narrow for it"
+        )
+    model.train(was_training)
+    logits = torch.empty(by_length.shape)
+    logits[torch.cat([torch.from_numpy(index) for index in plan])] = by_length
+    return logits
