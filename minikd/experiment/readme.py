@@ -1,17 +1,19 @@
-"""The README's tables and pictures, from the results files in data/results.
+"""The tables and pictures of README.md and data/results/README.md, from the results files in data/results.
 
-`python -m minikd.experiment.readme` writes the tables anew; `python -m minikd.experiment.readme --add NAME RESULTS.json` first puts a run's
-results there as NAME.json, without the paths of its machine, and draws their dashboard if the README shows it.
+`python -m minikd.experiment.readme` writes the tables anew; with `--add NAME RESULTS.json` it first puts a run's
+results there as NAME.json, without the paths of its machine, and draws their dashboard if a README shows it.
 """
 
 import argparse
 from pathlib import Path
 
+from minikd.errors import MinikdError
 from minikd.experiment.results import complete, draw, read_results
 from minikd.files import atomic_write, write_json
 from minikd.report.tables import report
 
 ROOT = Path(__file__).parents[2]
+READMES = ("README.md", "data/results/README.md")
 
 
 def without_paths(results: dict) -> dict:
@@ -26,7 +28,7 @@ def without_paths(results: dict) -> dict:
 
 
 def readme_with_tables(readme: str, results_dir: Path) -> str:
-    """The README's text with each table between `<!-- results NAME -->` and `<!-- end -->` made anew from NAME.json.
+    """A README's text with each table between `<!-- results NAME -->` and `<!-- end -->` made anew from NAME.json.
 
     Words after the name pick the table's lines: `<!-- results NAME accuracy retention -->`.
     """
@@ -49,17 +51,24 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.add) != bool(args.file):
         parser.error("--add NAME and RESULTS.json go together")
-    results_dir, readme = ROOT / "data" / "results", ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if args.add:
-        results = without_paths(read_results(args.file))
-        write_json(results_dir / f"{args.add}.json", results)
-        if f"data/results/{args.add}.png" in text:
-            draw(results, results_dir / f"{args.add}.png")
-    atomic_write(readme, readme_with_tables(text, results_dir))
+    try:
+        write_tables(args.add, args.file)
+    except MinikdError as error:
+        parser.error(str(error))
+
+
+def write_tables(name: str | None, file: Path | None) -> None:
+    """Writes the tables of all READMEs, after adding the results in `file` under `name`, if given."""
+    results_dir = ROOT / "data" / "results"
+    readmes = {path: path.read_text(encoding="utf-8") for path in map(ROOT.joinpath, READMES) if path.exists()}
+    if name:
+        results = without_paths(read_results(file))
+        write_json(results_dir / f"{name}.json", results)
+        if any(f"{name}.png" in text for text in readmes.values()):
+            draw(results, results_dir / f"{name}.png")
+    for path, text in readmes.items():
+        atomic_write(path, readme_with_tables(text, results_dir))
 
 
 if __name__ == "__main__":
-    from minikd.cli.start import run
-
-    run(main)
+    main()

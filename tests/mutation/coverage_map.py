@@ -69,6 +69,7 @@ TESTS = {
     "minikd/datasets/own.py": ["test_own_data.py"],
     "minikd/datasets/rows.py": ["test_own_data.py"],
     "minikd/datasets/sample.py": ["test_sample.py", "test_datasets.py"],
+    "minikd/datasets/containment.py": ["test_splits.py", "test_datasets.py"],
     "minikd/datasets/splits.py": ["test_splits.py", "test_datasets.py"],
     "minikd/datasets/sst2.py": ["test_datasets.py"],
     "train.py": ["test_flags.py", *SCRIPTS, "test_lora.py"],
