@@ -528,7 +528,7 @@ def test_fpb_reads_latin_1_splits_at_the_last_at_sign_and_keeps_repeated_sentenc
 
 def test_fpb_with_other_content_is_refused(tmp_path):
     folder = tmp_path / "FinancialPhraseBank-v1.0"
-    assert "--fpb-agreement 60" in refusal(load_dataset, "fpb", tmp_path, agreement="60")
+    assert "`agreement` 60" in refusal(load_dataset, "fpb", tmp_path, agreement="60")
     write(folder / "Sentences_AllAgree.txt", fpb_file(2263))
     assert "2,263 sentences" in refusal(load_dataset, "fpb", tmp_path, agreement="all")
     assert "no Sentences_50Agree.txt" in refusal(load_dataset, "fpb", tmp_path)

@@ -97,7 +97,7 @@ def test_the_exact_name_wins_over_another_case(tmp_path, expected):
             {},
             ["no text column", "no label column", "'review', 'stars'", "--text-column NAME and --l"],
         ),
-        (("review", "label"), {}, ["no text column", "'review', 'label'", "give --text-column NAME"]),
+        (("review", "label"), {}, ["no text column", "'review', 'label'", "give `text_column` NAME"]),
         (("text", "stars"), {}, ["no label column", "'text', 'stars'", "--label-column"]),
         (("text", "sentence"), {}, ["more than one text column", "--text-column"]),
         (("text", "text"), {}, ["more than one text column"]),
@@ -209,7 +209,7 @@ def test_half_a_surrogate_pair_is_refused_with_its_line(tmp_path, encoding, half
 def test_other_bytes_than_utf_8_are_refused_with_the_flag_that_reads_them(tmp_path):
     path = write(tmp_path / "own.csv", table().encode("cp1252"))
     message = refusal(path)
-    assert f"{path}, line 2: " in message and "0xe9" in message and "--encoding cp1252" in message
+    assert f"{path}, line 2: " in message and "0xe9" in message and "`encoding` cp1252" in message
 
 
 def test_bytes_that_the_encoding_lacks_are_refused_with_its_name(tmp_path):

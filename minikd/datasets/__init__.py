@@ -33,7 +33,7 @@ def load_dataset(
     if name in ("sample", "imdb", "sst2", "fpb"):
         for field, value in vars(layout).items():
             if value is not None:
-                raise MinikdError(f"--{field.replace('_', '-')}: {name} is read as its authors wrote it; leave it out")
+                raise MinikdError(f"`{field}`: {name} is read as its authors wrote it; leave it out")
     if name == "sample":
         from minikd.datasets import sample
 
@@ -45,5 +45,5 @@ def load_dataset(
     if name == "fpb":
         return fpb.load(data_dir, agreement)
     if not os.path.exists(name):
-        raise MinikdError(f"--dataset {name}: no such file or folder, and none of the names imdb, sst2, fpb, sample")
+        raise MinikdError(f"`dataset` {name}: no such file or folder, and none of the names imdb, sst2, fpb, sample")
     return own.load(name, layout, model_labels)

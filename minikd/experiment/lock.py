@@ -83,7 +83,7 @@ def _holder(path: Path) -> str | None:
 
 def _refusal(folder: Path, holder: str) -> MinikdError:
     return MinikdError(
-        f"{folder}: another run is writing there ({holder}); wait for its end, or give another --output-dir"
+        f"{folder}: another run is writing there ({holder}); wait for its end, or give another `run_dir`"
     )
 
 

@@ -77,12 +77,13 @@ def distill(
         raise MinikdError(f"`alpha` {alpha}: must be at least 0 and at most 1")
     if not 0 < T < float("inf"):
         raise MinikdError(f"`T` {T}: must be above 0")
-    logits_of, key = _online(teacher, student) if online else _cached(teacher, student, data)
+    run = run or Run(run_dir, name="student", resume=resume)
+    desc = "teacher logits" if run.progress else ""
+    logits_of, key = _online(teacher, student) if online else _cached(teacher, student, data, desc)
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         return kd_loss(logits, logits_of(batch), batch.labels, alpha, T, config.label_smoothing)
 
-    run = run or Run(run_dir, name="student", resume=resume)
     return _train(student, data, config, run, lora, Objective(loss, alpha, T, key))
 
 
@@ -164,15 +165,18 @@ def train_on_tokens(
     return history
 
 
-def _cached(teacher: Teacher, student: TextClassifier, data: Dataset) -> tuple[Callable[[Batch], Tensor], str]:
-    """The function batch -> teacher's logits (B, C), which looks them up, and a key that tells teachers apart."""
+def _cached(
+    teacher: Teacher, student: TextClassifier, data: Dataset, desc: str = ""
+) -> tuple[Callable[[Batch], Tensor], str]:
+    """The function batch -> teacher's logits (B, C), which looks them up, and a key that tells teachers apart; `desc`
+    shows a progress bar."""
     if isinstance(teacher, Tensor):
         logits = teacher
     else:
         teachers = [teacher] if isinstance(teacher, TextClassifier) else list(teacher)
         for one in teachers:
             _check_teacher(one, student)
-        logits = torch.stack([one.logits(data.train.texts, desc="teacher logits") for one in teachers]).mean(dim=0)
+        logits = torch.stack([one.logits(data.train.texts, desc=desc) for one in teachers]).mean(dim=0)
     if logits.shape != (len(data.train.texts), len(data.labels)) or not logits.isfinite().all():
         raise MinikdError(
             f"the teacher's logits have shape {tuple(logits.shape)} (or are not finite): a row for each of the "
