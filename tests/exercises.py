@@ -55,6 +55,7 @@ def main() -> None:
             subprocess.run([sys.executable, *COMMAND.split()], cwd=copy, check=True, env=environment)
             (copy / "minikd" / file).write_text(source, encoding="utf-8")
             values = without_paths(read_results(copy / "runs" / "sample" / "results.json"))
+            values.pop("first_weights")  # random ones, of all students
             teacher, student = values["models"]
             rows = [*(rows or [teacher]), student | {"name": name}]
     write_json(ROOT / "data" / "results" / "exercises.json", values | {"models": rows, "curves": {}})

@@ -185,7 +185,7 @@ def _positions(names: list[str], accepted: tuple[str, ...]) -> list[int]:
 
 
 def _columns(names: list[str], where, layout: Layout, labelled: bool) -> list[int | None]:
-    """Positions of the text column and of the label column (None unless `labelled`) among `names`. Raises MinikdError."""
+    """Positions of the text and of the label column (None unless `labelled`) among `names`. Raises MinikdError."""
     found, problems, flags = [], [], []
     for kind, accepted in _wanted(layout, labelled).items():
         positions = _positions(names, accepted)

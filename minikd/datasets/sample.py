@@ -27,7 +27,7 @@ def load(folder: Path = FOLDER) -> Dataset:
 
 
 def read_split(path: Path) -> Split:
-    """Read one CSV file of the corpus. Raises MinikdError that names the file and the line if it is missing or broken."""
+    """One CSV file of the corpus. Raises MinikdError, which names the file and the line, if it is missing or broken."""
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:

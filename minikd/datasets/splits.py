@@ -126,8 +126,8 @@ def assemble(
     Without `test` the data are divided 80/10/10 (`validation` must be missing too). Without `validation` a tenth of
     train becomes it. Training texts that also stand in a given test or validation split are dropped, and so are
     validation texts that stand in test; a printed line says how many. Messages name the data `where` (or `name`).
-    Raises MinikdError where a label would have fewer than `minimum` training examples or, unless that is 0, a split would
-    be empty.
+    Raises MinikdError where a label would have fewer than `minimum` training examples or, unless that is 0, a split
+    would be empty.
     """
     where = where or name
     if test is None:
