@@ -91,7 +91,7 @@ def bert_wordpiece(vocab: dict[str, int], settings: dict, added: Sequence[AddedT
 
 
 def train_wordpiece(texts: list[str], vocab_size: int) -> Tokenizer:
-    """A new uncased vocabulary of at most `vocab_size` entries, learned from `texts`: the same one for the same texts."""
+    """A new uncased vocabulary of at most `vocab_size` entries, learned from `texts`; the same texts give the same."""
     backend = bert_wordpiece({}, {})
     words: set[str] = set()
     for text in texts:

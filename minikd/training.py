@@ -8,7 +8,7 @@ nothing and writes nothing: `fit` is a generator, and whoever iterates over it l
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any, NamedTuple
@@ -128,7 +128,7 @@ def fit(
     precision: str = "fp32",
     compile: bool = False,
     saved: dict | None = None,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Trains `model` in place. At the end it has the weights of the epoch with the best validation accuracy (ties:
     the lower loss).
 

@@ -1,6 +1,7 @@
 """The corpora: each loader returns a `Dataset` of three splits of plain texts and label ids."""
 
 import os
+from collections.abc import Sequence
 
 from minikd.datasets.rows import Layout
 from minikd.datasets.splits import Dataset, Split, data_fingerprint
@@ -10,14 +11,14 @@ __all__ = ["Dataset", "Split", "data_fingerprint", "load_dataset"]
 
 
 def load_dataset(
-    name_or_path,
-    data_dir="data",
+    name_or_path: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] = "data",
     *,
-    agreement="50",
-    text_column=None,
-    label_column=None,
-    encoding=None,
-    model_labels=None,
+    agreement: str = "50",
+    text_column: str | None = None,
+    label_column: str | None = None,
+    encoding: str | None = None,
+    model_labels: Sequence[str] | None = None,
 ) -> Dataset:
     """The corpus called imdb, sst2, fpb or sample, or the user's own data at a path (see minikd/datasets/own.py).
 

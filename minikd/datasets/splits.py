@@ -12,6 +12,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -72,11 +73,13 @@ class Dataset:
             )
         if validation and not test:
             raise MinikdError(f"{name}: `validation` without `test`: give both, or neither, or `test` alone")
-        own, *held_out = (
-            given and _examples(*given, ids, f"{name}, {split}")
-            for split, given in (("train", (texts, labels)), ("test", test), ("validation", validation))
+        return assemble(
+            name,
+            label_names,
+            _examples(texts, labels, ids, f"{name}, train"),
+            test and _examples(*test, ids, f"{name}, test"),
+            validation and _examples(*validation, ids, f"{name}, validation"),
         )
-        return assemble(name, label_names, own, *held_out)
 
     @property
     def all(self) -> Split:
@@ -84,7 +87,7 @@ class Dataset:
         splits = (self.train, self.validation, self.test)
         texts, labels = ([one for split in splits for one in getattr(split, name)] for name in ("texts", "labels"))
         if all(split.positions is not None for split in splits):
-            order = np.argsort([position for split in splits for position in split.positions])
+            order = np.argsort([position for split in splits for position in split.positions or ()])
             return Split([texts[i] for i in order], [labels[i] for i in order])
         known = all(split.probabilities is not None for split in splits)
         return Split(texts, labels, np.concatenate([split.probabilities for split in splits]) if known else None)
@@ -92,7 +95,7 @@ class Dataset:
 
 def data_fingerprint(dataset: Dataset) -> str:
     """SHA-256 over label names, texts and label ids of all splits, in order; the dataset's own name is left out."""
-    parts = ["\n".join(dataset.labels)]
+    parts: list[str | np.ndarray] = ["\n".join(dataset.labels)]
     for split in (dataset.train, dataset.validation, dataset.test):
         # One long text and the lengths of its pieces: as unambiguous as a digest per text, and many times as fast.
         parts += [np.array([len(text) for text in split.texts], np.int64), "".join(split.texts)]
@@ -113,12 +116,12 @@ def _examples(texts: Sequence[str], labels: Sequence[str | int], ids: dict[str |
 
 
 def assemble(
-    name,
-    labels,
+    name: str,
+    labels: Sequence[str],
     train: Split,
     test: Split | None = None,
     validation: Split | None = None,
-    where=None,
+    where: str | Path | None = None,
     minimum: int = MINIMUM,
 ) -> Dataset:
     """The `Dataset` of the splits given, making those that are missing.
@@ -154,7 +157,7 @@ def assemble(
     return Dataset(name, tuple(labels), train, validation, test)
 
 
-def divide(examples: Split, parts: int, where="data") -> list[Split]:
+def divide(examples: Split, parts: int, where: str | Path = "data") -> list[Split]:
     """Set `parts` disjoint tenths of `examples` aside: [the rest, part 1, …, part `parts`], each in the original order.
 
     Stratified: a part takes round(n / 10) examples, and at least one, of a label that has n. Grouped: a text and those
@@ -204,11 +207,11 @@ def _about_largest_group(examples: Split) -> str:
     return f"the text {text[:60]!r} contains {others}: remove it or divide it"
 
 
-def _select(split: Split, indices) -> Split:
+def _select(split: Split, indices: Sequence[int]) -> Split:
     return Split([split.texts[i] for i in indices], [split.labels[i] for i in indices])
 
 
-def _without(split: Split, kind: str, held_out: dict[str, Split], where) -> Split:
+def _without(split: Split, kind: str, held_out: dict[str, Split], where: str | Path) -> Split:
     """`split` less the texts that stand in the splits `held_out`; prints how many, if any."""
     seen = {identity(text) for other in held_out.values() for text in other.texts}
     kept = [index for index, text in enumerate(split.texts) if identity(text) not in seen]

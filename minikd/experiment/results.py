@@ -167,7 +167,7 @@ def loss_curves(folder: Path, points: int = 200) -> dict:
     validation = [[line[key] for key in keys] for line in lines if "validation_loss" in line]
     if not validation:
         return {}
-    curves = {"train": [[statistics.mean(column) for column in zip(*group)] for group in groups],
+    curves: dict = {"train": [[statistics.mean(column) for column in zip(*group)] for group in groups],
               "validation": validation}  # fmt: skip
     made_from = read_run(folder).get("made_from") or {}
     settings = (made_from.get("settings") or {}) | ({} if made_from.get("teacher") else {"alpha": 1.0, "T": 1.0})

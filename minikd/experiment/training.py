@@ -48,7 +48,7 @@ def train(
     `lora`: train low-rank adapters and the head, all else frozen; they are merged at the end. `run` says the first two
     and more (`Run`). Raises MinikdError.
     """
-    return _train(model, data, config, run or Run(run_dir, resume=resume), lora)
+    return _train(model, data, config, run or Run(None if run_dir is None else Path(run_dir), resume=resume), lora)
 
 
 def distill(
@@ -77,7 +77,7 @@ def distill(
         raise MinikdError(f"`alpha` {alpha}: must be at least 0 and at most 1")
     if not 0 < T < float("inf"):
         raise MinikdError(f"`T` {T}: must be above 0")
-    run = run or Run(run_dir, name="student", resume=resume)
+    run = run or Run(None if run_dir is None else Path(run_dir), name="student", resume=resume)
     desc = "teacher logits" if run.progress else ""
     logits_of, key = _online(teacher, student) if online else _cached(teacher, student, data, desc)
 
@@ -209,7 +209,9 @@ def _check_teacher(teacher: TextClassifier, student: TextClassifier) -> None:
         raise MinikdError(f"the teacher's labels {list(teacher.labels)} are not the student's {list(student.labels)}")
 
 
-def _announce(name: str, classifier: TextClassifier, tokens: TokenizedSplit, config: TrainConfig, full) -> None:
+def _announce(
+    name: str, classifier: TextClassifier, tokens: TokenizedSplit, config: TrainConfig, full: float | None
+) -> None:
     """Prints what is about to be trained, on what, and what it takes."""
     plan = plan_batches(tokens.lengths, config.batch_size, config.seed)
     total, trained = count_parameters(classifier.model), trainable_parameters(classifier.model)
