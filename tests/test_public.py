@@ -10,14 +10,17 @@ import subprocess
 import sys
 import threading
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+from exercises import CHANGES, changed
 
 import minikd.datasets.sample
 from minikd import Dataset, MinikdError, Run, Split, TextClassifier, TrainConfig, distill, evaluate, train
 from minikd.datasets.splits import assemble
+from minikd.experiment.readme import READMES, readme_with_tables
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minikd"
@@ -103,13 +106,22 @@ def three_steps():
 
 def test_it_works_in_a_thread_and_twice_in_a_process_with_the_same_bits():
     found = []
-    worker = threading.Thread(target=lambda: found.append(three_steps()))
+    worker = threading.Thread(target=lambda: found.append(three_steps()))  # where no signal handler can be set
     worker.start()
     worker.join()
     for _ in range(2):
         found.append(three_steps())
     first, *others = found
     assert all(torch.equal(bits, first[0]) and table == first[1] for bits, table in others)
+
+
+def test_a_thread_leaves_a_run_in_a_folder(tmp_path):
+    teacher = new_teacher()
+    options = {"target": train, "args": (teacher, SMALL, CONFIG), "kwargs": {"run_dir": str(tmp_path / "run")}}
+    worker = threading.Thread(**options)
+    worker.start()
+    worker.join()
+    assert torch.equal(weights(TextClassifier.load(tmp_path / "run")), weights(teacher))
 
 
 def test_without_a_folder_nothing_is_written_and_random_numbers_continue_as_before(tmp_path, monkeypatch):
@@ -184,6 +196,40 @@ def test_splits_of_ones_own_are_kept():
 def test_examples_that_are_no_data_set_are_refused(texts, labels, more, words):
     with pytest.raises(MinikdError, match=re.escape(words)):
         Dataset.from_examples(texts, labels, **more)
+
+
+# The READMEs
+
+DOCUMENTS = ("README.md", "minikd/README.md", "data/README.md", "data/results/README.md", "tests/README.md",
+             ".github/CONTRIBUTING.md", ".github/CHANGELOG.md")  # fmt: skip
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_to_files_and_flags_exist(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / document).parent.joinpath(target).exists(), target
+    sources = [*PACKAGE.glob("cli/*.py"), *(ROOT / "tests").glob("**/*.py"), PACKAGE / "experiment" / "readme.py"]
+    known = set(re.findall(r"--[a-zA-Z][\w-]*", "".join(path.read_text(encoding="utf-8") for path in sources)))
+    known |= {f"--{field.name.replace('_', '-')}" for field in fields(TrainConfig)}
+    known |= {"--index-url", "--logdir", "--check", "--config-file"}  # of pip, tensorboard, ruff and mypy
+    assert not set(re.findall(r"(?<![\w<!-])--[a-zA-Z][\w-]*", text)) - known
+
+
+@pytest.mark.parametrize("document", READMES)
+def test_tables_are_those_of_the_results_files(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    made = readme_with_tables(text, ROOT / "data" / "results")
+    assert "<!-- results sample" in text and made == text, "run: python -m minikd.experiment.readme"
+
+
+def test_the_five_changes_apply_to_the_code():
+    for file, old, new in CHANGES.values():
+        source = (PACKAGE / file).read_text(encoding="utf-8")
+        compile(changed(source, old, new), file, "exec")
+        assert not old or changed(source, old, new) != source
+    with pytest.raises(ValueError, match="is there 0 times"):
+        changed("a line", "another line", "")
 
 
 # Messages
