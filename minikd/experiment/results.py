@@ -62,7 +62,8 @@ def evaluate(
     their seed, as mean ± std. Where there are a "distilled" and a "baseline", whether they differ by more than chance.
 
     `costs`: also time and memory of their passes (some seconds for each). `cache`: keep tokens and logits in the user's
-    cache. The comparing figures (`compare_with_first`) are with the first model. Raises MinikdError where labels differ.
+    cache. The comparing figures (`compare_with_first`) are with the first model. Raises MinikdError for labels that
+    differ.
     """
     seeds = {name: [own] if isinstance(own, TextClassifier) else list(own) for name, own in models.items()}
     _check(seeds, split)

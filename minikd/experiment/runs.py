@@ -40,7 +40,7 @@ def find_finished(run: Run) -> bool:
         print(f"{run.name}: nothing to resume in {folder}; training from the start")
     if partial.exists() and not run.resume:
         print(
-            f"{run.name}: the interrupted run in {folder} is discarded (`resume` continues one, given the same settings)"
+            f"{run.name}: the interrupted run in {folder} is discarded (resuming continues one, given the same settings)"
         )
         shutil.rmtree(partial)
     return False

@@ -219,7 +219,7 @@ def _announce(
     filled = (tokens.lengths == classifier.max_length).mean()
     print(
         f"{name}: {total:,} parameters{share}, {len(tokens):,} examples, {config.epochs} epochs, "
-        f"{tokens.lengths.mean():.0f} tokens an example ({filled:.1%} fill all {classifier.max_length}; longer ones are truncated); padding {padding_share(tokens.lengths, plan, classifier.device):.1%}"
-        f"; weights, gradients and optimizer state at most {training_state_mb(classifier.model):,.0f} MiB"
+        f"{tokens.lengths.mean():.0f} tokens an example ({filled:.1%} fill all {classifier.max_length}; longer ones "
+        f"are truncated); padding {padding_share(tokens.lengths, plan, classifier.device):.1%}; weights, gradients and optimizer state at most {training_state_mb(classifier.model):,.0f} MiB"
         + (f" ({full:,.0f} MiB with all weights trained)" if full else "")
     )
