@@ -156,8 +156,8 @@ def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) ->
 
     `labels`: those of a new head, where the file has none. A head in the file keeps its own labels and their order
     (label_order.py brings them into the data's). Prints one line that says what was loaded. Raises MinikdError that
-    names the file and the field or tensor for everything that does not fit, and for a quantised model, which can be neither
-    trained nor taken layers from, unless it `may_be_quantized`.
+    names the file and the field or tensor for everything that does not fit, and for a quantised model, which can be
+    neither trained nor taken layers from, unless it `may_be_quantized`.
     """
     folder = model_folder(name_or_dir)
     path, tensors = read_tensors(folder)

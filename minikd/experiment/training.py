@@ -220,6 +220,7 @@ def _announce(
     print(
         f"{name}: {total:,} parameters{share}, {len(tokens):,} examples, {config.epochs} epochs, "
         f"{tokens.lengths.mean():.0f} tokens an example ({filled:.1%} fill all {classifier.max_length}; longer ones "
-        f"are truncated); padding {padding_share(tokens.lengths, plan, classifier.device):.1%}; weights, gradients and optimizer state at most {training_state_mb(classifier.model):,.0f} MiB"
+        f"are truncated); padding {padding_share(tokens.lengths, plan, classifier.device):.1%}; weights, gradients and "
+        f"optimizer state at most {training_state_mb(classifier.model):,.0f} MiB"
         + (f" ({full:,.0f} MiB with all weights trained)" if full else "")
     )
