@@ -93,10 +93,16 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continues from what `state_dict` returned, random numbers included."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        """Continues from what `state_dict` returned, random numbers included. Raises MinikdError where that is of
+        another model."""
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except Exception as error:  # torch raises several kinds
+            raise MinikdError(
+                f"the saved state does not fit the model ({type(error).__name__}); run without `resume`"
+            ) from None
         self.step, self.history, self.best = state["step"], state["history"], state["best"]
         self.seconds = state.get("seconds", 0.0)
         torch.set_rng_state(state["rng"])

@@ -17,6 +17,8 @@ import torch
 from helpers import Settings, teacher_logits, train
 from torch.profiler import ProfilerActivity, profile
 
+import minikd.experiment.running
+import minikd.inference
 import minikd.training
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
@@ -27,13 +29,12 @@ from minikd.inference import choose_device, choose_precision, compute_logits, fo
 from minikd.losses import hard_loss, kd_loss
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
-from minikd.training import clip_gradients, linear_schedule, make_optimizer
+from minikd.training import TrainState, clip_gradients, linear_schedule, make_optimizer
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 WORDS = "a the film plot was dull great boring fine superb awful not very".split()
 SETTINGS = Settings(epochs=3, batch_size=8, lr=1e-3, seed=5)
-NO_SCALER = torch.amp.GradScaler("cpu", enabled=False)
 
 
 def make_split(count, seed):
@@ -239,8 +240,9 @@ def test_a_state_that_cannot_be_written_whole_leaves_the_one_before(data, tmp_pa
 
     monkeypatch.setattr(os, "fsync", full)  # the bytes are written, and do not reach the disk
     model = make_model(seed=1)
+    state = TrainState(model, make_optimizer(model, settings, CPU), torch.amp.GradScaler("cpu", enabled=False))
     with pytest.raises(OSError, match="No space left"):
-        save_state(tmp_path / "state.pt", {}, model, make_optimizer(model, settings, CPU), NO_SCALER, 1, [], None, 0.0)
+        save_state(tmp_path / "state.pt", {}, state)
     assert (tmp_path / "state.pt").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"state.pt", "log.jsonl"}
 
@@ -256,10 +258,12 @@ def test_a_state_holds_everything_that_the_rest_of_a_run_depends_on(data, tmp_pa
         parameter.grad = torch.ones_like(parameter)
     optimizers[0].step()
     torch.manual_seed(9)
-    save_state(tmp_path / "state.pt", made_from, models[0], optimizers[0], scalers[0], 7, [{"epoch": 1}], best, 3.5)
+    saved = TrainState(models[0], optimizers[0], scalers[0], 7, [{"epoch": 1}], best, 3.5)
+    save_state(tmp_path / "state.pt", made_from, saved)
     drawn = torch.rand(5)
-    loaded = load_state(tmp_path / "state.pt", made_from, models[1], optimizers[1], scalers[1])
-    assert loaded == (7, [{"epoch": 1}], best, 3.5)
+    loaded = TrainState(models[1], optimizers[1], scalers[1])
+    loaded.load_state_dict(load_state(tmp_path / "state.pt", made_from))
+    assert (loaded.step, loaded.history, loaded.best, loaded.seconds) == (7, [{"epoch": 1}], best, 3.5)
     assert torch.equal(torch.rand(5), drawn)
     assert model_fingerprint(models[1]) == model_fingerprint(models[0])
     assert scalers[1].state_dict() == scalers[0].state_dict() and scalers[1].state_dict()["scale"] == 8.0
@@ -294,9 +298,9 @@ def test_a_state_of_another_run_is_refused_by_what_differs(data, tmp_path, monke
         train(make_model(), *data, replace(base, lr=0.01), tmp_path, CPU, resume=True, made_from={"teacher": "one"})
     with pytest.raises(MinikdError, match=r"made from something else \(teacher\)"):
         train(make_model(), *data, base, tmp_path, CPU, resume=True, made_from={"teacher": "another"})
-    with pytest.raises(MinikdError, match="state.pt: cannot be resumed from"):
+    with pytest.raises(MinikdError, match="the saved state does not fit the model"):
         train(make_model(layers=1), *data, base, tmp_path, CPU, resume=True, made_from={"teacher": "one"})
-    monkeypatch.setattr(minikd.training, "CHUNK", 7)  # with which the epochs have other batches
+    monkeypatch.setattr(minikd.experiment.running, "SORTED_TOGETHER", 7)  # with which the epochs have other batches
     with pytest.raises(MinikdError, match=r"made from something else \(chunk\)"):
         train(make_model(), *data, base, tmp_path, CPU, resume=True, made_from={"teacher": "one"})
 
@@ -378,7 +382,7 @@ def test_teacher_logits_are_stored_by_example_and_reused_only_for_the_same_teach
     assert torch.equal(teacher_logits(teacher, data[0], path, CPU, "fp32"), logits)
     assert path.stat().st_mtime_ns == written and "read from" in capsys.readouterr().out
     other = teacher_logits(make_model(seed=10), data[0], path, CPU, "fp32")
-    assert not torch.equal(other, logits) and "another teacher" in capsys.readouterr().out
+    assert not torch.equal(other, logits) and "another model" in capsys.readouterr().out
     path.write_bytes(path.read_bytes()[:100])
     assert torch.equal(teacher_logits(teacher, data[0], path, CPU, "fp32"), logits)
 
@@ -453,7 +457,7 @@ def test_compiled_training_gives_the_losses_of_eager_training(tmp_path):
 
 
 def test_predictions_are_in_the_order_of_the_split(data, monkeypatch):
-    monkeypatch.setattr(minikd.experiment.inference, "CPU_TOKENS", 50)  # several batches
+    monkeypatch.setattr(minikd.inference, "CPU_TOKENS", 50)  # several batches
     model = make_model().eval()
     logits = compute_logits(model, data[0], CPU, "fp32")
     for i in range(0, 100, 9):
@@ -494,14 +498,14 @@ def test_precision_auto_is_bf16_where_it_is_fast_and_safe_elsewhere(monkeypatch,
 
 def test_precision_and_device_that_are_not_there_are_refused():
     for name in ("bf16", "fp16"):
-        with pytest.raises(MinikdError, match=f"--precision {name}"):
+        with pytest.raises(MinikdError, match=f"`precision` {name}"):
             choose_precision(name, torch.device("mps"))
     assert choose_precision("fp32", CPU)[0] == "fp32"
     assert choose_precision("auto", CPU)[0] in ("fp32", "bf16")
-    with pytest.raises(MinikdError, match="--precision fp16"):
+    with pytest.raises(MinikdError, match="`precision` fp16"):
         choose_precision("fp16", CPU)
     if not torch.cuda.is_available():
-        with pytest.raises(MinikdError, match="--device cuda"):
+        with pytest.raises(MinikdError, match="`device` cuda"):
             choose_device("cuda")
         assert choose_device("auto").type in ("cpu", "mps")
 
