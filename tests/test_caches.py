@@ -6,7 +6,6 @@ from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 
-import minikd.experiment.inference
 import pytest
 import tokenizers
 import torch
@@ -16,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 import minikd
+import minikd.experiment.caches
 from minikd.checkpoints.pretrained import save_pretrained
 from minikd.checkpoints.tokenizer_files import load_tokenizer, save_tokenizer
 from minikd.datasets import Split
@@ -119,14 +119,14 @@ def test_a_models_fingerprint_depends_on_every_tensor_and_on_what_the_config_com
 
 @pytest.fixture
 def passes(monkeypatch):
-    """How often `predict` is called; it is the real one."""
+    """How often `compute_logits` is called; it is the real one."""
     calls = []
 
     def counted(*arguments, **options):
         calls.append(arguments)
         return compute_logits(*arguments, **options)
 
-    monkeypatch.setattr(minikd.experiment.inference, "predict", counted)
+    monkeypatch.setattr(minikd.experiment.caches, "compute_logits", counted)
     return calls
 
 
@@ -190,7 +190,7 @@ def test_logits_of_finished_models_are_not_read_from_the_cache_of_another_device
         asked.append(device.type)
         return torch.zeros(len(split), 2)
 
-    monkeypatch.setattr(minikd.experiment.inference, "predict", remember)
+    monkeypatch.setattr(minikd.experiment.caches, "compute_logits", remember)
     for device in ("cpu", "meta", "cpu", "meta"):
         cached_logits(deepcopy(RUN["model"]), tokenized(SPLIT), torch.device(device), "fp32")
     assert asked == ["cpu", "meta"]

@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,8 @@ from helpers import Settings, teacher_logits, train_or_reuse
 from safetensors.torch import load_file, save_file
 from test_training import CPU, SETTINGS, make_model, make_split
 
-import minikd.experiment.runs
+import minikd.experiment.caches
+import minikd.experiment.training
 import minikd.files
 from minikd.batching import make_batches
 from minikd.checkpoints.label_order import match_labels
@@ -78,10 +78,8 @@ def test_every_setting_is_among_the_changes():
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_made_from_something_else_is_not_used(tmp_path, monkeypatch, change):
     monkeypatch.chdir(tmp_path)
-    trained, train = [], minikd.experiment.runs.train
-    monkeypatch.setattr(
-        minikd.experiment.runs, "train", lambda *args, **more: trained.append(1) or train(*args, **more)
-    )
+    trained, train = [], minikd.experiment.training.run_training
+    monkeypatch.setattr(minikd.experiment.training, "run_training", lambda *args: trained.append(1) or train(*args))
     first = train_or_reuse(**run_of())
     again = train_or_reuse(**run_of(), reuse=True)
     assert len(trained) == 1 and model_fingerprint(again) == model_fingerprint(first)
@@ -132,7 +130,7 @@ def test_logits_in_the_cache_are_used_for_their_own_model_texts_and_precision(pa
     first = cached_logits(model, tokens(), CPU, "fp32")
     passes = []
     monkeypatch.setattr(
-        minikd.experiment.inference, "predict", lambda *args, **more: passes.append(1) or compute_logits(*args, **more)
+        minikd.experiment.caches, "compute_logits", lambda *args, **more: passes.append(1) or compute_logits(*args, **more)
     )
     assert torch.equal(cached_logits(model, tokens(), CPU, "fp32"), first) and not passes
     model = {"weights": spread(make_model(layers=1), seed=1), "shape": other_heads(model)}.get(part, model)
@@ -226,8 +224,7 @@ def test_int8_computes_a_batch_of_thousands_of_tokens_as_it_computes_each_text()
 def test_the_order_of_labels_is_matched_by_name_for_every_head(films, trained):
     """mixed, bad, good becomes bad, good, mixed: a cycle, whose inverse is another permutation."""
     own, aligned = from_pretrained(trained), from_pretrained(trained)
-    data, args = SimpleNamespace(labels=("bad", "good", "mixed")), SimpleNamespace(label_order=None)
-    match_labels(aligned, trained, data, None, args, CPU)
+    match_labels(aligned, trained, ("bad", "good", "mixed"))
     assert torch.equal(aligned.classifier.weight, own.classifier.weight[[1, 2, 0]])
     assert torch.equal(aligned.classifier.bias, own.classifier.bias[[1, 2, 0]])
     (batch,) = make_batches(tokens(), [np.arange(8)], CPU)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,11 @@ from helpers import Settings, train
 
 from minikd.batching import TokenizedSplit
 from minikd.config import EncoderConfig
-from minikd.evaluation import costs as efficiency
+from minikd.evaluation import costs
 from minikd.evaluation.costs import training_memory_mb
 from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb
 from minikd.model import Classifier
+from minikd.techniques.lora import LoRA
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def train_alone(folder):
 
 @pytest.fixture(scope="module")
 def alone():
-    return training_memory_mb(Classifier(CONFIG), make_split(48, 0), SETTINGS, CPU, None)
+    return training_memory_mb(Classifier(CONFIG), make_split(48, 0), 16, CPU, "fp32")
 
 
 def test_it_is_the_peak_of_a_process_that_trains_this_model_and_nothing_else(alone, tmp_path):
@@ -58,17 +58,16 @@ def test_it_is_the_peak_of_a_process_that_trains_this_model_and_nothing_else(alo
 
 def test_it_does_not_depend_on_what_this_process_holds(alone):
     held = torch.ones(300 * 2**20 // 4)
-    efficiency._in_own_process.cache_clear()
-    again = training_memory_mb(Classifier(CONFIG), make_split(48, 0), SETTINGS, CPU, None)
+    costs._in_own_process.cache_clear()
+    again = training_memory_mb(Classifier(CONFIG), make_split(48, 0), 16, CPU, "fp32")
     assert len(held) and again == pytest.approx(alone, rel=0.1)
 
 
 def test_models_of_one_shape_have_one_figure_and_other_work_has_another(alone):
-    students = [training_memory_mb(Classifier(CONFIG), make_split(48, 0), SETTINGS, CPU, None) for _ in range(2)]
+    students = [training_memory_mb(Classifier(CONFIG), make_split(48, 0), 16, CPU, "fp32") for _ in range(2)]
     assert students[0] == students[1]
-    lora = {"rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["query", "value"]}
-    adapters = training_memory_mb(Classifier(CONFIG), make_split(48, 0), SETTINGS, CPU, lora)
-    small_batch = training_memory_mb(Classifier(CONFIG), make_split(48, 0), replace(SETTINGS, batch_size=2), CPU, None)
+    adapters = training_memory_mb(Classifier(CONFIG), make_split(48, 0), 16, CPU, "fp32", LoRA(rank=8))
+    small_batch = training_memory_mb(Classifier(CONFIG), make_split(48, 0), 2, CPU, "fp32")
     assert adapters < alone - 60 and small_batch < alone - 30
 
 
@@ -76,8 +75,8 @@ def test_a_device_that_keeps_no_peak_has_no_figure(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("nothing is to be measured"))
     mps, model = torch.device("mps"), Classifier(CONFIG)
     assert peak_memory_mb(mps) is None
-    assert training_memory_mb(model, make_split(4, 0), SETTINGS, mps, None) is None
-    assert efficiency.inference_memory_mb(model, make_split(4, 0), mps, "fp32") is None
+    assert training_memory_mb(model, make_split(4, 0), 16, mps, "fp32") is None
+    assert costs.inference_memory_mb(model, make_split(4, 0), mps, "fp32") is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

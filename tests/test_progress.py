@@ -54,7 +54,7 @@ def test_a_resumed_training_estimates_what_is_left_of_it(tmp_path, monkeypatch):
         if "seconds" in line:  # the end of the first epoch of three
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("minikd.training.Estimate", Noted)
+    monkeypatch.setattr("minikd.experiment.running.Estimate", Noted)
     with pytest.raises(KeyboardInterrupt):
         train(make_model(), *data, SETTINGS, tmp_path, CPU, desc="teacher", track=stop)
     train(make_model(), *data, SETTINGS, tmp_path, CPU, desc="teacher", resume=True)

@@ -161,8 +161,8 @@ def test_a_run_that_is_stopped_while_it_trains_anew_leaves_the_older_one_whole(t
     run(folder)
     older = contents(folder)
     for where in (
-        "minikd.experiment.runs.train",
-        "minikd.experiment.runs.save_pretrained",
+        "minikd.experiment.training.run_training",
+        "minikd.experiment.runs.save_classifier",
         "minikd.experiment.runs.publish",
     ):
         with monkeypatch.context() as patch, pytest.raises(Kill):
@@ -194,14 +194,14 @@ def test_what_becomes_of_an_interrupted_run_is_said(tmp_path, monkeypatch, capsy
         os.kill(os.getpid(), signal.SIGTERM)
         return torch.zeros(len(batch.index), 2)
 
-    for resume, said in ((True, "nothing to resume in"), (True, "resumed from"), (False, "is discarded (--resume")):
+    for resume, said in ((True, "nothing to resume in"), (True, "resumed from"), (False, "is discarded (`resume`")):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, teacher=stop, resume=resume)
         assert (tmp_path / ".partial/adapter").exists() == (said == "resumed from")
         (tmp_path / ".partial/adapter").mkdir(exist_ok=True)  # left by a kill
         out = capsys.readouterr().out
-        assert [words in out for words in ("nothing to resume in", "resumed from", "is discarded (--resume")] == [
-            words == said for words in ("nothing to resume in", "resumed from", "is discarded (--resume")
+        assert [words in out for words in ("nothing to resume in", "resumed from", "is discarded (`resume`")] == [
+            words == said for words in ("nothing to resume in", "resumed from", "is discarded (`resume`")
         ]
         step = torch.load(tmp_path / ".partial/state.pt", weights_only=True)["step"]
         assert step == (2 if said == "resumed from" else 1)
@@ -253,12 +253,12 @@ def finished(tmp_path_factory):
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_is_used_again_only_where_everything_it_was_made_from_is_the_same(finished, monkeypatch, capsys, change):
-    monkeypatch.setattr("minikd.experiment.runs.train", lambda *_, **__: (_ for _ in ()).throw(Kill))
+    monkeypatch.setattr("minikd.experiment.training.run_training", lambda *_, **__: (_ for _ in ()).throw(Kill))
     again = {name: value() if name == "model" else value for name, value in CHANGES[change].items()}
     with pytest.raises(Kill):
         run(finished, reuse=True, **again)
     assert change in capsys.readouterr().out
-    with pytest.raises(MinikdError, match=r"--resume: .* was made from other settings") as refused:
+    with pytest.raises(MinikdError, match=r"`resume`: .* was made from other settings") as refused:
         again = {name: value() if name == "model" else value for name, value in CHANGES[change].items()}
         run(finished, resume=True, **again)
     assert change in str(refused.value)

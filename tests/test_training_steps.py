@@ -15,6 +15,7 @@ from helpers import Settings, train
 from independent import transformers
 from test_training import CPU, make_model, tiny_data
 
+import minikd.experiment.running
 import minikd.training
 from minikd.batching import make_batches, plan_batches
 from minikd.checkpoints.config_json import config_to_json
@@ -121,7 +122,7 @@ def test_training_gives_the_losses_rates_and_weights_of_a_plain_loop(
     """In fp64 two programs for one formula agree to many digits; the fused AdamW cannot clip in it."""
     if dtype == torch.float64:
         monkeypatch.setattr(torch.optim, "AdamW", partial(unfused, torch.optim.AdamW))
-    monkeypatch.setattr(minikd.training, "LOG_EVERY", 1)
+    monkeypatch.setattr(minikd.experiment.running, "LOG_EVERY", 1)
     settings = replace(SETTINGS, **changes)
     targets = 3 * torch.randn(len(data[0]), 2, generator=torch.Generator().manual_seed(0))
     model = spread(make_model(dropout=0.0)).to(dtype)
@@ -186,7 +187,7 @@ def test_the_logged_speed_is_that_of_the_steps_since_the_line_before(data, tmp_p
         time.sleep(0.03)
         return torch.zeros(len(batch.index), 2)
 
-    monkeypatch.setattr(minikd.training, "LOG_EVERY", 2)
+    monkeypatch.setattr(minikd.experiment.running, "LOG_EVERY", 2)
     settings = replace(SETTINGS, epochs=1, batch_size=10, grad_accum=1)
     train(make_model(layers=1), *data, settings, tmp_path, CPU, teacher=slow)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

@@ -10,6 +10,7 @@ import torch
 from helpers import train
 from test_training import CPU, SETTINGS, WORDS, make_model, make_split, tiny_data
 
+import minikd.experiment.running
 import minikd.training
 from minikd.batching import collate
 from minikd.errors import MinikdError
@@ -117,7 +118,7 @@ def test_a_clean_up_that_fails_does_not_hide_the_first_error(first, broken, data
         close = ExitStack()  # a log that cannot be closed, as on a full disk
         close.write = close.flush = lambda *_: None
         close.push(fail)
-        monkeypatch.setattr(minikd.training, "open_log", lambda *_: close)
+        monkeypatch.setattr(minikd.experiment.running, "open_log", lambda *_: close)
     with pytest.raises(type(first)) as caught:
         train(make_model(), *data, SETTINGS, tmp_path, CPU, teacher=failing_teacher)
     assert caught.value is first and "clean-up" in caught.value.__notes__[0]
