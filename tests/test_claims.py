@@ -78,6 +78,7 @@ def test_every_setting_is_among_the_changes():
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_made_from_something_else_is_not_used(tmp_path, monkeypatch, change):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: 2.0)  # a process of its own
     trained, train = [], minikd.experiment.training.run_training
     monkeypatch.setattr(minikd.experiment.training, "run_training", lambda *args: trained.append(1) or train(*args))
     first = train_or_reuse(**run_of())
@@ -92,6 +93,7 @@ def test_a_run_made_from_something_else_is_not_used(tmp_path, monkeypatch, chang
 def test_adapters_of_another_scale_are_another_run(tmp_path, monkeypatch):
     """Their first weights are the same, and they change nothing yet."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: 2.0)
     results = []
     for alpha in (4.0, 8.0):
         lora = {"rank": 2, "alpha": alpha, "dropout": 0.0, "targets": ["query"]}
@@ -129,9 +131,8 @@ def test_logits_in_the_cache_are_used_for_their_own_model_texts_and_precision(pa
     model = spread(make_model(layers=1))
     first = cached_logits(model, tokens(), CPU, "fp32")
     passes = []
-    monkeypatch.setattr(
-        minikd.experiment.caches, "compute_logits", lambda *args, **more: passes.append(1) or compute_logits(*args, **more)
-    )
+    counted = lambda *args: passes.append(1) or compute_logits(*args)  # noqa: E731
+    monkeypatch.setattr(minikd.experiment.caches, "compute_logits", counted)
     assert torch.equal(cached_logits(model, tokens(), CPU, "fp32"), first) and not passes
     model = {"weights": spread(make_model(layers=1), seed=1), "shape": other_heads(model)}.get(part, model)
     split = tokens(make_split(40, 2)) if part == "texts" else tokens()

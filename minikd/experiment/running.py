@@ -80,9 +80,9 @@ def run_training(
         steps = fit(model, data, validation, config, loss, device=device, precision=precision, compile=run.compile,
                     saved=saved)  # fmt: skip
         until_the_end.enter_context(closing(steps))
+        stop = until_the_end.enter_context(StopSignal() if signals else nullcontext())
         journal = until_the_end.enter_context(Journal(run, model.config.labels, made_from["settings"], step))
         display = until_the_end.enter_context(Display(run, config, data, validation, step / per_epoch))
-        stop = until_the_end.enter_context(StopSignal() if signals else nullcontext())
         reset_peak_memory(device)
         for done in steps:
             history, epoch_is_over = done.state.history, done.scores is not None
