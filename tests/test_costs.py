@@ -11,11 +11,13 @@ import pytest
 import torch
 from conftest import QUICK
 from helpers import teacher_logits
-from test_runs import CPU, DATA, OTHER, make_model, run
+from test_runs import CPU, DATA, LABELS, OTHER, TOKENIZER, make_model, run
+from test_training import make_split
 
-from minikd.experiment import inference
+from minikd import Dataset, Run, TextClassifier, distill
 from minikd.experiment.caches import caching_minutes
-from minikd.experiment.teacher import source_of_logits
+from minikd.experiment.teacher import teacher_knowledge
+from minikd.inference import compute_logits
 
 
 def read_json(path):
@@ -32,12 +34,13 @@ def test_cached_logits_are_those_of_one_teacher_split_and_precision(tmp_path, ca
     precision = "bf16" if other == "precision" else "fp32"
     logits = teacher_logits(teacher, split, path, CPU, precision)
     assert "computing them anew" in capsys.readouterr().out and not torch.equal(logits, before)
-    assert torch.equal(logits, inference.predict(teacher, split, CPU, precision))
+    assert torch.equal(logits, compute_logits(teacher, split, CPU, precision))
 
 
 def test_the_minutes_of_caching_are_those_of_the_computation_also_where_the_cache_is_read(tmp_path, monkeypatch):
-    path, predict = tmp_path / "logits.safetensors", inference.predict
-    monkeypatch.setattr(inference, "predict", lambda *a, **more: (time.sleep(0.6), predict(*a, **more))[1])
+    path = tmp_path / "logits.safetensors"
+    slow = lambda *arguments: (time.sleep(0.6), compute_logits(*arguments))[1]  # noqa: E731
+    monkeypatch.setattr("minikd.experiment.caches.compute_logits", slow)
     teacher_logits(make_model(), DATA, path, CPU, "fp32")
     recorded = caching_minutes(path)
     assert 0.6 / 60 <= recorded < 10 / 60
@@ -48,22 +51,40 @@ def test_the_minutes_of_caching_are_those_of_the_computation_also_where_the_cach
     assert caching_minutes(path) is None
 
 
-def test_logits_of_a_batch_are_its_examples_also_where_the_batch_is_shuffled(tmp_path):
-    args = SimpleNamespace(teacher_logits="cache", precision="fp32", output_dir=tmp_path)
-    logits_of, _ = source_of_logits(make_model(), DATA, None, args, CPU)
-    every, index = inference.predict(make_model(), DATA, CPU, "fp32"), torch.randperm(len(DATA))
-    assert torch.equal(logits_of(SimpleNamespace(index=index)), every[index])
+def classifier(seed=0, device=CPU):
+    return TextClassifier(make_model(seed), TOKENIZER, max_length=16, device=device, precision="fp32")
+
+
+def dataset():
+    return Dataset("films", LABELS, make_split(60, 0), make_split(30, 1), make_split(30, 2))
+
+
+def logits_in_training(monkeypatch, student, teacher, **options):
+    """The function batch -> teacher's logits that `distill` trains with; nothing is trained."""
+    losses = []
+    monkeypatch.setattr("minikd.experiment.training.kd_loss", lambda logits, teacher_logits, *_: teacher_logits)
+    monkeypatch.setattr("minikd.experiment.training.run_training", lambda *given: losses.append(given[4]) or [])
+    distill(student, teacher, dataset(), run=Run(progress=False), **options)
+    return lambda batch: losses[0](None, batch)
+
+
+@pytest.mark.parametrize("source", ["the teacher", "the file"])
+def test_logits_of_a_batch_are_its_examples_also_where_the_batch_is_shuffled(tmp_path, monkeypatch, source):
+    every, index, teacher = compute_logits(make_model(1), DATA, CPU, "fp32"), torch.randperm(len(DATA)), classifier(1)
+    if source == "the file":
+        teacher = teacher_knowledge(teacher, dataset(), tmp_path / "logits.safetensors")
+    logits_of = logits_in_training(monkeypatch, classifier(), teacher)
+    assert torch.equal(logits_of(SimpleNamespace(index=index, labels=None)), every[index])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_a_teacher_whose_logits_are_cached_leaves_the_device(tmp_path):
-    args = SimpleNamespace(teacher_logits="cache", precision="fp32", output_dir=tmp_path)
-    teacher = make_model()
-    source_of_logits(teacher, DATA, None, args, torch.device("cuda"))
-    assert next(teacher.parameters()).device.type == "cpu"
-    args.teacher_logits = "online"
-    source_of_logits(teacher, DATA, None, args, torch.device("cuda"))
-    assert next(teacher.parameters()).device.type == "cuda"
+def test_on_a_gpu_a_teacher_whose_logits_are_cached_leaves_the_device(tmp_path, monkeypatch):
+    teacher, student = classifier(1, torch.device("cuda")), classifier(0, torch.device("cuda"))
+    teacher_knowledge(teacher, dataset(), tmp_path / "logits.safetensors")
+    assert next(teacher.model.parameters()).device.type == "cpu"
+    for online, device in ((False, "cpu"), (True, "cuda")):
+        logits_in_training(monkeypatch, student, teacher, online=online)
+        assert next(teacher.model.parameters()).device.type == device
 
 
 @pytest.fixture
@@ -128,7 +149,7 @@ def test_what_will_be_trained_is_said_before_any_training(script, corpus, bare, 
     def stop(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("minikd.experiment.runs.train", stop)
+    monkeypatch.setattr("minikd.experiment.training.run_training", stop)
     flags = ["--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK, *flags]
     status, out, _ = script("distill.py", *flags)
     assert status == 2 and line in out
@@ -160,6 +181,6 @@ def test_a_teacher_that_lies_in_its_place_without_a_run_json_loses_no_results(sc
 def test_memory_is_measured_before_there_is_a_training_to_lose(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: order.append("memory") or 5.0)
-    monkeypatch.setattr("minikd.experiment.runs.train", lambda *_, **__: order.append("training") or [])
+    monkeypatch.setattr("minikd.experiment.training.run_training", lambda *_: order.append("training") or [])
     run(tmp_path)
     assert order == ["memory", "training"] and read_json(tmp_path / "run.json")["training_peak_mb"] == 5.0

@@ -177,6 +177,8 @@ def _cached(
         for one in teachers:
             _check_teacher(one, student)
         logits = torch.stack([one.logits(data.train.texts, desc=desc) for one in teachers]).mean(dim=0)
+        for one in teachers:
+            one.model.cpu()  # a GPU's memory is for the student
     if logits.shape != (len(data.train.texts), len(data.labels)) or not logits.isfinite().all():
         raise MinikdError(
             f"the teacher's logits have shape {tuple(logits.shape)} (or are not finite): a row for each of the "
