@@ -253,6 +253,7 @@ def finished(tmp_path_factory):
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_is_used_again_only_where_everything_it_was_made_from_is_the_same(finished, monkeypatch, capsys, change):
+    monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: 2.0)
     monkeypatch.setattr("minikd.experiment.training.run_training", lambda *_, **__: (_ for _ in ()).throw(Kill))
     again = {name: value() if name == "model" else value for name, value in CHANGES[change].items()}
     with pytest.raises(Kill):
