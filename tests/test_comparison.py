@@ -10,14 +10,15 @@ import torch
 from conftest import QUICK, WORDS, save_model
 
 from minikd.checkpoints.pretrained import from_pretrained
+from minikd.classifier import TextClassifier
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
-from minikd.evaluation import costs as efficiency
-from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline, evaluate_models
+from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline
 from minikd.evaluation.costs import measure_speed
 from minikd.evaluation.significance import compare
 from minikd.experiment.caches import cached_tokens, model_fingerprint
 from minikd.experiment.readme import without_paths
+from minikd.experiment.results import complete, evaluate
 from minikd.model import Classifier, count_parameters
 from minikd.report.tables import notes, report
 from minikd.student import student_from_teacher
@@ -40,6 +41,13 @@ def spread(seed, layers=1, vocab_size=200):
     return model
 
 
+def classifier(path, model, tokenizer):
+    """The model with its tokenizer, as if it had been loaded from `path`."""
+    own = TextClassifier(model, tokenizer, max_length=64, device=CPU, precision="fp32")
+    own.source = path
+    return own
+
+
 def delayed(model, seconds):
     """The model, made slower by so many seconds a pass."""
     model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
@@ -52,28 +60,30 @@ def evaluated():
     random = np.random.default_rng(0)
     split = Split([" ".join(random.choice(WORDS, random.integers(3, 10))) for _ in LABELS], LABELS)
     by_word, by_letter = train_wordpiece(WORDS * 3, 200), train_wordpiece(WORDS, 45)
+    models = {
+        "teacher": [classifier("t", spread(0, layers=2, vocab_size=200), by_word)],
+        "baseline": [
+            classifier(path, spread(seed, vocab_size=1_500_000), by_word) for path, seed in {"b": 3, "b2": 4}.items()
+        ],
+        "distilled": [classifier("d", delayed(spread(1), 0.03), by_letter), classifier("d2", spread(2), by_letter)],
+    }
     tokens = dict.fromkeys(("teacher", "baseline"), cached_tokens(split, by_word, 64))
     tokens["distilled"] = cached_tokens(split, by_letter, 64)
-    models = {
-        "teacher": [(Path("t"), spread(0, layers=2, vocab_size=200))],
-        "baseline": [(Path("b"), spread(3, vocab_size=1_500_000)), (Path("b2"), spread(4, vocab_size=1_500_000))],
-        "distilled": [(Path("d"), delayed(spread(1), 0.03)), (Path("d2"), spread(2))],
-    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficiency, "TURNS", (1, 1))
-        rows, logits = evaluate_models(models, tokens, split, CPU, "fp32")
-    return models, tokens, {row["name"]: row for row in rows}, logits
+        patch.setattr("minikd.evaluation.costs.TURNS", (1, 1))
+        results = evaluate(models, split, costs=True)
+    return models, tokens, {row["name"]: row for row in results.values["models"]}, results.logits
 
 
 def test_logits_are_each_models_own_on_its_own_tokens_in_the_splits_order(evaluated):
     models, tokens, _, logits = evaluated
     for name, seeds in models.items():
         split = tokens[name]
-        for (_, model), found in zip(seeds, logits[name], strict=True):
+        for one, found in zip(seeds, logits[name], strict=True):
             for i in range(0, len(LABELS), 7):
                 ids = torch.from_numpy(split.ids[split.offsets[i] : split.offsets[i + 1]]).long()
                 with torch.no_grad():
-                    assert torch.allclose(found[i], model(ids[None])[0], atol=1e-4)
+                    assert torch.allclose(found[i], one.model(ids[None]).logits[0], atol=1e-4)
 
 
 def test_quality_is_that_of_each_models_and_seeds_own_logits(evaluated):
@@ -89,8 +99,8 @@ def test_quality_is_that_of_each_models_and_seeds_own_logits(evaluated):
 def test_costs_are_those_of_the_rows_own_model(evaluated):
     models, tokens, rows, _ = evaluated
     for name, row in rows.items():
-        path, model = models[name][0]
-        assert (row["path"], row["parameters"]) == (str(path), count_parameters(model))
+        first = models[name][0]
+        assert (row["path"], row["parameters"]) == (first.source, count_parameters(first.model))
         assert (row["latency_1_ms"] > 30) == (row["batch_128_ms"] > 30) == (name == "distilled")
         assert row["padded_tokens"] == tokens[name].lengths.max()
         assert (row["peak_memory_mb"] > rows["teacher"]["peak_memory_mb"] + 60) == (name == "baseline")
@@ -103,7 +113,7 @@ def test_a_slow_model_is_the_slow_one_in_every_place():
     for slow in range(3):
         models = [spread(i) if i != slow else delayed(spread(i), 0.02) for i in range(3)]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(efficiency, "TURNS", (1, 1))
+            patch.setattr("minikd.evaluation.costs.TURNS", (1, 1))
             results = measure_speed(models, [split] * 3, CPU, "fp32")
         for key in ("latency_1_ms", "batch_100_ms", "batch_128_ms"):
             assert max(range(3), key=lambda i: results[i][key]) == slow
@@ -158,10 +168,10 @@ def results(examples, *names, **other):
 
 def test_a_split_too_small_to_say_anything_says_so():
     right = np.ones((1, 3), dtype=bool)
-    text = report(results(3, "distilled", "baseline", significance=compare(right, ~right)))
+    text = report(complete(results(3, "distilled", "baseline", significance=compare(right, ~right))))
     assert "only 3 examples in the test split" in text and "±57 points" in text and "allow no verdict" in text
-    assert "only 96 examples" in notes(results(96, "distilled")) and "±10 points" in notes(results(96, "distilled"))
-    assert "only" not in notes(results(97, "distilled"))
+    few, enough = (notes(complete(results(examples, "distilled"))) for examples in (96, 97))
+    assert "only 96 examples" in few and "±10 points" in few and "only" not in enough
 
 
 def test_evaluate_says_that_a_split_is_too_small(script, corpus, fine_tuned):
@@ -183,8 +193,7 @@ def test_the_report_says_what_the_students_started_from(script, corpus, bare):
     start = "distilled and baseline start from the fine-tuned teacher's layers [0, 3]"
     assert f"{start}; the baseline is trained on the labels alone" in lines
     teacher = from_pretrained("runs/films/teacher")
-    torch.manual_seed(42)  # for the new classifier
-    start = model_fingerprint(student_from_teacher(teacher, [0, 3]))  # and so they did
+    start = model_fingerprint(student_from_teacher(teacher, [0, 3], seed=42))  # and so they did
     for name in ("distilled", "baseline"):
         run = json.loads(Path(f"runs/films/{name}/run.json").read_text())
         assert run["made_from"]["initial_weights"] == start

@@ -14,18 +14,19 @@ import torch
 from conftest import WORDS, save_model
 from safetensors.torch import load_file, save_file
 
-import minikd.experiment.runs
+import minikd.experiment.training
 from minikd.checkpoints.pretrained import from_pretrained
 from minikd.checkpoints.tokenizer_files import load_tokenizer
+from minikd.classifier import TextClassifier
 from minikd.cli.flags import DATA_DIR
 from minikd.datasets import Split, load_dataset
 from minikd.evaluation.calibration import calibration_metrics, fit_temperature
-from minikd.evaluation.comparison import distilled_against_baseline, evaluate_models
+from minikd.evaluation.comparison import distilled_against_baseline
+from minikd.experiment import readme
 from minikd.experiment.caches import cached_tokens
 from minikd.files import atomic_write
 from minikd.inference import compute_logits
 from minikd.metrics import confusion_matrix
-from minikd.report import readme
 
 SIZES = {"train": 60, "validation": 17, "test": 23}  # unequal, so that one split cannot pass for another
 FP32 = ["--precision", "fp32", "--device", "cpu"]
@@ -353,16 +354,18 @@ def test_new_texts_are_labelled_by_the_model_given_at_the_length_given(script, s
         assert [row["predicted"] for row in written] == [names[i] for i in probs.argmax(dim=-1)]
 
 
-# evaluate_models -----------------------------------------------------------------------------------------------------
+# minikd.evaluate -----------------------------------------------------------------------------------------------------
 
 
 def test_times_memory_and_costs_go_to_the_model_they_are_of(reviews, spread, other, tmp_path, monkeypatch):
-    test, cpu, seen = load_dataset(reviews).test, torch.device("cpu"), {}
+    test, cpu, models, seen = load_dataset(reviews).test, torch.device("cpu"), {}, {}
     folders = {"teacher": spread, "student": other}
-    models = {
-        name: [(tmp_path / name, from_pretrained(folder, labels=("bad", "good")))] for name, folder in folders.items()
-    }
-    tokens = {name: cached_tokens(test, load_tokenizer(folder), 32) for name, folder in folders.items()}
+    for name, folder in folders.items():
+        labels = ("bad", "good")
+        models[name] = TextClassifier.load(folder, labels=labels, max_length=32, device="cpu", precision="fp32")
+        models[name].source = str(tmp_path / name)
+    tokens = {name: cached_tokens(test, load_tokenizer(folder), 32).fingerprint for name, folder in folders.items()}
+    assert tokens["teacher"] != tokens["student"]
     for name, minutes in (("teacher", 3), ("student", 1)):
         (tmp_path / name).mkdir()
         history = [{"seconds": 45.0 * minutes}, {"seconds": 15.0 * minutes}]
@@ -375,28 +378,28 @@ def test_times_memory_and_costs_go_to_the_model_they_are_of(reviews, spread, oth
         (tmp_path / name / "run.json").write_text(json.dumps(record))
 
     def speed(given, splits, device, precision):
-        seen["speed"] = (given, splits, device, precision)
+        seen["speed"] = (given, [split.fingerprint for split in splits], device, precision)
         return [{"batch_128_ms": 10.0 * (i + 1), "latency_ms": float(i)} for i in range(len(given))]
 
     def memory(model, split, device, precision):
-        name = next(name for name in models if models[name][0][1] is model)
-        assert split is tokens[name] and (device, precision) == (cpu, "fp32")
+        name = next(name for name in models if models[name].model is model)
+        assert split.fingerprint == tokens[name] and (device, precision) == (cpu, "fp32")
         return {"teacher": 700.0, "student": 600.0}[name]
 
     monkeypatch.setattr("minikd.experiment.results.measure_speed", speed)
     monkeypatch.setattr("minikd.experiment.results.inference_memory_mb", memory)
-    rows, logits = evaluate_models(models, tokens, test, cpu, "fp32")
-    assert seen["speed"][0] == [models[name][0][1] for name in models]
-    assert seen["speed"][1] == [tokens[name] for name in models] and seen["speed"][2:] == (cpu, "fp32")
+    results = minikd.evaluate(models, test, costs=True)
+    rows = results.values["models"]
+    assert seen["speed"] == ([one.model for one in models.values()], list(tokens.values()), cpu, "fp32")
     keys = ("name", "batch_128_ms", "latency_ms", "peak_memory_mb", "trained_parameters", "training_memory_mb",
             "training_minutes", "speed_up")  # fmt: skip
     assert [[row[key] for key in keys] for row in rows] == [
         ["teacher", 10.0, 0.0, 700.0, 3, 30, 3.0, 1.0], ["student", 20.0, 1.0, 600.0, 1, 10, 1.0, 0.5],
     ]  # fmt: skip
     for row in rows:
-        (own,) = logits[row["name"]]
+        (own,) = results.logits[row["name"]]
         assert row["accuracy"] == pytest.approx((own.argmax(dim=-1) == torch.tensor(test.labels)).float().mean().item())
-        assert row["parameters"] == sum(p.numel() for p in models[row["name"]][0][1].parameters())
+        assert row["parameters"] == sum(p.numel() for p in models[row["name"]].model.parameters())
         assert row["path"] == str(tmp_path / row["name"])
 
 
@@ -426,13 +429,13 @@ def test_the_results_of_a_trained_teacher_can_be_added_to_those_of_the_readme(sc
 
 
 def test_train_is_handed_the_splits_and_judged_on_the_test_split(script, reviews, spread, monkeypatch):
-    calls, train = [], minikd.experiment.runs.train
+    calls, run_training = [], minikd.experiment.training.run_training
 
     def spy(model, data, validation, *arguments, **options):
         calls.append((data.labels.tolist(), validation.labels.tolist()))
-        return train(model, data, validation, *arguments, **options)
+        return run_training(model, data, validation, *arguments, **options)
 
-    monkeypatch.setattr(minikd.experiment.runs, "train", spy)
+    monkeypatch.setattr(minikd.experiment.training, "run_training", spy)
     flags = ["--model", spread, "--epochs", 2, "--lr", "1e-3", *FP32, "--max-length", 16, "--output-dir", "out"]
     assert script("train.py", "--dataset", reviews, *flags)[0] == 0
     data = load_dataset(reviews)
@@ -450,7 +453,7 @@ def test_train_is_handed_the_splits_and_judged_on_the_test_split(script, reviews
 
 
 def test_a_new_model_has_the_shape_and_the_vocabulary_asked_for(script, reviews, stop):
-    calls = stop("minikd.experiment.runs.train")
+    calls = stop("minikd.experiment.training.run_training")
     flags = ["--dataset", reviews, *FP32]
     for shape in (["--layers", 3], ["--hidden", 64], ["--layers", 1, "--hidden", 128, "--max-length", 600]):
         script("train.py", *flags, *shape)
@@ -466,7 +469,7 @@ def test_a_new_vocabulary_is_learned_from_the_training_texts_alone(script, revie
     for name in ("validation", "test"):
         header, *rows = (other / f"{name}.csv").read_text().splitlines()
         (other / f"{name}.csv").write_text("\n".join([header, *(f"quixotic zebras {row}" for row in rows)]))
-    calls = stop("minikd.experiment.runs.train")
+    calls = stop("minikd.experiment.training.run_training")
     for folder in (reviews, other):
         script("train.py", "--dataset", folder, "--layers", 1, "--hidden", 32, *FP32)
     one, two = ((model.config.vocab_size, data.fingerprint) for (model, data, *_), _ in calls)
@@ -474,7 +477,7 @@ def test_a_new_vocabulary_is_learned_from_the_training_texts_alone(script, revie
 
 
 def test_the_seed_decides_a_new_models_first_weights_and_not_the_split(script, corpus, stop):
-    calls = stop("minikd.experiment.runs.train")
+    calls = stop("minikd.experiment.training.run_training")
     for seed in (1, 1, 2):
         script("train.py", "--dataset", corpus, "--layers", 1, "--hidden", 32, "--seed", seed, *FP32)
     one, again, two = (arguments[0].classifier.weight for arguments, _ in calls)

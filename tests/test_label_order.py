@@ -18,6 +18,7 @@ from minikd.checkpoints.adapters import save_adapters
 from minikd.checkpoints.label_order import best_order, match_labels, order_by_name
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.checkpoints.tokenizer_files import load_tokenizer
+from minikd.cli.models import load_model
 from minikd.datasets import Split, load_dataset
 from minikd.errors import MinikdError
 from minikd.model import Classifier
@@ -158,12 +159,11 @@ def test_label_order_names_the_outputs_and_wins_over_validation(script, tickets,
 
 def test_label_order_wins_over_the_numbers_of_unnamed_outputs():
     """LABEL_0 is the label 0 where nobody says otherwise."""
-    data = SimpleNamespace(labels=("0", "1"))
     for order, rows in ((None, [0, 1]), (["1", "0"], [1, 0])):
         config = SimpleNamespace(labels=("LABEL_0", "LABEL_1"), with_labels=lambda labels: labels)
         model = SimpleNamespace(config=config, classifier=torch.nn.Linear(3, 2))
         weight = model.classifier.weight.detach().clone()
-        match_labels(model, "model", data, None, SimpleNamespace(label_order=order), torch.device("cpu"))
+        match_labels(model, "model", ("0", "1"), order)
         assert torch.equal(model.classifier.weight, weight[rows])
 
 
@@ -197,34 +197,38 @@ def test_a_model_that_names_its_outputs_keeps_its_names_whatever_the_flag_says(s
     flags = ["--dataset", tickets, "--label-order", "sales,technical,billing", "--output-dir", "out"]
     status, out, _ = script("evaluate.py", named, *flags)
     assert status == 0 and accuracies("out") == {"named": 1.0}
-    assert f"{named}: has the data's labels by name; --label-order is not used for it" in out
+    assert f"{named}: has the data's labels by name; the order given is ignored" in out
 
 
 def test_validation_alone_decides_and_the_model_is_left_as_it_was(tickets, unnamed):
-    data, model, tokenizer = load_dataset(tickets), from_pretrained(unnamed), load_tokenizer(unnamed)
-    random = torch.get_rng_state()
-    args = SimpleNamespace(label_order=None, max_length=16, precision="fp32")
-    part = SimpleNamespace(labels=data.labels, validation=data.validation)  # no other split to look at
-    match_labels(model, "it", part, tokenizer, args, torch.device("cpu"))
+    data, random = load_dataset(tickets), torch.get_rng_state()
+    model = loaded(unnamed, data.labels, data.validation)  # there is no other split to look at
     assert model.config.labels == data.labels and model.training and torch.equal(torch.get_rng_state(), random)
     assert torch.equal(model.classifier.weight, from_pretrained(unnamed).classifier.weight[[1, 2, 0]])
     turned = Split(data.validation.texts, [(label + 2) % 3 for label in data.validation.labels])
-    model = from_pretrained(unnamed)
-    part.validation = turned
-    match_labels(model, "it", part, tokenizer, args, torch.device("cpu"))
+    model = loaded(unnamed, data.labels, turned)
     assert torch.equal(model.classifier.weight, from_pretrained(unnamed).classifier.weight[[2, 0, 1]])
 
 
+def loaded(folder, labels, validation) -> Classifier:
+    """The model in the folder, as the scripts load it."""
+    args = SimpleNamespace(label_order=None, max_length=16, precision="fp32")
+    data = SimpleNamespace(labels=labels, validation=validation)
+    return load_model(str(folder), data, args, torch.device("cpu"), seed=0).model
+
+
 @pytest.mark.parametrize(("count", "reason"), [
-    (2, "there are no validation texts to tell; name them by --label-order"),
-    (8, "there are no validation texts to tell; name them by --label-order"),
-    (9, "name all 9 by --label-order, in the order of the outputs"),
+    (2, "there are no validation texts to tell; name them by `label_order`"),
+    (8, "there are no validation texts to tell; name them by `label_order`"),
+    (9, "name all 9 by `label_order`, in the order of the outputs"),
 ])  # fmt: skip
-def test_without_validation_texts_or_with_more_than_8_labels_the_flag_is_asked_for(count, reason):
-    model = randomised(CONFIGS["bert"].with_labels([f"LABEL_{i}" for i in range(count)]))
-    data = SimpleNamespace(labels=[f"topic {i}" for i in range(count)], validation=Split([], []))
-    with pytest.raises(MinikdError, match=f"^it: its config.json does not say which labels LABEL_0, … are.*{reason}"):
-        match_labels(model, "it", data, None, SimpleNamespace(label_order=None), torch.device("cpu"))
+def test_without_validation_texts_or_with_more_than_8_labels_the_order_is_asked_for(count, reason, tmp_path):
+    folder = save_model(tmp_path / "it", labels=[f"LABEL_{i}" for i in range(count)])
+    labels = tuple(f"topic {i}" for i in range(count))
+    with pytest.raises(MinikdError, match=f"it: its config.json does not say which labels LABEL_0, … are.*{reason}"):
+        loaded(folder, labels, Split([], []))
+    with pytest.raises(MinikdError, match=reason):
+        match_labels(from_pretrained(folder), "it", labels)
 
 
 def with_labels(corpus, path, names) -> Path:
@@ -275,7 +279,11 @@ def test_new_texts_are_labelled_with_the_names_of_the_flag_or_as_they_are(script
     assert status == 2 and f"--label-order: 2 names, but {unnamed} has 3 outputs" in err
     named = save_unnamed(from_pretrained(unnamed), shutil.copytree(unnamed, tmp_path / "named"), OUTPUTS)
     status, out, _ = script("evaluate.py", named, "--text", "the crash", "--label-order", "sales,technical,billing")
-    assert status == 0 and f"{named}: technical (technical 0." in out and "--label-order is not used" in out
+    assert (
+        status == 0
+        and f"{named}: technical (technical 0." in out
+        and "has these names; the order given is ignored" in out
+    )
 
 
 def test_adapters_of_others_are_matched_on_validation_and_ours_by_the_names_in_the_file(
@@ -322,8 +330,7 @@ def test_the_rows_of_the_classifier_follow_the_labels(family):
     model = randomised(CONFIGS[family].with_labels(("positive", "negative", "neutral")))
     batch = {name: value for name, value in random_batch(model.config).items() if name != "labels"}
     before = model(**batch).logits
-    data = SimpleNamespace(labels=("Negative", "Neutral", "Positive"))
-    match_labels(model, "it", data, None, SimpleNamespace(label_order=None), None)
+    match_labels(model, "it", ("Negative", "Neutral", "Positive"))
     assert model.config.labels == ("Negative", "Neutral", "Positive")
     assert torch.equal(model(**batch).logits, before[:, [1, 2, 0]])
 
@@ -332,10 +339,10 @@ def test_the_rows_of_the_classifier_follow_the_labels(family):
 def test_other_labels_are_refused_with_both_sets(labels):
     model = randomised(CONFIGS["bert"].with_labels(("positive", "negative", "neutral")))
     with pytest.raises(MinikdError) as caught:
-        match_labels(model, "it", SimpleNamespace(labels=labels), None, SimpleNamespace(label_order=None), None)
+        match_labels(model, "it", labels)
     message = str(caught.value)
     assert message.startswith("it: the model's labels ['positive', 'negative', 'neutral'] are not the data's ")
-    assert str(list(labels)) in message and ("--label-order" in message) == (len(labels) == 3)
+    assert str(list(labels)) in message and ("`label_order`" in message) == (len(labels) == 3)
 
 
 def tally(outputs, labels, size) -> np.ndarray:

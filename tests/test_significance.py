@@ -21,7 +21,8 @@ from minikd.evaluation.significance import (
     t_quantile,
     two_way_interval,
 )
-from minikd.report.tables import sentence
+from minikd.experiment.results import complete
+from minikd.report.tables import notes, sentence
 
 
 def answers(seeds=1, examples=400, only_a=0.1, only_b=0.05, seed=0):
@@ -254,12 +255,20 @@ def test_an_earlier_records_sentence_names_the_method_that_made_it():
     assert "of this pair of models, distilled is the better one" in sentence(old | {"seeds": TESTS[:1]})
 
 
+def shown(comparison):
+    """The sentence on a comparison in a report, to which `complete` adds what the record lacks."""
+    results = {"dataset": "films", "split": "test", "examples": comparison["examples"], "precision": "fp32",
+               "device": "cpu", "threads": 1, "models": [{"name": "distilled"}], "arguments": {}}  # fmt: skip
+    lines = notes(complete(results | {"significance": comparison})).splitlines()
+    return next(line for line in lines if line.startswith("distilled − baseline"))
+
+
 def test_too_few_examples_get_no_verdict():
     all_right, all_wrong = np.ones((1, 96), dtype=bool), np.zeros((1, 96), dtype=bool)
-    text = sentence(compare(all_right, all_wrong))
+    text = shown(compare(all_right, all_wrong))
     assert "So few examples allow no verdict; McNemar's p: <0.001." in text and "better" not in text
     enough = np.ones((1, 97), dtype=bool)
-    assert "distilled is the better one" in sentence(compare(enough, ~enough))
+    assert "distilled is the better one" in shown(compare(enough, ~enough))
 
 
 def test_too_few_is_where_chance_moves_an_accuracy_by_more_than_ten_points():
@@ -283,4 +292,4 @@ def test_anything_but_paired_booleans_is_refused():
 def test_a_record_of_one_seed_from_an_earlier_version_gets_the_present_interval():
     present = compare_counts(40, 20, 500)
     old = {key: value for key, value in present.items() if key != "method"} | {"low": -0.5, "high": 0.5}
-    assert sentence(old) == sentence(present) and "Bonett-Price" in sentence(old)
+    assert shown(old) == shown(present) and "Bonett-Price" in shown(old)

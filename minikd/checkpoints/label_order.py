@@ -31,13 +31,13 @@ def match_labels(
     The order is that of the names in config.json; where they are LABEL_0, LABEL_1, … or others than `labels`, that of
     `label_order`, the names of the outputs; and for LABEL_0, LABEL_1, … without it, that of the labels 0, 1, … where
     `labels` are these, or else the one that clearly fits the validation split (`best_order`): `on_validation` returns
-    the model's answers (N,) there, ids of outputs, and the right labels (N,). Raises MinikdError that names the model,
-    `source`, where there is none of these.
+    the model's answers (N,) there, ids of outputs, and the right labels (N,); None: there are no such texts. Raises
+    MinikdError that names the model, `source`, where there is none of these.
     """
     own = model.config.labels
     order, unnamed = order_by_name(own, labels), _unnamed(own)
     if label_order and order is not None and not unnamed:
-        print(f"{source}: has the data's labels by name; `label_order` is not used for it")
+        print(f"{source}: has the data's labels by name; the order given is ignored")
     elif len(own) != len(labels) or order is None and not label_order and not unnamed:
         raise MinikdError(
             f"{source}: the model's labels {list(own)} are not the data's {list(labels)}"
@@ -59,7 +59,7 @@ def name_outputs(model: Classifier, source, label_order: list[str]) -> None:
     A model that has these names already keeps its own order. Raises MinikdError for another number of names.
     """
     if order_by_name(model.config.labels, label_order) is not None:
-        print(f"{source}: its config.json has these names; `label_order` is not used for it")
+        print(f"{source}: its config.json has these names; the order given is ignored")
     elif len(model.config.labels) != len(label_order):
         raise MinikdError(
             f"`label_order`: {len(label_order)} names, but {source} has {len(model.config.labels)} outputs"
@@ -89,11 +89,11 @@ def _order_on_validation(
 ) -> list[int]:
     """The order of outputs that clearly fits the validation split. Prints its accuracy. Raises MinikdError."""
     unknown = f"{source}: its config.json does not say which labels {own[0]}, … are"
-    if len(labels) > MOST_LABELS or on_validation is None:
+    if len(labels) > MOST_LABELS:
         raise MinikdError(f"{unknown}; name all {len(labels)} by `label_order`, in the order of the outputs")
-    answers, right_labels = on_validation()
-    if not len(right_labels):
+    if on_validation is None:
         raise MinikdError(f"{unknown}, and there are no validation texts to tell; name them by `label_order`")
+    answers, right_labels = on_validation()
     counts = np.zeros((len(labels),) * 2, dtype=np.int64)
     np.add.at(counts, (answers.numpy(), right_labels.numpy()), 1)
     order, clear = best_order(counts)

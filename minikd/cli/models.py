@@ -48,7 +48,9 @@ def load_model(
         return logits.argmax(dim=-1), torch.tensor(data.validation.labels)
 
     with seeded(seed):
-        model, tokenizer = load_classifier(source, data.labels, args.label_order, on_validation)
+        model, tokenizer = load_classifier(
+            source, data.labels, args.label_order, on_validation if data.validation.texts else None
+        )
     if model.config.quantization and not quantized:
         raise MinikdError(
             f"{source}: is quantised ({model.config.quantization}), for evaluate.py alone; give the model that it was "

@@ -134,6 +134,8 @@ def check_flags(parser, args):
         parser.error(
             f"{', '.join(flag for flag, value in reading.items() if value)}: no file is read here; leave it out"
         )
+    if any("\ud800" <= letter <= "\udfff" for text in args.text or () for letter in text):
+        parser.error("--text: is not valid text in this terminal's encoding")
     if bool(args.input) != bool(args.output):
         parser.error("--input FILE and --output FILE go together")
     if args.output and args.output.suffix.lower() not in (".csv", ".jsonl"):

@@ -6,18 +6,12 @@ import torch
 
 from minikd.classifier import TextClassifier
 from minikd.datasets.rows import Layout, read_texts
-from minikd.errors import MinikdError
 from minikd.experiment.results import answers
 from minikd.files import write_rows
 
 
 def print_labels(models: dict[str, TextClassifier], texts: list[str]) -> None:
-    """Prints each model's label for each text, with the probability of every label.
-
-    Raises MinikdError for a text that is not valid Unicode, which a terminal's encoding can produce.
-    """
-    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
-        raise MinikdError("`text`: is not valid text in this terminal's encoding")
+    """Prints each model's label for each text, with the probability of every label."""
     for name, model in models.items():
         for text, row in zip(texts, model.predict_proba(texts)):
             others = ", ".join(f"{label} {prob:.3f}" for label, prob in zip(model.labels, row.tolist()))

@@ -22,6 +22,7 @@ from minikd.experiment.journal import read_log
 from minikd.experiment.runs import environment, read_run
 from minikd.files import atomic_write, write_json, write_rows
 from minikd.inference import compute_logits
+from minikd.report import plots
 from minikd.report.tables import report
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "results" / "published.json"
@@ -41,10 +42,11 @@ class Results:
 
     def save(self, folder: str | Path, seed_folders: Sequence[Path] = ()) -> None:
         """Writes results.json, results.md, dashboard.png (where matplotlib is installed) and a CSV file of predictions
-        for each model; of several seeds, into the folder of each seed, or else of the first alone."""
+        for each model, of the first seed. With `seed_folders`, the predictions of each seed go into its folder, in
+        place of all that were there."""
         folder = Path(folder)
-        for stale in folder.glob("predictions-*.csv"):  # of an earlier run with other models
-            stale.unlink()
+        for stale in (file for own in seed_folders for file in own.glob("predictions-*.csv")):
+            stale.unlink()  # of an earlier run, perhaps with other models
         for name, of_seeds in self.logits.items():
             for own, logits in zip(seed_folders or [folder], of_seeds):
                 write_predictions(own / f"predictions-{name}.csv", self.split, logits, self.values["labels"])
@@ -191,11 +193,7 @@ def write_results(values: dict, folder: Path) -> None:
 
 def draw(values: dict, path: Path) -> None:
     """Draws the dashboard. Raises MinikdError where matplotlib is not installed."""
-    try:
-        from minikd.report.plots import dashboard
-    except ImportError as error:
-        raise MinikdError(f"the dashboard needs the package matplotlib ({error}): pip install matplotlib") from None
-    dashboard(complete(values), path)
+    plots.dashboard(complete(values), path)
     print(f"pictures: {path}")
 
 
