@@ -2,11 +2,13 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import QUICK
 
 from minikd.cli.recipes import RECIPES
 from minikd.datasets import Dataset, Split
@@ -14,9 +16,9 @@ from minikd.errors import MinikdError
 from minikd.evaluation.bag_of_words import bag_of_words
 from minikd.evaluation.comparison import compare_with_first, merge_seeds
 from minikd.evaluation.significance import compare
+from minikd.experiment import readme
 from minikd.experiment.readme import readme_with_tables, without_paths
-from minikd.experiment.results import read_results, write_results
-from minikd.report import readme
+from minikd.experiment.results import Results, complete, read_results
 from minikd.report.tables import notes, report, table
 
 ROOT = Path(__file__).parents[1]
@@ -81,9 +83,9 @@ def test_notes_say_what_the_figures_rest_on():
         assert part in text
     assert "published" not in text
     own = results({"name": "distilled"}, arguments={"recipe": "imdb-small", "dataset": "imdb"})
-    assert "other hardware" in notes(own) and "109,483,778" in notes(own)
+    assert "other hardware" in notes(complete(own)) and "109,483,778" in notes(complete(own))
     own["arguments"]["dataset"] = "/films/imdb.csv"  # another corpus of that name
-    assert "other hardware" not in notes(own)
+    assert "other hardware" not in notes(complete(own))
 
 
 def test_a_sweep_leaves_a_table_with_its_choice():
@@ -147,17 +149,19 @@ E5_STUDENT = {"name": "distilled", "parameters": 50, "size_mb": 3.0, "weighted_f
     ("sst2-lora", "change of peak memory of inference", "–", "half"),
 ])  # fmt: skip
 def test_every_difference_that_an_author_printed_stands_beside_ours(recipe, heading, ours, published):
-    arguments = {"recipe": recipe, "dataset": RECIPES[recipe].flags["dataset"]}
-    header, *rest = cells(table(results(E5, E5_STUDENT, arguments=arguments)))
+    arguments = {"recipe": recipe, "dataset": RECIPES[recipe]["dataset"]}
+    own = complete(results(E5, E5_STUDENT, arguments=arguments))
+    header, *rest = cells(table(own))
     lines = {line[0]: dict(zip(header, line)) for line in rest}
     assert (lines[heading]["distilled"], lines[heading]["published distilled"]) == (ours, published)
-    assert published not in notes(results(E5, E5_STUDENT, arguments=arguments))
+    assert published not in notes(own)
 
 
 def test_a_difference_that_another_line_implies_is_shown_where_asked_for():
-    plain = table(results(E5, E5_STUDENT))
+    own = complete(results(E5, E5_STUDENT))
+    plain = table(own)
     assert "change of parameters" not in plain and "share of parameters" in plain
-    assert "change of parameters" in table(results(E5, E5_STUDENT), ("parameter_change",))
+    assert "change of parameters" in table(own, ("parameter_change",))
 
 
 def test_quantised_models_are_compared_with_their_original_in_all_that_they_change():
@@ -168,19 +172,20 @@ def test_quantised_models_are_compared_with_their_original_in_all_that_they_chan
         ("other", 0.1, 1.0, 1.0, 1.0, 1.0),
         ("other-int4", 0.1, 1.5, 1.0, None, 0.2, 0.98),
     )]  # fmt: skip
-    first, second, wish, _ = notes(results(*rows, precision="bf16")).splitlines()
+    first, second, wish, _ = notes(complete(results(*rows, precision="bf16"))).splitlines()
     assert first == ("a-b-int8 against a-b in bf16: latency one at a time −7%, in batches of 100 −14%, peak memory "
                      "+31%, size −74%, accuracy +0.03 points")  # fmt: skip
     assert second == ("other-int4 against other in bf16: latency one at a time +50%, in batches of 100 +0%, size −80%, "
                       "accuracy +0.00 points")  # fmt: skip
     assert wish == "for comparison: the author of experiment E5 hoped for 30 % less latency and half the size"
-    assert "against" not in notes(results(rows[0])) and "hoped" not in notes(results(rows[0]))
+    alone = notes(complete(results(rows[0])))
+    assert "against" not in alone and "hoped" not in alone
 
 
 def test_the_report_says_which_phrasebank_it_is_and_that_the_author_does_not():
     for agreement, words in (("50", "fpb (at least 50% agree), test split"), ("all", "fpb (all agree), test split")):
         arguments = {"recipe": "fpb-distilbert", "dataset": "fpb", "fpb_agreement": agreement}
-        text = notes(results({"name": "teacher"}, dataset="fpb", arguments=arguments))
+        text = notes(complete(results({"name": "teacher"}, dataset="fpb", arguments=arguments)))
         assert words in text and "the author does not say which subset" in text and "--fpb-agreement all" in text
 
 
@@ -218,12 +223,31 @@ def test_a_dashboard_is_drawn_for_added_results_if_the_readme_shows_it(shown, tm
     assert written == {"own.json"} | ({"own.png"} if shown else set())
 
 
-def test_results_are_written_before_they_are_printed(tmp_path, monkeypatch):
+def test_results_are_written_whatever_the_terminal_can_show(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    seeds = results({"name": "teacher", "accuracy": [0.5, 0.6]}, seeds=[1, 2])
-    with pytest.raises(UnicodeEncodeError):  # by the ± of the table
-        write_results(seeds, tmp_path)
+    seeds = results({"name": "teacher", "accuracy": [0.5, 0.6]}, seeds=[1, 2], labels=["bad", "good"])
+    own = Results(seeds, {}, Split([], []))
+    own.save(tmp_path)
     assert read_results(tmp_path / "results.json") == seeds and "±" in (tmp_path / "results.md").read_text("utf-8")
+    with pytest.raises(UnicodeEncodeError):  # by the ± of the table
+        print(own, flush=True)
+
+
+def test_results_are_written_before_they_are_printed(script, corpus, fine_tuned, monkeypatch):
+    def cannot(self):
+        raise MinikdError("cannot be shown")
+
+    monkeypatch.setattr(Results, "__str__", cannot)
+    flags = ["--dataset", corpus, "--output-dir", "out"]
+    for name, *own in (
+        ("evaluate.py", fine_tuned),
+        ("train.py", "--model", fine_tuned, *QUICK[:2], *QUICK[8:]),
+        ("distill.py", "--teacher", fine_tuned, "--student-layers", 1, "--no-baseline", *QUICK),
+    ):
+        status, _, err = script(name, *own, *flags)
+        assert (status, err) == (2, f"{name}: error: cannot be shown\n")
+        assert read_results(Path("out/results.json"))["models"] and "accuracy" in Path("out/results.md").read_text()
+        shutil.rmtree("out")
 
 
 @pytest.mark.parametrize(("found", "resume", "words"), [
