@@ -172,6 +172,8 @@ def test_a_split_too_small_to_say_anything_says_so():
     assert "only 3 examples in the test split" in text and "±57 points" in text and "allow no verdict" in text
     few, enough = (notes(complete(results(examples, "distilled"))) for examples in (96, 97))
     assert "only 96 examples" in few and "±10 points" in few and "only" not in enough
+    without_names = notes(complete(results(3, "distilled", dataset="", split="")))
+    assert "only 3 examples in the split, too few" in without_names and "\nsplit of 3; fp32" in without_names
 
 
 def test_evaluate_says_that_a_split_is_too_small(script, corpus, fine_tuned):

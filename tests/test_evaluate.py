@@ -281,6 +281,12 @@ def test_quantised_copies_agree_with_their_own_original(script, reviews, spread,
         assert read_json(f"out/{folder.name}-int4/run.json")["quantized_from"] == str(folder)
 
 
+def test_the_predictions_of_models_evaluated_earlier_stay_in_the_folder(script, reviews, spread, other):
+    for folder in (spread, other):
+        evaluate(script, folder, "--dataset", reviews)
+    assert {path.name for path in Path("out").glob("*.csv")} == {f"predictions-{m.name}.csv" for m in (spread, other)}
+
+
 def test_without_an_output_folder_nothing_is_written(script, reviews, spread):
     assert script("evaluate.py", spread, "--dataset", reviews, "--quantize", "int8", "--calibrate", *FP32)[0] == 0
     assert [path.name for path in Path().iterdir()] == ["cache"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minikd.batching import tokenize
+from minikd.batching import TokenizedSplit, tokenize
 from minikd.classifier import TextClassifier
 from minikd.datasets import Dataset, Split, data_fingerprint
 from minikd.datasets.sample import bayes_accuracy
@@ -63,31 +63,26 @@ def evaluate(
     """The figures of each model on the split, side by side; those of several models under one name, which differ in
     their seed, as mean ± std. Where there are a "distilled" and a "baseline", whether they differ by more than chance.
 
-    `costs`: also time and memory of their passes (some seconds for each). `cache`: keep tokens and logits in the user's
-    cache. The comparing figures (`compare_with_first`) are with the first model. Raises MinikdError for labels that
-    differ.
+    `costs`: also time and memory of their passes (some seconds for each), of a name's first model, as they do not
+    depend on weights. `cache`: keep tokens and logits in the user's cache. The comparing figures (`compare_with_first`)
+    are with the first model. Raises MinikdError where labels differ.
     """
     seeds = {name: [own] if isinstance(own, TextClassifier) else list(own) for name, own in models.items()}
     _check(seeds, split)
-    read = (
-        cached_tokens
-        if cache
-        else lambda split, tokenizer, length: tokenize(split.texts, split.labels, tokenizer, length)
-    )
-    tokens = {name: read(split, own[0].tokenizer, own[0].max_length) for name, own in seeds.items()}
-    logits: dict[str, list[Tensor]] = {name: [] for name in seeds}
-    for name, own in seeds.items():
-        for one in own:
-            passes = cached_logits if cache else compute_logits
-            logits[name].append(
-                passes(one.model.to(one.device), tokens[name], one.device, one.precision, f"evaluate {name}")
-            )
+    tokens = {name: _tokens(split, own[0], cache) for name, own in seeds.items()}
+    passes = cached_logits if cache else compute_logits
+    logits = {
+        name: [
+            passes(one.model.to(one.device), tokens[name], one.device, one.precision, f"evaluate {name}") for one in own
+        ]
+        for name, own in seeds.items()
+    }
     firsts = [own[0] for own in seeds.values()]
     device, precision = firsts[0].device, firsts[0].precision
-    rows = []
-    for name, first in zip(seeds, firsts):
-        row = {"name": name, "path": first.source or "", **training_costs(first.source), **model_size(first.model)}
-        rows.append(row)
+    rows = [
+        {"name": name, "path": first.source or "", **training_costs(first.source), **model_size(first.model)}
+        for name, first in zip(seeds, firsts)
+    ]
     if costs:
         speeds = measure_speed([one.model for one in firsts], list(tokens.values()), device, precision)
         for row, speed, first in zip(rows, speeds, firsts):
@@ -95,11 +90,17 @@ def evaluate(
             row["peak_memory_mb"] = inference_memory_mb(first.model, tokens[row["name"]], device, precision)
     for row in rows:
         row |= merge_seeds([quality(one, split) for one in logits[row["name"]]])
-    for row in rows:
         row |= compare_with_first(row, rows[0])
-    values = {"dataset": "", "split": "split", "examples": len(split.labels), "labels": list(firsts[0].labels)}
+    values = {"dataset": "", "split": "", "examples": len(split.labels), "labels": list(firsts[0].labels)}
     values |= {"models": rows, "precision": precision, "arguments": {}} | environment(device)
     return Results(values | distilled_against_baseline(logits, split), logits, split)
+
+
+def _tokens(split: Split, classifier: TextClassifier, cache: bool) -> TokenizedSplit:
+    """The split as the classifier reads it."""
+    if cache:
+        return cached_tokens(split, classifier.tokenizer, classifier.max_length)
+    return tokenize(split.texts, split.labels, classifier.tokenizer, classifier.max_length)
 
 
 def describe(results: Results, data: Dataset, split_name: str, arguments: dict) -> None:

@@ -107,7 +107,7 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
     lines = []
     if results.get("chance_margin"):
         lines.append(
-            f"only {results['examples']} examples in the {results['split']} split, too few to tell models apart: "
+            f"only {results['examples']} examples in the {_split(results)}, too few to tell models apart: "
             f"chance alone moves an accuracy by up to ±{100 * results['chance_margin']:.0f} points (95%)"
         )
     if results.get("first_weights"):
@@ -187,13 +187,7 @@ def conditions(results: dict) -> str:
         data += f" ({'all' if agreement == 'all' else f'at least {agreement}%'} agree)"
     parts = [
         (f"{data}, " if data else "")
-        + (
-            f"all {count} examples"
-            if results["split"] == "all"
-            else f"{results['split']} of {count}"
-            if not data
-            else f"{results['split']} split of {count}"
-        ),
+        + (f"all {count} examples" if results["split"] == "all" else f"{_split(results)} of {count}"),
         f"{results['precision']} on {results['device']} ({results['threads']} threads)",
         f"{len(seeds)} seeds, mean ± std" if len(seeds) > 1 else f"seed {seeds[0]}",
     ]
@@ -202,6 +196,11 @@ def conditions(results: dict) -> str:
         longest = results["models"][0]["padded_tokens"]
         parts.append(f"times on {tokens:.0f} tokens a text, in batches padded to {longest}")
     return "; ".join(text for text in parts if text != "seed None")  # evaluate.py has no seed
+
+
+def _split(results: dict) -> str:
+    """The split's name, as in "test split"; "split" where it has none."""
+    return f"{results['split']} split".lstrip()
 
 
 def sentence(comparison: dict, name_a: str = "distilled", name_b: str = "baseline", too_few: bool = False) -> str:
