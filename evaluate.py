@@ -11,14 +11,12 @@ from pathlib import Path
 
 import torch
 
-from minikd import MinikdError, evaluate
+from minikd import evaluate
 from minikd.cli import finished, start
 from minikd.cli.parse import evaluate_args
-from minikd.evaluation.calibration import calibration_metrics, fit_temperature
-from minikd.experiment.caches import cached_logits, cached_tokens
 from minikd.experiment.labelling import label_file, print_labels, texts_of
 from minikd.experiment.lock import only_run_in
-from minikd.experiment.results import describe, draw, read_results
+from minikd.experiment.results import calibrate, describe, draw_again
 from minikd.experiment.runs import read_run
 from minikd.report.page import description, write_page
 
@@ -44,17 +42,6 @@ def main():
             compare(args, device)
 
 
-def draw_again(folder):
-    """Draws FOLDER/dashboard.png from FOLDER/results.json."""
-    values = read_results(folder / "results.json")
-    try:
-        draw(values, folder / "dashboard.png")
-    except MinikdError:
-        raise
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
-        raise MinikdError(f"{folder / 'results.json'}: holds figures that cannot be drawn ({error})") from None
-
-
 def compare(args, device):
     """The table of all models on the split, each with its own tokenizer."""
     if args.html:
@@ -75,7 +62,7 @@ def compare(args, device):
     note_training_data(args, data, models, originals, results.values)
     if args.calibrate:
         for name, model in models.items():
-            rows[name] |= calibrated(name, model, data, results.logits[name][0], split)
+            calibrate(results, name, model, data.validation)
     if args.output_dir:
         for name, original in originals.items():
             finished.save_quantized(models[name], models[original].source)
@@ -93,15 +80,6 @@ def note_training_data(args, data, models, originals, values):
         values["trained_on"] = [name for name in models if data_of[name] == "these"]
     if others := [name for name in models if data_of[name] == "another version"]:
         values["trained_on_another_version"] = others
-
-
-def calibrated(name, model, data, logits, split):
-    """The temperature that fits the validation split, and calibration on the split with it."""
-    tokens = cached_tokens(data.validation, model.tokenizer, model.max_length)
-    validation = cached_logits(model.model, tokens, model.device, model.precision, f"calibrate {name}")
-    temperature = fit_temperature(validation, torch.tensor(data.validation.labels))
-    after = calibration_metrics(logits / temperature, torch.tensor(split.labels))
-    return {"temperature": temperature, "ece_calibrated": after["ece"], "nll_calibrated": after["nll"]}
 
 
 def write_html(path, data, split_name, models, originals, results):

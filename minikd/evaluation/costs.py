@@ -62,7 +62,7 @@ def measure_speed(
     many turns as fit into `seconds`, but 3 to 30, and the median over the turns counts. The device is synchronised
     before each reading of the clock.
 
-    The pass is that of `predict`. Models are left on `device`, in the mode that they had.
+    The pass is that of `compute_logits`. Models are left on `device`, in the mode that they had.
     """
     if len(splits[0]) < LARGEST:
         print(f"speed: the split has {len(splits[0])} examples; the batches of 100 and {LARGEST} repeat them")

@@ -1,13 +1,17 @@
-"""Labels for new texts, on the screen or in a file."""
+"""A model's labels for texts, on the screen or in a file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from minikd.classifier import TextClassifier
+from minikd.datasets import Split
 from minikd.datasets.rows import Layout, read_texts
-from minikd.experiment.results import answers
 from minikd.files import write_rows
+
+TEXT_SHOWN = 200  # characters of a text in a file of predictions
 
 
 def print_labels(models: dict[str, TextClassifier], texts: list[str]) -> None:
@@ -31,3 +35,23 @@ def label_file(model: TextClassifier, texts: list[str], output: Path) -> None:
 def texts_of(file: Path, text_column: str | None, encoding: str | None) -> list[str]:
     """The texts of a .txt, .csv, .tsv or .jsonl file (`read_texts`). Raises MinikdError."""
     return read_texts(file, Layout(text_column, encoding=encoding))
+
+
+def write_predictions(path: Path, split: Split, logits: Tensor, names: Sequence[str]) -> None:
+    """A CSV row per example: index in the split, label and predicted (by name), the probability of each label, text.
+
+    Of a long text the first 200 characters are written: enough to recognise it, where whole reviews would make the file
+    of each model and seed as large as the corpus.
+    """
+    shown = (text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}…" for text in split.texts)
+    examples = zip(split.labels, answers(logits.double().softmax(dim=-1), names), shown)
+    write_rows(path, [{"index": index, "label": names[label], **answer, "text": text}
+                      for index, (label, answer, text) in enumerate(examples)])  # fmt: skip
+
+
+def answers(probs: Tensor, names: Sequence[str]) -> list[dict]:
+    """{"predicted": label, "prob_<label>": …} of each row of probabilities (N, C)."""
+    return [
+        {"predicted": names[label], **{f"prob_{name}": round(prob, 6) for name, prob in zip(names, row)}}
+        for label, row in zip(probs.argmax(dim=-1).tolist(), probs.tolist())
+    ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from minikd.batching import TokenizedSplit, tokenize
@@ -14,19 +15,20 @@ from minikd.datasets import Dataset, Split, data_fingerprint
 from minikd.datasets.sample import bayes_accuracy
 from minikd.errors import MinikdError
 from minikd.evaluation.bag_of_words import bag_of_words
+from minikd.evaluation.calibration import calibration_metrics, fit_temperature
 from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline, merge_seeds, quality
 from minikd.evaluation.costs import inference_memory_mb, measure_speed, model_size
 from minikd.evaluation.significance import TOO_FEW, chance_margin, compare_counts
 from minikd.experiment.caches import cached_logits, cached_tokens
 from minikd.experiment.journal import read_log
+from minikd.experiment.labelling import write_predictions
 from minikd.experiment.runs import environment, read_run
-from minikd.files import atomic_write, write_json, write_rows
+from minikd.files import atomic_write, write_json
 from minikd.inference import compute_logits
 from minikd.report import plots
 from minikd.report.tables import report
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "results" / "published.json"
-TEXT_SHOWN = 200  # characters of a text in a file of predictions
 
 
 @dataclass
@@ -117,6 +119,16 @@ def describe(results: Results, data: Dataset, split_name: str, arguments: dict) 
     values["curves"] = {name: curve for name, curve in curves.items() if curve}
 
 
+def calibrate(results: Results, name: str, model: TextClassifier, validation: Split) -> None:
+    """Adds to the model's figures the temperature that fits the validation split, and its calibration with it."""
+    tokens = cached_tokens(validation, model.tokenizer, model.max_length)
+    logits = cached_logits(model.model, tokens, model.device, model.precision, f"calibrate {name}")
+    temperature = fit_temperature(logits, torch.tensor(validation.labels))
+    after = calibration_metrics(results.logits[name][0] / temperature, torch.tensor(results.split.labels))
+    row = next(row for row in results.values["models"] if row["name"] == name)
+    row |= {"temperature": temperature, "ece_calibrated": after["ece"], "nll_calibrated": after["nll"]}
+
+
 def complete(values: dict) -> dict:
     """The values with all that a table shows: comparisons and intervals that files of earlier versions lack, and the
     figures that a recipe's author published."""
@@ -198,6 +210,17 @@ def draw(values: dict, path: Path) -> None:
     print(f"pictures: {path}")
 
 
+def draw_again(folder: Path) -> None:
+    """Draws FOLDER/dashboard.png from FOLDER/results.json. Raises MinikdError."""
+    values = read_results(folder / "results.json")
+    try:
+        draw(values, folder / "dashboard.png")
+    except MinikdError:  # a ValueError that says itself what is wrong
+        raise
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise MinikdError(f"{folder / 'results.json'}: holds figures that cannot be drawn ({error})") from None
+
+
 def read_results(path: Path) -> dict:
     """A results.json. Raises MinikdError that names the file where it is missing or something else."""
     try:
@@ -211,26 +234,6 @@ def read_results(path: Path) -> dict:
     if not rows or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
         raise MinikdError(f"{path}: is not a results file (its models must be a list of objects with a name)")
     return results
-
-
-def write_predictions(path: Path, split: Split, logits: Tensor, names: Sequence[str]) -> None:
-    """A CSV row per example: index in the split, label and predicted (by name), the probability of each label, text.
-
-    Of a long text the first 200 characters are written: enough to recognise it, where whole reviews would make the file
-    of each model and seed as large as the corpus.
-    """
-    shown = (text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}…" for text in split.texts)
-    examples = zip(split.labels, answers(logits.double().softmax(dim=-1), names), shown)
-    write_rows(path, [{"index": index, "label": names[label], **answer, "text": text}
-                      for index, (label, answer, text) in enumerate(examples)])  # fmt: skip
-
-
-def answers(probs: Tensor, names: Sequence[str]) -> list[dict]:
-    """{"predicted": label, "prob_<label>": …} of each row of probabilities (N, C)."""
-    return [
-        {"predicted": names[label], **{f"prob_{name}": round(prob, 6) for name, prob in zip(names, row)}}
-        for label, row in zip(probs.argmax(dim=-1).tolist(), probs.tolist())
-    ]
 
 
 def _check(models: dict[str, list[TextClassifier]], split: Split) -> None:
