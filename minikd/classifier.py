@@ -1,5 +1,6 @@
 """TextClassifier: a model with its tokenizer and labels, for use."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class TextClassifier:
         name_or_dir: str | Path,
         *,
         labels: tuple[str, ...] | None = None,
+        label_order: Sequence[str] | None = None,
         max_length: int | None = None,
         device: str = "auto",
         precision: str = "auto",
@@ -65,11 +67,12 @@ class TextClassifier:
         """The classifier in a folder of Hugging Face's layout (or of LoRA adapters), or of a name on its hub.
 
         `labels` are those of the data: needed for a bare encoder, which gets a new head. A head that is there keeps its
-        weights; its outputs are put into the order of `labels`, by name. Raises MinikdError.
+        weights; its outputs are put into the order of `labels`, by name. Where the checkpoint does not name them,
+        `label_order` does: the labels in the order of its outputs. Raises MinikdError.
         """
         from minikd.checkpoints.load import load_classifier  # the files of others are not part of the core
 
-        model, tokenizer = load_classifier(name_or_dir, labels)
+        model, tokenizer = load_classifier(name_or_dir, labels, label_order)
         classifier = cls(model, tokenizer, max_length=max_length, device=device, precision=precision)
         classifier.source = str(name_or_dir)
         return classifier
@@ -158,6 +161,8 @@ def check_texts(texts: list[str]) -> list[str]:
     texts = list(texts)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise MinikdError("texts: give a list of at least one text (str)")
+    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+        raise MinikdError("texts: half of a surrogate pair, which is no valid Unicode, is in one of them")
     return texts
 
 

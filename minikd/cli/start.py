@@ -155,15 +155,19 @@ def run(main) -> None:
             raise
         sys.exit(_fail(script, f"{error.filename or 'file'}: {error.strerror}"))
     except KeyboardInterrupt as stop:
-        print(f"\n{script}: {str(stop) or 'stopped'}", file=sys.stderr)
+        print(f"\n{script}: {_with_flags(str(stop)) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
 
 
 def _fail(script: str, message: str) -> int:
-    """Prints the error in a line; a setting in backticks becomes its flag."""
-    message = re.sub(r"`(\w+)`", lambda match: "--" + FLAGS.get(match[1], match[1].replace("_", "-")), message)
-    print(f"{script}: error: {' '.join(message.split())}", file=sys.stderr)
+    """Prints the error in a line."""
+    print(f"{script}: error: {_with_flags(' '.join(message.split()))}", file=sys.stderr)
     return 2
+
+
+def _with_flags(message: str) -> str:
+    """The message with a flag in place of each setting in backticks."""
+    return re.sub(r"`(\w+)`", lambda match: "--" + FLAGS.get(match[1], match[1].replace("_", "-")), message)
 
 
 def printable(args: argparse.Namespace) -> dict:

@@ -61,24 +61,24 @@ def evaluate(
     *,
     costs: bool = False,
     cache: bool = False,
+    progress: bool = True,
 ) -> Results:
     """The figures of each model on the split, side by side; those of several models under one name, which differ in
     their seed, as mean ± std. Where there are a "distilled" and a "baseline", whether they differ by more than chance.
 
     `costs`: also time and memory of their passes (some seconds for each), of a name's first model, as they do not
-    depend on weights. `cache`: keep tokens and logits in the user's cache. The comparing figures (`compare_with_first`)
-    are with the first model. Raises MinikdError where labels differ.
+    depend on weights. `cache`: keep tokens and logits in the user's cache. `progress`: show progress bars. The comparing
+    figures (`compare_with_first`) are with the first model. Raises MinikdError where labels differ.
     """
     seeds = {name: [own] if isinstance(own, TextClassifier) else list(own) for name, own in models.items()}
     _check(seeds, split)
     tokens = {name: _tokens(split, own[0], cache) for name, own in seeds.items()}
     passes = cached_logits if cache else compute_logits
-    logits = {
-        name: [
-            passes(one.model.to(one.device), tokens[name], one.device, one.precision, f"evaluate {name}") for one in own
-        ]
-        for name, own in seeds.items()
-    }
+    logits: dict[str, list[Tensor]] = {name: [] for name in seeds}
+    for name, own in seeds.items():
+        desc = f"evaluate {name}" if progress else ""
+        for one in own:
+            logits[name].append(passes(one.model.to(one.device), tokens[name], one.device, one.precision, desc))
     firsts = [own[0] for own in seeds.values()]
     device, precision = firsts[0].device, firsts[0].precision
     rows = [
@@ -95,6 +95,8 @@ def evaluate(
         row |= compare_with_first(row, rows[0])
     values = {"dataset": "", "split": "", "examples": len(split.labels), "labels": list(firsts[0].labels)}
     values |= {"models": rows, "precision": precision, "arguments": {}} | environment(device)
+    if (count := max(map(len, seeds.values()))) > 1:
+        values["seeds"] = [None] * count
     return Results(values | distilled_against_baseline(logits, split), logits, split)
 
 

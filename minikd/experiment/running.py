@@ -95,7 +95,7 @@ def run_training(
                 save_state(folder / "state.pt", made_from, done.state)
             if stopping:
                 total = f"step {done.state.step} of {done.total_steps}"
-                raise KeyboardInterrupt(f"{run.name}: stopped at {total}; --resume continues")
+                raise KeyboardInterrupt(f"{run.name}: stopped at {total}; `resume` continues")
         if len(history) < config.epochs:
             display.say(f"{run.name}: no better epoch in the last {config.patience}; stopping early")
     return history

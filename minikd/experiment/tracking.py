@@ -64,7 +64,7 @@ class Tracking:
         except Exception as error:  # each service has exceptions of its own
             if not self.runs:
                 raise MinikdError(
-                    f"--track {self.kind}: cannot start ({_one_line(error)}){_advice(self.kind)}"
+                    f"`track` {self.kind}: cannot start ({_one_line(error)}){_advice(self.kind)}"
                 ) from None
             self._give_up(name, error)
         if log_folder is None:
@@ -105,7 +105,7 @@ class Tracking:
 
     def _give_up(self, name: str, error: Exception) -> None:
         self.runs[name] = None
-        text = f"--track {self.kind}: {name} is no longer tracked ({_one_line(error)}); log.jsonl has everything"
+        text = f"{self.kind}: {name} is no longer tracked ({_one_line(error)}); log.jsonl has everything"
         tqdm.write(text, file=sys.stderr)
 
 
@@ -226,7 +226,7 @@ def _check_installed(kind: str) -> None:
         else:
             import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
-        raise MinikdError(f"--track {kind}: needs the package {kind} ({error}): pip install {kind}") from None
+        raise MinikdError(f"`track` {kind}: needs the package {kind} ({error}): pip install {kind}") from None
 
 
 def _one_line(error: Exception) -> str:
