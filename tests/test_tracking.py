@@ -364,8 +364,8 @@ def test_a_tracker_that_fails_costs_one_warning_and_not_the_run(data, tmp_path, 
 
     monkeypatch.setattr(TensorBoardRun, part, fail)
     model = run("tensorboard", data, tmp_path, summary=ROW)
-    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "--track" in line]
-    assert "--track tensorboard: model " in warning and "No space left on device); log.jsonl" in warning
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "no longer tracked" in line]
+    assert "tensorboard: model " in warning and "No space left on device); log.jsonl" in warning
     assert len(read_log(tmp_path / "model")) == 5
     assert model_fingerprint(model) == model_fingerprint(run(None, data, tmp_path / "untracked"))
 
@@ -374,7 +374,7 @@ def test_a_tracker_that_cannot_start_ends_the_first_run_and_no_later_one(tmp_pat
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
     (tmp_path / "tensorboard").mkdir()
     (tmp_path / "tensorboard/bad").write_text("a file where a folder must be")
-    with pytest.raises(MinikdError, match="--track tensorboard: "), Tracking("tensorboard", tmp_path) as tracking:
+    with pytest.raises(MinikdError, match="`track` tensorboard: "), Tracking("tensorboard", tmp_path) as tracking:
         tracking.start(tmp_path / "bad", LABELS, {})
     with Tracking("tensorboard", tmp_path) as tracking:
         tracking.start(tmp_path / "good", LABELS, {})
@@ -415,7 +415,7 @@ def test_a_missing_package_is_named_with_what_installs_it(kind):
         "except minikd.errors.MinikdError as error:\n"
         "    print(error)"
     )
-    assert done.stdout.startswith(f"--track {kind}: needs the package {kind}"), done.stderr
+    assert done.stdout.startswith(f"`track` {kind}: needs the package {kind}"), done.stderr
     assert done.stdout.endswith(f": pip install {kind}\n") and done.stdout.count("\n") == 1
 
 
@@ -441,5 +441,5 @@ def test_wandb_without_a_login_says_what_to_do_and_asks_nothing(tmp_path):
         HOME=str(tmp_path),
         WANDB_SILENT="true",
     )
-    assert done.stdout.startswith("--track wandb: ") and "WANDB_MODE=offline" in done.stdout, done.stderr
+    assert done.stdout.startswith("`track` wandb: ") and "WANDB_MODE=offline" in done.stdout, done.stderr
     assert done.stdout.count("\n") == 1 and "wandb login" in done.stdout
