@@ -1,154 +1,110 @@
-"""The dashboard's panels of lines and curves, each a function that draws on a matplotlib Axes; plots.py lays them out.
+"""The dashboard's panels, each a function that draws on a matplotlib Axes; plots.py lays them out.
 
-`results` is the content of results.json, `look` what `looks` gives for its models. A figure that is None or absent is
-left out.
+`results` is the content of results.json, `look` what `looks` gives for its models.
 """
 
-import math
 import statistics
 
 import numpy as np
 
-from minikd.report.drawing import (
-    GREY,
-    bins_of,
-    curve_of,
-    heading,
-    losses,
-    points,
-    seeds_of,
-    short,
-    three_digits,
-    values_of,
-)
+from minikd.report.drawing import points, short, three_digits
+from minikd.report.figures import bins_of, cells_of, curve_of, lines_of, losses, seeds_of, values_of
 
-# One line per model.
+GREY = "#777777"
+
+
+def _heading(ax, title: str, note: str) -> None:
+    """The panel's title, and a note under it."""
+    ax.set_title(title, pad=27)
+    ax.annotate(note, (0, 1), (0, 9), xycoords="axes fraction", textcoords="offset points", fontsize=11)
+
+
+# One line per model; the names are at the left of the row.
 
 
 def quality(ax, results: dict, look: dict) -> None:
-    """Accuracy and F1, over seeds their mean with an error bar of one standard deviation to either side.
-
-    Below the models what they are to be compared with: the bag of words, the best possible accuracy where it is known,
-    and the interval of the difference between the distilled student and the baseline, drawn from the baseline's
-    accuracy on, so that it is on the same scale."""
-    rows = results["models"]
-    binary = all(len(row.get("confusion") or "01") == 2 for row in rows)
-    words = _present(rows, {"accuracy": "● accuracy", "f1": "○ F1" if binary else "○ macro F1"})
-    limits = {"bag of words": results.get("bag_of_words"), "best possible": None}
-    if results.get("best_possible_accuracy") is not None:
-        limits["best possible"] = {"accuracy": results["best_possible_accuracy"]}
-    rows = rows + [{"name": name, **figures} for name, figures in limits.items() if figures]
-    look = dict.fromkeys(limits, {"color": GREY}) | look
-    values = _marks(ax, rows, look, words, statistics.fmean, "{:.3f}".format)
-    low, high = min(value - error for value, error in values), max(value + error for value, error in values)
-    names = [row.get("name") for row in rows]
-    if interval := _interval(results):
-        ends = _difference(ax, interval, look, len(rows), names.index("baseline"))
-        low, high = max(low - 0.1, min(low, ends[0])), min(high + 0.1, max(high, ends[1]))  # one of few seeds is huge
-        names.append("distilled − baseline")
-    margin = 0.005 + max(0.04 - (high - low), 0.1 * (high - low)) / 2  # a small difference should look small
-    ax.set_xlim(low - margin, high + margin)
-    ax.locator_params(axis="x", nbins=6)
-    ax.set_xticks([tick for tick in ax.get_xticks() if low - margin <= tick <= min(1, high + margin)])
-    ax.set_xlabel("score (0 to 1)")
-    _finish_lines(ax, names, "Quality", words.values())
-
-
-def _interval(results: dict) -> tuple[float, ...] | None:
-    """(the baseline's accuracy, difference, low, high, confidence), or None where one of them is unknown."""
-    rows = {row.get("name"): row for row in results["models"]}
-    significance = results.get("significance") or {}
-    figures = [significance.get(key) for key in ("difference", "low", "high")]
-    accuracy = values_of(rows.get("baseline") or {}, "accuracy")
-    if (
-        "distilled" not in rows
-        or not accuracy
-        or not all(isinstance(f, (int, float)) and math.isfinite(f) for f in figures)
-    ):
-        return None
-    return statistics.fmean(accuracy), *figures, significance.get("confidence", 0.95)
-
-
-def _difference(ax, interval: tuple, look: dict, y: int, y_baseline: int) -> list[float]:
-    """Draws the interval on line `y`, and the baseline's accuracy as a line down to it. Returns its ends."""
-    accuracy, difference, low, high, confidence = interval
-    color = look["distilled"]["color"]
-    ends = [accuracy + low, accuracy + high]
-    ax.plot(ends, [y, y], color=color, linewidth=6, alpha=0.4, solid_capstyle="butt", label="interval")
-    ax.plot(accuracy + difference, y, "o", color=color, markersize=8)
-    ax.plot([accuracy] * 2, [y_baseline, y + 0.35], color=look["baseline"]["color"], linestyle=":", zorder=1)
-    text = f"{points(difference)} points\n{confidence:.0%}: {points(low)} to {points(high)}"
-    ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=11)
-    return ends
+    """Accuracy and F1, over seeds their mean with an error bar of one standard deviation to either side. The interval
+    is drawn from the baseline's accuracy on, so that it is on the scale of the scores."""
+    lines = lines_of(results)
+    binary = all(len(row.get("confusion") or "01") == 2 for row in results["models"])
+    words = {"accuracy": "● accuracy", "f1": "○ F1" if binary else "○ macro F1"}
+    ends = _marks(ax, lines, look, words, statistics.fmean, "{:.3f}".format)
+    left, right = min(ends), max(ends)
+    if "interval" in lines[-1]:
+        y, start, (difference, low, high) = len(lines) - 1, lines[-1]["start"], lines[-1]["interval"]
+        color, baseline = look["distilled"]["color"], look["baseline"]["color"]
+        style = {"linewidth": 6, "alpha": 0.4, "solid_capstyle": "butt", "label": "interval"}
+        ax.plot([start + low, start + high], [y, y], color=color, **style)
+        ax.plot(start + difference, y, "o", color=color, markersize=8)
+        ax.plot([start] * 2, [list(look).index("baseline"), y + 0.35], color=baseline, linestyle=":", zorder=1)
+        text = f"{lines[-1]['confidence']:.0%}: {points(low)} to {points(high)}"
+        _at_right(ax, y, f"{points(difference)} points\n{text}")
+        left = max(left - 0.1, min(left, start + low))  # one of few seeds is huge
+        right = min(right + 0.1, max(right, start + high))
+    margin = 0.005 + max(0.04 - (right - left), 0.1 * (right - left)) / 2  # a small difference should look small
+    ax.set(xlim=(left - margin, right + margin), xlabel="score (0 to 1)")
+    ax.locator_params(axis="x", nbins=5)
+    _finish_lines(ax, results, "Quality", words)
 
 
 def size(ax, results: dict, look: dict) -> None:
     """MiB of the weights as bars, and the parameters as text: quantised models have as many, in less memory."""
-    for i, row in enumerate(results["models"]):
+    for y, row in enumerate(results["models"]):
         mib, parameters = values_of(row, "size_mb")[:1], values_of(row, "parameters")[:1]
-        texts = [f"{three_digits(value)} MiB" for value in mib]
-        texts += [f"{three_digits(value / 1e6)} M" for value in parameters]
-        ax.text(1.02, i, " · ".join(texts), transform=ax.get_yaxis_transform(), va="center", fontsize=11)
-        ax.barh(i, sum(mib), height=0.5, color=look[row.get("name")]["color"], label=row.get("name"))
-    ax.set_xlim(left=0)
-    ax.locator_params(axis="x", nbins=5)
-    ax.set_xlabel("MiB")
-    _finish_lines(
-        ax, [row.get("name") for row in results["models"]], "Size", ["weights in memory; M: million parameters"]
-    )
+        texts = [f"{three_digits(value)} MiB" for value in mib] + [f"{three_digits(n / 1e6)} M" for n in parameters]
+        ax.barh(y, sum(mib), height=0.5, color=look[row.get("name")]["color"], label=row.get("name"))
+        _at_right(ax, y, "\n".join(texts))
+    ax.locator_params(axis="x", nbins=4)
+    ax.set(xlim=(0, None), xlabel="MiB")
+    _finish_lines(ax, results, "Size", {"size_mb": "weights; M: million parameters"})
 
 
 def latency(ax, results: dict, look: dict) -> None:
     """ms per example; over seeds the median, as a busy moment of the machine is no property of the model."""
-    rows = results["models"]
-    words = _present(rows, {"latency_1_ms": "● one at a time", "latency_ms": "○ batches of 128"})
-    values = [value for value, _ in _marks(ax, rows, look, words, statistics.median, three_digits)]
-    low, high = min(values), max(values)
-    far_apart = low > 0 and high / low > 10
-    if far_apart:
-        ax.set_xscale("log")
-        ax.set_xlim(low / 1.3, high * 1.3)
-        steps = (1, 3) if high / low < 300 else (1,)
-        ticks = [step * 10.0**power for power in range(-6, 9) for step in steps]
-        ax.set_xticks([tick for tick in ticks if low / 1.3 <= tick <= high * 1.3])
-        ax.set_xticks([], minor=True)
+    from matplotlib.ticker import LogLocator
+
+    words = {"latency_1_ms": "● one at a time", "latency_ms": "○ batches of 128"}
+    ends = _marks(ax, results["models"], look, words, statistics.median, three_digits)
+    low, high = min(ends), max(ends)
+    if low > 0 and high / low > 10:
+        ax.set(xscale="log", xlim=(low / 1.3, high * 1.3), xlabel="ms per example (log scale)")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3) if high / low < 300 else (1,)))
         ax.xaxis.set_major_formatter("{x:,g}")
+        ax.minorticks_off()
     else:
-        ax.set_xlim(0, 1.08 * high or 1)
-        ax.locator_params(axis="x", nbins=5)
-    ax.set_xlabel("ms per example (log scale)" if far_apart else "ms per example")
-    _finish_lines(ax, [row.get("name") for row in rows], "Latency", words.values())
+        ax.locator_params(axis="x", nbins=4)
+        ax.set(xlim=(0, 1.08 * high or 1), xlabel="ms per example")
+    _finish_lines(ax, results, "Latency", words)
 
 
-def _marks(ax, rows, look: dict, words: dict, middle, form) -> list[tuple[float, float]]:
-    """Draws a mark per model and key of `words`, with its value as text at the right.
-
-    A list over seeds is drawn at its `middle`; a mean has an error bar. Returns (value, length of the bar) of each.
-    """
-    drawn = []
-    for i, row in enumerate(rows):
+def _marks(ax, rows: list[dict], look: dict, words: dict, middle, form) -> list[float]:
+    """Draws a mark per row and key of `words`, with its value as text at the right: a list over seeds at its `middle`,
+    with an error bar if that is the mean. Returns the ends of all that it drew."""
+    ends = []
+    for line, row in enumerate(rows):
         present = [(key, word) for key, word in words.items() if values_of(row, key)]
         for place, (key, word) in enumerate(present):
-            y = i + 0.4 * (place - (len(present) - 1) / 2)
-            values, color = values_of(row, key), look[row.get("name")]["color"]
+            y, values = line + 0.4 * (place - (len(present) - 1) / 2), values_of(row, key)
+            color = look.get(row.get("name"), {"color": GREY})["color"]
             error = statistics.stdev(values) if len(values) > 1 and middle is statistics.fmean else 0
-            style = {"fmt": "o", "markersize": 8, "markeredgewidth": 1.8, "capsize": 4}
-            style |= {"markerfacecolor": color if word.startswith("●") else "white"}
-            ax.errorbar(middle(values), y, xerr=error or None, color=color, label=row.get("name"), **style)
-            text = form(middle(values)) + (f" ± {form(error)}" if error else "")
-            ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=11)
-            drawn.append((middle(values), error))
-    return drawn
+            style = {"fmt": "o", "markersize": 8, "markeredgewidth": 1.8, "capsize": 4, "label": row.get("name")}
+            style |= {"color": color, "markerfacecolor": color if word.startswith("●") else "white"}
+            ax.errorbar(middle(values), y, xerr=error or None, **style)
+            _at_right(ax, y, form(middle(values)) + (f" ± {form(error)}" if error else ""))
+            ends += [middle(values) - error, middle(values) + error]
+    return ends
 
 
-def _present(rows, words: dict) -> dict:
-    return {key: word for key, word in words.items() if any(values_of(row, key) for row in rows)}
+def _at_right(ax, y: float, text: str) -> None:
+    ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=11)
 
 
-def _finish_lines(ax, names: list, title: str, words) -> None:
-    heading(ax, title, "    ".join(words))
+def _finish_lines(ax, results: dict, title: str, words: dict) -> None:
+    lines = lines_of(results)
+    names = [short(row.get("name"), 22) if ax.get_subplotspec().is_first_col() else "" for row in lines]
+    _heading(ax, title, "    ".join(word for key, word in words.items() if any(values_of(row, key) for row in lines)))
     ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.set_yticks(range(len(names)), [short(name, 22) for name in names], fontsize=12)
+    ax.set_yticks(range(len(names)), names, fontsize=12)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x")
 
@@ -158,14 +114,11 @@ def _finish_lines(ax, names: list, title: str, words) -> None:
 
 def key(ax, results: dict, look: dict) -> None:
     """The colour, marker, name and ECE of each model, in three columns."""
-    from matplotlib.lines import Line2D
-
-    handles = []
     for row in results["models"]:
         ece = values_of(row, "ece")
         text = short(row.get("name"), 22) + (f"   ECE {statistics.fmean(ece):.3f}" if ece else "")
-        handles.append(Line2D([], [], label=text, markersize=7, **look[row.get("name")]))
-    ax.legend(handles=handles, ncols=3, loc="upper left", borderaxespad=0, columnspacing=3)
+        ax.plot([], [], label=text, markersize=7, **look[row.get("name")])
+    ax.legend(ncols=3, loc="upper left", borderaxespad=0, columnspacing=3)
     ax.axis("off")
 
 
@@ -173,51 +126,43 @@ def loss(ax, results: dict, look: dict, kind: tuple[str, str]) -> None:
     """Training loss of one formula over epochs: as logged, and where there are enough points that one pale, with its
     moving average over a twentieth of the curve."""
     title, note = kind
-    kinds = losses(results)
-    for row in kinds[kind]:
-        values = np.array(curve_of(results, row, "train"), dtype=float)
-        window = np.ones(len(values) // 20 // 2 * 2 + 1)  # odd: an even one would move the curve
-        style = {**look[row.get("name")], "marker": ""}
-        if len(window) > 1:
-            ax.plot(*values.T, **{**style, "linewidth": 0.8, "alpha": 0.3})
-            # The window hangs over both ends, so its sum is divided by the number of points that it holds.
-            held = np.convolve(np.ones(len(values)), window, "same")
-            values[:, 1] = np.convolve(values[:, 1], window, "same") / held
+    for name in losses(results)[kind]:
+        epochs, logged = np.array(curve_of(results, name, "train"), dtype=float).T
+        half, style = len(logged) // 40, {**look[name], "marker": ""}
+        if half:
+            ax.plot(epochs, logged, **{**style, "linewidth": 0.8, "alpha": 0.3})
             note = f"{kind[1]}, smoothed"
-        ax.plot(*values.T, label=row.get("name"), **style)
+        means = [logged[max(0, i - half) : i + half + 1].mean() for i in range(len(logged))]
+        ax.plot(epochs, means, label=name, **style)
     ax.set_ylim(bottom=0)
-    heading(ax, f"Training loss, {title}", note + _of_first_seed(results))
-    last = max(curve_of(results, row, "train")[-1][0] for rows in kinds.values() for row in rows)
-    _finish_curves(ax, 0, last, "loss (nats)")
+    ax.set_xlim(
+        0, 1.04 * max(curve_of(results, name, "train")[-1][0] for of in losses(results).values() for name in of)
+    )
+    _finish_curves(ax, results, f"Training loss, {title}", note, "loss (nats)")
 
 
 def validation(ax, results: dict, look: dict) -> None:
     """Validation accuracy after each epoch."""
-    for row in results["models"]:
-        if values := curve_of(results, row, "validation"):
-            x, y = [value[0] for value in values], [value[1] for value in values]
-            ax.plot(x, y, label=row.get("name"), markersize=7, **look[row.get("name")])
-    heading(ax, "Validation accuracy", "after each epoch" + _of_first_seed(results))
-    _finish_curves(ax, 1, max(line.get_xdata()[-1] for line in ax.lines), "accuracy (0 to 1)")
+    for name, style in look.items():
+        if values := curve_of(results, name, "validation"):
+            epochs, accuracies, *_ = zip(*values)
+            ax.plot(epochs, accuracies, label=name, markersize=7, **style)
+    _finish_curves(ax, results, "Validation accuracy", "after each epoch", "accuracy (0 to 1)")
 
 
-def _finish_curves(ax, first: int, last: float, unit: str) -> None:
-    ax.set_xlim(first - 0.04 * (last - first) * first, last + 0.04 * (last - first))
+def _finish_curves(ax, results: dict, title: str, note: str, unit: str) -> None:
     ax.locator_params(axis="x", integer=True)
-    ax.set_xticks([tick for tick in ax.get_xticks() if first <= tick <= last])
     ax.set(xlabel="epoch", ylabel=unit)
     ax.grid()
-
-
-def _of_first_seed(results: dict) -> str:
-    """Logs are those of the first seed, whatever the rest of the picture shows."""
-    return ", first seed" if any(seeds_of(row) > 1 for row in results["models"]) else ""
+    several = any(seeds_of(row) > 1 for row in results["models"])
+    _heading(ax, title, note + ", first seed" * several)  # whatever the rest of the picture shows
 
 
 def reliability(ax, results: dict, look: dict) -> None:
     """Accuracy against mean confidence in each bin, of all seeds together; the area of a marker is the bin's share of
     the examples. Lines join the bins with at least 1 % of them: the others are noise."""
-    ax.plot([0, 1], [0, 1], color="#999999", linewidth=1, zorder=1)
+    lowest = min(confidence for row in results["models"] for _, confidence, _ in bins_of(row))
+    ax.plot([lowest, 1], [lowest, 1], color="#999999", linewidth=1, zorder=1)
     for row in results["models"]:
         if bins := bins_of(row):
             counts, confidences, accuracies = np.array(bins, dtype=float).T
@@ -227,10 +172,93 @@ def reliability(ax, results: dict, look: dict) -> None:
             ax.plot(confidences[joined], accuracies[joined], **line)
             area = 10 + 250 * shares
             ax.scatter(confidences, accuracies, area, style["color"], marker=style["marker"], alpha=0.8, linewidths=0)
-    classes = max((len(row["confusion"]) for row in results["models"] if row.get("confusion")), default=10)
-    lowest = int(10 / classes) / 10  # the largest of C probabilities is at least 1/C
-    bottom = min([lowest, *(bin[2] for row in results["models"] for bin in bins_of(row))]) - 0.03
-    ax.set(xlim=(lowest, 1.02), ylim=(bottom, 1.03), xlabel="confidence (0 to 1)", ylabel="accuracy (0 to 1)")
+    ax.set(xlabel="confidence (0 to 1)", ylabel="accuracy (0 to 1)")
     ax.grid()
     seeds = max(seeds_of(row) for row in results["models"])
-    heading(ax, "Reliability", "area: share of examples" + f", {seeds} seeds pooled" * (seeds > 1))
+    _heading(ax, "Reliability", "area: share of examples" + f", {seeds} seeds pooled" * (seeds > 1))
+
+
+# Shaded cells.
+
+
+def confusion(ax, results: dict, look: dict, row: dict) -> None:
+    """Counts, true label by predicted label, over seeds their mean, shaded by their share of the true label's
+    examples. The true labels have their names in the first matrix of a row."""
+    seeds, total = seeds_of(row), np.array(row["confusion"], dtype=float)
+    counts, labels = total / seeds, results.get("labels") or []  # results.json has the sum over seeds
+    names = [short(name, 14) for name in (labels if len(labels) == len(counts) else range(len(counts)))]
+    form = ("{:,.1f}" if (counts % 1).any() else "{:,.0f}").format
+    width = 800 / ax.get_gridspec().ncols / (len(counts) + 0.5)  # of a cell in points, roughly
+    shares = total / np.maximum(total.sum(axis=1, keepdims=True), 1)
+    _cells(ax, shares, ["white", look[row.get("name")]["color"]], (0, 1))
+    if len(counts) <= 10:
+        _write(ax, np.vectorize(form)(counts), width)
+    fontsize, upright = min(11, 0.8 * width), 6 * max(map(len, names)) > width
+    first = ax.get_subplotspec().is_first_col() or sum(bool(row.get("confusion")) for row in results["models"]) == 1
+    ax.set_xticks(range(len(counts)), names, fontsize=fontsize, rotation=90 if upright else 0)
+    ax.set_yticks(range(len(counts)), names if first else [""] * len(counts), fontsize=fontsize)
+    ax.set(xlabel="predicted label", ylabel="true label" if first else "")
+    note = f"mean of {seeds} seeds; " * (seeds > 1) + "shade: share of row"
+    _heading(ax, f"Confusion: {short(row.get('name'), 16)}", note)
+
+
+def sweep(ax, results: dict, look: dict, key: str) -> None:
+    """A figure of the validation split over alpha × T, on a scale that makes a small spread look small.
+
+    validation_ece: shaded from 0, which is perfect, to 0.2 or more.
+    validation_accuracy: shaded by the difference from the baseline's, which is written too in points, on a scale of at
+    least 5 points to either side: in the student's colour where that is better, in the baseline's where that is.
+    Without a baseline the median of the cells is in its place."""
+    cells, chosen = cells_of(results, key), results["sweep"].get("chosen") or {}
+    Ts, alphas = ([*sorted({cell[name] for cell in cells})] for name in ("T", "alpha"))
+    grid = np.full((len(alphas), len(Ts)), np.nan)
+    for cell in cells:
+        grid[alphas.index(cell["alpha"]), Ts.index(cell["T"])] = statistics.fmean(values_of(cell, key))
+    if key == "validation_ece":
+        title, note, top = "Sweep: validation ECE", "darker is worse", max(0.2, np.nanmax(grid))
+        colors, marks, form = ["white", "#333333"], {0: "0\nperfect", top: f"{top:.2g}"}, "{:.3f}".format
+    else:
+        # Training keeps the weights of the best epoch, in the baseline as in each cell.
+        baseline = [epoch[1] for epoch in curve_of(results, "baseline", "validation")]
+        middle, word = (max(baseline), "baseline") if baseline else (float(np.nanmedian(grid)), "median")
+        title, note = "Sweep: validation accuracy", f"and points above the {word}"
+        span = max(0.05, np.nanmax(np.abs(grid - middle)))
+        colors = [look[name]["color"] if name in look else GREY for name in ("baseline", "distilled")]
+        colors.insert(1, "white")
+        marks = {middle - span: f"{middle - span:.3f}", middle: f"{middle:.3f}\n{word}"}
+        marks[middle + span] = f"{middle + span:.3f}"
+        form = lambda value: f"{value:.3f}\n{100 * (value - middle):+z.1f}".replace("-", "−")  # noqa: E731
+    image = _cells(ax, grid, colors, (min(marks), max(marks)))
+    _write(ax, np.vectorize(form)(grid), 300 / len(Ts))
+    bar = ax.figure.colorbar(image, ax=ax, ticks=list(marks))
+    bar.set_ticklabels(list(marks.values()))
+    bar.outline.set_visible(False)
+    ax.set_xticks(range(len(Ts)), [f"{T:g}" for T in Ts])
+    ax.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
+    ax.set(xlabel="temperature T", ylabel="alpha")
+    if chosen.get("alpha") in alphas and chosen.get("T") in Ts:
+        x, y = Ts.index(chosen["T"]) - 0.5, alphas.index(chosen["alpha"]) - 0.5
+        ax.plot([x, x + 1, x + 1, x, x], [y, y, y + 1, y + 1, y], color="black", linewidth=3.5, clip_on=False)
+        note += "; framed: chosen"
+    _heading(ax, title, note)
+
+
+def _cells(ax, values, colors: list[str], limits: tuple[float, float]):
+    """Cells shaded from the first colour at the low limit to the last at the high one. Returns matplotlib's image."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    ax.spines[:].set_visible(True)
+    ax.tick_params(length=0)
+    colormap, (low, high) = LinearSegmentedColormap.from_list("", colors), limits
+    return ax.imshow(values, colormap, aspect="auto", vmin=low, vmax=high, alpha=0.85)  # full colour would be heavy
+
+
+def _write(ax, texts, width: float) -> None:
+    """A text in each cell, `width` points wide, of the image: in black or white, whichever stands out."""
+    (image,) = ax.images
+    for (y, x), text in np.ndenumerate(texts):
+        value, longest = image.get_array()[y, x], max(map(len, text.split("\n")))
+        if np.isfinite(value):
+            luminance = 0.15 + 0.85 * np.dot(image.to_rgba(value, alpha=1)[:3], (0.299, 0.587, 0.114))
+            style = {"fontsize": min(13, 1.4 * width / longest), "color": "white" if luminance < 0.55 else "black"}
+            ax.text(x, y, text, ha="center", va="center", **style)

@@ -1,7 +1,7 @@
 """The dashboard: one picture of everything in results.json, legible at README width (half its own).
 
-Here is the page: which panels, where, and the style. panels.py and matrices.py draw each of them. A panel without data
-is left out. matplotlib is optional, so it is imported where it is used.
+Here is the page: which panels, in which rows, and the style; panels.py draws each panel. A panel without data is left
+out. matplotlib is optional, so it is imported where it is used.
 """
 
 import math
@@ -12,37 +12,23 @@ from pathlib import Path
 from minikd.errors import MinikdError
 from minikd.files import atomic_file
 from minikd.report import panels
-from minikd.report.drawing import (
-    INK,
-    bins_of,
-    curve_of,
-    label_names,
-    looks,
-    losses,
-    seeds_of,
-    short,
-    upright,
-    values_of,
-)
-from minikd.report.matrices import cells_of, confusion, sweep_accuracy, sweep_ece
+from minikd.report.drawing import looks, short
+from minikd.report.figures import bins_of, cells_of, curve_of, lines_of, losses, values_of
+from minikd.report.tables import conditions
 
-WIDTH, DPI = 12.0, 150  # inches, as all lengths here
-TITLE, AROUND = 0.9, 1.4  # heights of the page's title, and of a panel's title, ticks and label
+WIDTH, DPI = 12.0, 150  # inches, as all heights here
 MANY_LABELS = 14  # from here on a confusion matrix needs half the width
 STYLE = {
     "font.size": 12,
     "axes.titlesize": 14,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelcolor": INK,
     "axes.edgecolor": "#999999",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "grid.color": "#E3E3E3",
     "lines.linewidth": 1.8,
-    "xtick.color": INK,
-    "ytick.color": INK,
     "xtick.labelsize": 11,
     "ytick.labelsize": 11,
     "legend.frameon": False,
@@ -74,95 +60,58 @@ def draw(results: dict):
         from matplotlib.figure import Figure  # pyplot would keep the figure and choose a backend for the user
 
         results = results | {"models": results.get("models") or []}
-        look = looks(row.get("name") for row in results["models"])
-        bands = [*_measures(results), *_curves(results), *_sweep(results)]
-        if not bands:
+        rows = _rows(results)
+        if not rows:
             raise MinikdError("results: no figures of models to draw; evaluate some models first")
-        heights = [TITLE, *(height for height, _ in bands)]
+        look = looks(row.get("name") for row in results["models"])
+        heights = [0.9, *(height for height, _ in rows)]
         figure = Figure(figsize=(WIDTH, sum(heights)))
         title, *parts = figure.subfigures(len(heights), 1, height_ratios=heights)
-        heading, settings = _title(results)
-        title.text(0.01, 0.6, heading, fontsize=18, weight="bold", va="center")
-        title.text(0.01, 0.2, settings, color=INK, va="center")
-        for part, (_, mosaic) in zip(parts, bands):
-            for drawer, ax in part.subplot_mosaic(mosaic).items():
-                drawer(ax, results, look)
+        data, *settings = conditions(results).split("; ")
+        title.text(0.01, 0.6, short(data, 70), fontsize=18, weight="bold", va="center")
+        title.text(0.01, 0.2, short(" · ".join(settings), 120), fontsize=11, va="center")
+        for part, (_, mosaic) in zip(parts, rows):
+            for panel, ax in part.subplot_mosaic(mosaic).items():
+                panel(ax, results, look)
         return figure
 
 
-def _title(results: dict) -> tuple[str, str]:
-    rows, arguments = results["models"], results.get("arguments") or {}
-    split = results.get("split") and f"{results['split']} split"
-    examples = results.get("examples") and f"{results['examples']:,} examples"
-    heading = ", ".join(short(text, 40) for text in (results.get("dataset"), split, examples) if text)
-    threads = results.get("threads") and f"{results['threads']} thread{'s' * (results['threads'] > 1)}"
-    seeds = results.get("seeds") or [arguments.get("seed")]
-    repeats = max(map(seeds_of, rows), default=1)
-    seed = f"mean ± std over {repeats} seeds" if repeats > 1 else None if seeds[0] is None else f"seed {seeds[0]}"
-    settings = [str(text) for text in (results.get("precision"), results.get("device"), threads, seed) if text]
-    return heading or "models", short(" · ".join(settings), 110)
-
-
-# The page's bands of panels: (height, mosaic of the functions that draw them).
-
-
-def _measures(results: dict) -> list[tuple]:
-    """What is measured of each model, one line per model: quality at the left, size above latency at the right."""
+def _rows(results: dict) -> list[tuple[float, list]]:
+    """The rows of the page: (height, mosaic of the functions that draw its panels)."""
     rows = results["models"]
 
-    def if_any(drawer, *keys):
-        return [drawer] * any(values_of(row, key) for row in rows for key in keys)
+    def if_any(panel, *keys):
+        return [[panel]] * any(values_of(row, key) for row in rows for key in keys)
 
-    left = if_any(panels.quality, "accuracy", "f1")
-    right = if_any(panels.size, "size_mb") + if_any(panels.latency, "latency_1_ms", "latency_ms")
-    columns = [column for column in (left, right) if column]
-    lines = max(1.5, len(rows)) * max(1, len(right)) + 2 * (len(right) < 2)
-    return [_band(columns, 0.42 * lines)] if columns else []
-
-
-def _curves(results: dict) -> list[tuple]:
-    """Training loss, one panel above the other where formulas differ; validation accuracy, if of more than one epoch;
-    reliability. Then the confusion matrices; a single small one has room beside the others."""
-    rows = results["models"]
-    loss = [partial(panels.loss, kind=kind) for kind in losses(results)]
-    columns = [loss] * bool(loss)
-    columns += [[panels.validation]] * any(len(curve_of(results, row, "validation")) > 1 for row in rows)
-    columns += [[panels.reliability]] * any(bins_of(row) for row in rows)
-    matrices = [row for row in rows if row.get("confusion")]
-    labels = max((len(row["confusion"]) for row in matrices), default=0)
-    if columns and len(matrices) == 1 and labels <= MANY_LABELS:
-        columns += [[partial(confusion, row=matrices.pop(), width=3.0, named=True)]]
-    keys = [(0.16 + 0.26 * math.ceil(len(rows) / 3), [[panels.key]])] * bool(columns)
-    curves = _wrapped(columns, 2 if len(columns) == 4 else 3, 2.9)
-    across = 2 if len(matrices) in (1, 2, 4) or labels > MANY_LABELS else 3
-    width = WIDTH / across - 1
-    names = label_names(results.get("labels"), labels)
-    height = 4.8 if labels > MANY_LABELS else min(2.9, max(1.5, 0.7 * labels))
-    height += 0.07 * max(map(len, names), default=0) * upright(names, width)
-    panel = partial(confusion, width=width)
-    matrices = [[partial(panel, row=row, named=i % across == 0)] for i, row in enumerate(matrices)]
-    return keys + curves + _wrapped(matrices, across, height)
+    measures = if_any(panels.quality, "accuracy", "f1") + if_any(panels.size, "size_mb")
+    measures += if_any(panels.latency, "latency_1_ms", "latency_ms")
+    loss = [partial(panels.loss, kind=kind) for kind in losses(results)]  # one above the other
+    curves = [loss] * bool(loss)
+    curves += [[panels.validation]] * any(len(curve_of(results, row.get("name"), "validation")) > 1 for row in rows)
+    curves += [[panels.reliability]] * any(bins_of(row) for row in rows)
+    keys = [[panels.key]] * bool(curves)
+    matrices = [[partial(panels.confusion, row=row)] for row in rows if row.get("confusion")]
+    labels = max((len(row["confusion"]) for row in rows if row.get("confusion")), default=0)
+    if curves and len(matrices) == 1:  # it has room beside the others
+        curves, matrices = curves + matrices, []
+    sweeps = [key for key in ("validation_accuracy", "validation_ece") if cells_of(results, key)]
+    alphas = {cell["alpha"] for key in sweeps for cell in cells_of(results, key)}
+    most = 2 if labels > MANY_LABELS else 3
+    return [
+        *_across(measures, 3, 1.7 + 0.5 * len(lines_of(results))),
+        *_across(keys, 1, 0.16 + 0.26 * math.ceil(len(rows) / 3)),
+        *_across(curves, most, max(4.2, 2.5 * len(loss))),
+        *_across(matrices, most, min(6.5, 1.9 + 0.5 * labels)),
+        *_across([[partial(panels.sweep, key=key)] for key in sweeps], 2, 1.6 + 0.6 * len(alphas)),
+    ]
 
 
-def _sweep(results: dict) -> list[tuple]:
-    drawers = [(sweep_accuracy, "validation_accuracy"), (sweep_ece, "validation_ece")]
-    columns = [[drawer] for drawer, key in drawers if cells_of(results, key)]
-    alphas = {cell["alpha"] for _, key in drawers for cell in cells_of(results, key)}
-    return [_band(columns, max(1.2, 0.55 * len(alphas)))] if columns else []
-
-
-def _wrapped(columns: list[list], across: int, height: float) -> list[tuple]:
-    """Bands of `across` columns; the last one is filled with blanks if there are others."""
-    blank = [["."]] * (-len(columns) % across) if len(columns) > across else []
-    columns = columns + blank
-    return [_band(columns[i : i + across], height) for i in range(0, len(columns), across)]
-
-
-def _band(columns: list[list], height: float) -> tuple[float, list[list]]:
-    """Columns side by side, each of one panel or several, one above the other, that share `height`."""
-    rows = max(map(len, columns))
-    mosaic = [[column[row % len(column)] for column in columns] for row in range(rows)]
-    return rows * AROUND + max(height, 1.1 * (rows - 1)), mosaic
+def _across(columns: list[list], most: int, height: float) -> list[tuple[float, list]]:
+    """Rows of at most `most` columns, each of one panel or several, one above the other; blanks fill the last row."""
+    across = 2 if len(columns) == 4 else min(most, len(columns)) or 1
+    columns = columns + [["."]] * (-len(columns) % across)
+    rows = [columns[i : i + across] for i in range(0, len(columns), across)]
+    return [(height, [[column[i % len(column)] for column in row] for i in range(max(map(len, row)))]) for row in rows]
 
 
 def _style():

@@ -2,12 +2,10 @@
 
 import statistics
 
-from minikd.report.drawing import three_digits
+from minikd.report.drawing import points, three_digits
 
-THREE_DIGITS = "three significant digits"  # in place of a format
-
-# key in results.json, heading, format; a line without any value is left out
-LINES = (
+# Key in results.json, heading, format (None: three significant digits). A line without any value is left out.
+MEASURES = (
     ("parameters", "parameters", "{:,.0f}"),
     ("trained_parameters", "trained parameters", "{:,.0f}"),
     ("size_mb", "weights, MiB", "{:.2f}"),
@@ -24,10 +22,10 @@ LINES = (
     ("temperature", "calibrating temperature", "{:.2f}"),
     ("ece_calibrated", "ECE, calibrated", "{:.4f}"),
     ("nll_calibrated", "negative log-likelihood, calibrated", "{:.4f}"),
-    ("latency_1_ms", "ms/sample, one at a time", THREE_DIGITS),
-    ("latency_ms", "ms/sample, in batches of 128", THREE_DIGITS),
-    ("batch_100_ms", "ms/batch of 100", THREE_DIGITS),
-    ("batch_128_ms", "ms/batch of 128", THREE_DIGITS),
+    ("latency_1_ms", "ms/sample, one at a time", None),
+    ("latency_ms", "ms/sample, in batches of 128", None),
+    ("batch_100_ms", "ms/batch of 100", None),
+    ("batch_128_ms", "ms/batch of 128", None),
     ("throughput", "samples/s, in batches of 100", "{:,.0f}"),
     ("peak_memory_mb", "peak memory of inference, MiB", "{:,.0f}"),
     ("training_minutes", "minutes of training", "{:,.1f}"),
@@ -35,6 +33,9 @@ LINES = (
     ("run_minutes", "minutes of the whole run", "{:,.1f}"),
     ("training_peak_mb", "peak memory of training alone, MiB", "{:,.0f}"),
     ("training_memory_mb", "peak memory of training, MiB", "{:,.0f}"),  # of older versions: with all the process held
+)
+# With the first model: meaningless where it is the only one, and empty in its own column.
+COMPARISONS = (
     ("accuracy_change", "change of accuracy, points", "{:+.2f}"),
     ("weighted_f1_change", "change of weighted F1, points", "{:+.2f}"),
     ("latency_1_change", "change of latency, one at a time", "{:+.0%}"),
@@ -49,90 +50,109 @@ LINES = (
     ("parameter_fraction", "share of parameters", "{:.1%}"),
     ("efficiency_ratio", "efficiency ratio", "{:.1%}"),
 )
+# Those that other lines imply: shown where asked for, or where a recipe's author published them.
+IMPLIED = {key for key, *_ in COMPARISONS if key.endswith("_change")} - {"accuracy_change"}
 # The figure of a sweep's cell by which each criterion chooses, and whether the lowest (1) or highest (-1) is best.
 BEST = {"accuracy": ("validation_accuracy", -1), "nll": ("validation_loss", 1), "ece": ("validation_ece", 1)}
-# What compares with the first model: meaningless where it is the only one, and says nothing in its own column.
-COMPARISONS = ("accuracy_change", "weighted_f1_change", "latency_1_change", "latency_change", "throughput_change",
-               "parameter_change", "size_change", "memory_change", "retention", "f1_retention", "speed_up",
-               "parameter_fraction", "efficiency_ratio")  # fmt: skip
-# Those that repeat what other lines tell: shown where asked for, or where a recipe's author printed them.
-REPEATED = ("weighted_f1_change", "latency_1_change", "latency_change", "throughput_change", "parameter_change",
-            "size_change", "memory_change")  # fmt: skip
+# What a quantised copy changes: words, key, format, unit.
+QUANTIZED = (
+    ("latency one at a time", "latency_1_change", "+z.0%", ""),
+    ("in batches of 100", "latency_change", "+z.0%", ""),
+    ("peak memory", "memory_change", "+z.0%", ""),
+    ("size", "size_change", "+z.0%", ""),
+    ("accuracy", "accuracy_change", "+z.2f", " points"),
+)
+
+
+def report(results: dict, keys: tuple[str, ...] = ()) -> str:
+    """The table (lines picked by `keys`), that of the sweep if there was one, and the notes, as Markdown."""
+    parts = [table(results, keys), *([sweep_table(results)] if results.get("sweep") else []), notes(results, keys)]
+    return "\n\n".join(parts)
 
 
 def table(results: dict, keys: tuple[str, ...] = ()) -> str:
     """The figures as a Markdown table that also reads well on screen: a line per figure, a column per model.
 
-    Lists of values (seeds) become mean ± std. Where a recipe was followed, what its author published stands at the
-    right, under "published". `keys` picks lines; none: all that have a value, but for repetitions.
+    Lists of values (seeds) become mean ± std. Where a recipe was followed, what its author published is at the right,
+    under "published". `keys` picks lines; without them: all that have a value, but for those that others imply.
     """
     rows = results["models"]
     published = results.get("published", {}).get("models", {})
-    published = {f"published {name}": values for name, values in published.items()}
-    lines = [["", *(row["name"].replace("|", "\\|") for row in rows), *published]]
-    for key, heading, form in LINES:
-        if (keys and key not in keys) or (key in COMPARISONS and len(rows) == 1):
-            continue
-        if key in REPEATED and not keys and not any(key in values for values in published.values()):
+    lines = [["", *(row["name"].replace("|", "\\|") for row in rows), *(f"published {name}" for name in published)]]
+    for key, heading, form in MEASURES + COMPARISONS * (len(rows) > 1):
+        theirs = [values.get(key, "–") for values in published.values()]
+        if key not in keys if keys else key in IMPLIED and set(theirs) <= {"–"}:
             continue
         if key == "trained_parameters" and all(row.get(key) in (None, row.get("parameters")) for row in rows):
             continue  # nothing was frozen
-        cells = ["–" if key in COMPARISONS and row is rows[0] else _cell(row.get(key), form) for row in rows]
-        cells += [values.get(key, "–") for values in published.values()]
-        if set(cells) != {"–"}:
-            lines.append([heading, *cells])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["| " + " | ".join(_pad(cell, width, i) for i, (cell, width) in enumerate(zip(line, widths))) + " |"
-            for line in lines]  # fmt: skip
-    rule = "|" + "|".join("-" * (width + 1) + ("-" if i == 0 else ":") for i, width in enumerate(widths)) + "|"
-    return "\n".join([text[0], rule, *text[1:]])
+        ours = [_cell(row.get(key), form) for row in rows]
+        if (key, heading, form) in COMPARISONS:
+            ours[0] = "–"
+        if {*ours, *theirs} != {"–"}:
+            lines.append([heading, *ours, *theirs])
+    first, *widths = (max(map(len, column)) for column in zip(*lines))
+    text = [
+        "| " + " | ".join([heading.ljust(first), *map(str.rjust, cells, widths)]) + " |" for heading, *cells in lines
+    ]
+    text.insert(1, f"|{'-' * (first + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths))
+    return "\n".join(text)
 
 
-def _pad(text: str, width: int, column: int) -> str:
-    return text.ljust(width) if column == 0 else text.rjust(width)
-
-
-def _cell(value, form: str) -> str:
+def _cell(value, form: str | None) -> str:
     if value is None:
         return "–"
+    show = form.format if form else three_digits
     if not isinstance(value, list):
-        return three_digits(value) if form == THREE_DIGITS else form.format(value)
-    mean = form.format(statistics.mean(value))
-    return mean if len(set(value)) == 1 else f"{mean} ± {form.format(statistics.stdev(value)).lstrip('+')}"
+        return show(value)
+    mean = show(statistics.mean(value))
+    return mean if len(set(value)) == 1 else f"{mean} ± {show(statistics.stdev(value)).lstrip('+')}"
+
+
+def sweep_table(results: dict) -> str:
+    """Validation accuracy and ECE (NLL, if that chose) of every pair of a sweep: a line per alpha, a column per T, the
+    chosen pair bold."""
+    sweep = results["sweep"]
+    choose = sweep.get("choose", "accuracy")  # results of before --choose have none
+    second, figure = ("NLL", "validation_loss") if choose == "nll" else ("ECE", "validation_ece")
+    found = {(cell["alpha"], cell["T"]): cell for cell in sweep["cells"]}
+    alphas, Ts = (list(dict.fromkeys(values)) for values in zip(*found))
+    lines = [[f"validation accuracy ({second}), chosen by {choose}", *(f"T {T:g}" for T in Ts)]]
+    lines += [["---", *("---:" for _ in Ts)]]
+    for alpha in alphas:
+        texts = {T: f"{found[alpha, T]['validation_accuracy']:.4f} ({found[alpha, T][figure]:.4f})" for T in Ts}
+        chosen = sweep["chosen"]["T"] if sweep["chosen"]["alpha"] == alpha else None
+        lines.append([f"alpha {alpha:g}", *(f"**{text}**" if T == chosen else text for T, text in texts.items())])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
     """The lines under the table: a warning where the split is too small, what the students started from, the simple
     baseline, the ceiling where it is known, significance, machine."""
     lines = []
-    if results.get("chance_margin"):
+    if margin := results.get("chance_margin"):
         lines.append(
             f"only {results['examples']} examples in the {_split(results)}, too few to tell models apart: "
-            f"chance alone moves an accuracy by up to ±{100 * results['chance_margin']:.0f} points (95%)"
+            f"chance alone moves an accuracy by up to ±{100 * margin:.0f} points (95%)"
         )
-    if results.get("first_weights"):
+    if first_weights := results.get("first_weights"):
         students = [row["name"] for row in results["models"] if row["name"] in ("distilled", "baseline")]
         lines.append(
-            f"{' and '.join(students)} start{'s' * (len(students) == 1)} from {results['first_weights']}"
+            f"{' and '.join(students)} start{'s' * (len(students) == 1)} from {first_weights}"
             + "; the baseline is trained on the labels alone" * ("baseline" in students)
         )
-    if results.get("bag_of_words"):
-        lines.append(
-            f"bag of words (logistic regression): accuracy {_cell(results['bag_of_words']['accuracy'], '{:.4f}')}"
-        )
-    if results.get("best_possible_accuracy"):
-        lines.append(f"best possible, from the known probabilities: accuracy {results['best_possible_accuracy']:.4f}")
+    if words := results.get("bag_of_words"):
+        lines.append(f"bag of words (logistic regression): accuracy {_cell(words['accuracy'], '{:.4f}')}")
+    if ceiling := results.get("best_possible_accuracy"):
+        lines.append(f"best possible, from the known probabilities: accuracy {ceiling:.4f}")
     if results.get("sweep"):
         lines.append(sweep_choice(results["sweep"]))
-    if names := results.get("trained_on"):
-        was, its = ("were", "their") if len(names) > 1 else ("was", "its")
-        lines.append(f"{', '.join(names)} {was} trained on a part of these examples: {its} figures are too optimistic")
-    if names := results.get("trained_on_another_version"):
-        was, its = ("were", "their") if len(names) > 1 else ("was", "its")
-        lines.append(
-            f"{', '.join(names)} {was} trained on another version of these data: {its} training texts may be in this "
-            f"split"
-        )
+    for key, what in (
+        ("trained_on", "a part of these examples: {} figures are too optimistic"),
+        ("trained_on_another_version", "another version of these data: {} training texts may be in this split"),
+    ):
+        if names := results.get(key):
+            was, its = ("were", "their") if len(names) > 1 else ("was", "its")
+            lines.append(f"{', '.join(names)} {was} trained on {what.format(its)}")
     if results.get("significance"):
         lines.append(sentence(results["significance"], too_few="chance_margin" in results))
     lines += quantization_changes(results.get("quantized", []), results["precision"])
@@ -142,60 +162,30 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
             "minutes of the whole run: those of this command, evaluation included"
             + f"; not in them, because earlier commands did it: {', '.join(found)}" * bool(found)
         )
-    if results.get("published"):
-        also = results["published"].get("also", "")
+    if published := results.get("published"):
         lines.append(
             "published: what the experiment's author printed, measured on other hardware with other weights"
-            + f"; also: {also}" * bool(also)
+            + f"; also: {published.get('also')}" * bool(published.get("also"))
         )
-    lines.append(conditions(results))
-    return "\n".join(lines)
-
-
-def sweep_table(results: dict) -> str:
-    """Validation accuracy and ECE (NLL, if that chose) of every pair of a sweep: a line per alpha, a column per T, the
-    chosen pair bold."""
-    cells, chosen = results["sweep"]["cells"], results["sweep"]["chosen"]
-    choose = results["sweep"].get("choose", "accuracy")  # results of before --choose have none
-    second, figure = ("nll", "validation_loss") if choose == "nll" else ("ece", "validation_ece")
-    found = {(cell["alpha"], cell["T"]): cell for cell in cells}
-    columns = list(dict.fromkeys(T for _, T in found))
-    heading = f"validation accuracy ({second.upper()}), chosen by {choose}"
-    lines = [[heading, *(f"T {T:g}" for T in columns)], ["---", *("---:" for _ in columns)]]
-    for alpha in dict.fromkeys(alpha for alpha, _ in found):
-        texts = []
-        for T in columns:
-            cell = found[alpha, T]
-            text = f"{cell['validation_accuracy']:.4f} ({cell[figure]:.4f})"
-            texts.append(f"**{text}**" if {"alpha": alpha, "T": T} == chosen else text)
-        lines.append([f"alpha {alpha:g}", *texts])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def report(results: dict, keys: tuple[str, ...] = ()) -> str:
-    """The table (lines picked by `keys`), that of the sweep if there was one, and the notes, as Markdown."""
-    parts = [table(results, keys), *([sweep_table(results)] if results.get("sweep") else []), notes(results, keys)]
-    return "\n\n".join(parts)
+    return "\n".join([*lines, conditions(results)])
 
 
 def conditions(results: dict) -> str:
     """Data, precision, machine and seeds of the figures, in one line."""
-    seeds = results.get("seeds") or [results["arguments"].get("seed")]
-    count, data = f"{results['examples']:,}", results["dataset"]
-    if results["arguments"].get("dataset") == "fpb":
-        agreement = results["arguments"]["fpb_agreement"]
+    arguments, first = results["arguments"], results["models"][0]
+    seeds = results.get("seeds") or [arguments.get("seed")]
+    data, split, examples = results["dataset"], results["split"], f"{results['examples']:,}"
+    if arguments.get("dataset") == "fpb":
+        agreement = arguments["fpb_agreement"]
         data += f" ({'all' if agreement == 'all' else f'at least {agreement}%'} agree)"
-    parts = [
-        (f"{data}, " if data else "")
-        + (f"all {count} examples" if results["split"] == "all" else f"{_split(results)} of {count}"),
-        f"{results['precision']} on {results['device']} ({results['threads']} threads)",
-        f"{len(seeds)} seeds, mean ± std" if len(seeds) > 1 else f"seed {seeds[0]}",
-    ]
-    tokens = results["models"][0].get("tokens_per_example")
-    if tokens:
-        longest = results["models"][0]["padded_tokens"]
-        parts.append(f"times on {tokens:.0f} tokens a text, in batches padded to {longest}")
-    return "; ".join(text for text in parts if text != "seed None")  # evaluate.py has no seed
+    which = f"all {examples} examples" if split == "all" else f"{_split(results)} of {examples}"
+    parts = [f"{data}, {which}" if data else which]
+    parts += [f"{results['precision']} on {results['device']} ({results['threads']} threads)"]
+    if seeds != [None]:  # evaluate.py has no seed
+        parts += [f"{len(seeds)} seeds, mean ± std" if len(seeds) > 1 else f"seed {seeds[0]}"]
+    if tokens := first.get("tokens_per_example"):
+        parts += [f"times on {tokens:.0f} tokens a text, in batches padded to {first['padded_tokens']}"]
+    return "; ".join(parts)
 
 
 def _split(results: dict) -> str:
@@ -209,67 +199,54 @@ def sentence(comparison: dict, name_a: str = "distilled", name_b: str = "baselin
     A record of several seeds without "method" is of an earlier version, which used a paired bootstrap: too narrow for a
     verdict. `too_few`: the examples allow none.
     """
-    low, high, seeds = comparison["low"], comparison["high"], len(comparison["seeds"])
+    low, high, seeds = points(comparison["low"]), points(comparison["high"]), len(comparison["seeds"])
     method = comparison.get("method", "paired bootstrap")
     over = f"{method} over {comparison['examples']:,} examples and {seeds} seed{'s' * (seeds > 1)}"
-    p_values = ", ".join("<0.001" if test["p"] < 0.001 else f"{test['p']:.3f}" for test in comparison["seeds"])
     verdict = "So few examples allow no verdict" if too_few else _verdict(comparison, name_a, name_b)
+    p_values = ", ".join("<0.001" if test["p"] < 0.001 else f"{test['p']:.3f}" for test in comparison["seeds"])
     return (
-        f"{name_a} − {name_b}: {_points(comparison['difference'])} points of accuracy "
-        f"({comparison['confidence']:.0%} interval {_points(low)} to {_points(high)}, {over}). "
+        f"{name_a} − {name_b}: {points(comparison['difference'])} points of accuracy "
+        f"({comparison['confidence']:.0%} interval {low} to {high}, {over}). "
         f"{verdict}; McNemar's p{' per seed' * (seeds > 1)}: {p_values}."
     )
 
 
 def _verdict(comparison: dict, name_a: str, name_b: str) -> str:
     """What the interval allows to say: of these two models with one seed, of such training runs with several."""
-    low, high, one_pair = comparison["low"], comparison["high"], len(comparison["seeds"]) == 1
-    if low <= 0 <= high:
-        if one_pair:
-            return "The interval includes 0: this test does not show which of this pair of models is better"
-        return "The interval includes 0: this test does not show that training runs like these make either better"
-    better = name_a if low > 0 else name_b
-    if not one_pair and "method" not in comparison:
-        return "The interval excludes 0, but a bootstrap of so few seeds is too narrow for a verdict"
+    one_pair, better = len(comparison["seeds"]) == 1, name_a if comparison["low"] > 0 else name_b
+    if comparison["low"] <= 0 <= comparison["high"]:
+        what = (
+            "which of this pair of models is better" if one_pair else "that training runs like these make either better"
+        )
+        return f"The interval includes 0: this test does not show {what}"
     if one_pair:
-        verdict = f"of this pair of models, {better} is the better one (other training runs may differ)"
-    else:
-        verdict = f"in training runs like these, {better} is better on average"
-    return f"The interval excludes 0: {verdict}"
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:+z.2f}".replace("-", "−")
+        return (
+            f"The interval excludes 0: of this pair of models, {better} is the better one (other training runs may "
+            f"differ)"
+        )
+    if "method" not in comparison:
+        return "The interval excludes 0, but a bootstrap of so few seeds is too narrow for a verdict"
+    return f"The interval excludes 0: in training runs like these, {better} is better on average"
 
 
 def sweep_choice(sweep: dict) -> str:
     """Which pair a sweep chose and by which figure; and those that the other figures favour, where they differ."""
-    cells, choose = sweep["cells"], sweep.get("choose", "accuracy")
-    pair = "alpha {alpha:g} and T {T:g}"
-    chosen, best = pair.format(**sweep["chosen"]), {name: pair.format(**_best(cells, name)) for name in BEST}
-    others = (f"; by {name}: {other}" for name, other in best.items() if other != chosen)
-    return f"{chosen} chosen on validation by {choose}, among {len(cells)} pairs of a sweep{''.join(others)}"
-
-
-def _best(cells: list[dict], name: str) -> dict:
-    key, sign = BEST[name]
-    return min(cells, key=lambda cell: (sign * cell[key], cell["validation_loss"]))
+    cells, pair = sweep["cells"], "alpha {alpha:g} and T {T:g}"
+    chosen, others = pair.format(**sweep["chosen"]), ""
+    for name, (key, sign) in BEST.items():
+        best = pair.format(**min(cells, key=lambda cell: (sign * cell[key], cell["validation_loss"])))  # noqa: B023
+        others += f"; by {name}: {best}" * (best != chosen)
+    by = sweep.get("choose", "accuracy")
+    return f"{chosen} chosen on validation by {by}, among {len(cells)} pairs of a sweep{others}"
 
 
 def quantization_changes(copies: list[dict], precision: str) -> list[str]:
     """A line for each quantised copy: what it changes against its original in `precision`; and a line on what
     experiment E5's author hoped for. [] where there are none."""
     lines = []
-    for changes in copies:
-        parts = [f"{words} {changes[key]:{form}}{unit}" for words, key, form, unit in (
-            ("latency one at a time", "latency_1_change", "+z.0%", ""),
-            ("in batches of 100", "latency_change", "+z.0%", ""),
-            ("peak memory", "memory_change", "+z.0%", ""),
-            ("size", "size_change", "+z.0%", ""),
-            ("accuracy", "accuracy_change", "+z.2f", " points"),
-        ) if changes[key] is not None]  # fmt: skip
-        lines.append(
-            f"{changes['name']} against {changes['original']} in {precision}: {', '.join(parts)}".replace(" -", " −")
-        )
+    for copy in copies:
+        parts = [f"{words} {copy[key]:{form}}{unit}" for words, key, form, unit in QUANTIZED if copy[key] is not None]
+        changes = f"{copy['name']} against {copy['original']} in {precision}: {', '.join(parts)}"
+        lines.append(changes.replace(" -", " −"))
     wish = "for comparison: the author of experiment E5 hoped for 30 % less latency and half the size"
     return [*lines, wish] if lines else []
