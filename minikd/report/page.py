@@ -18,8 +18,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from minikd.errors import MinikdError
 from minikd.files import atomic_write
@@ -37,16 +35,18 @@ def write_page(
     labels: tuple[str, ...],
     texts: list[str],
     true_labels: list[int],
-    models: dict[str, Tensor],
+    models: dict,
+    *,
     T: float = 1.0,
-    true_probabilities: Tensor | None = None,
+    true_probabilities=None,
     about: dict[str, str] | None = None,
 ) -> str:
     """Writes the page to `path`, atomically. Returns what its reader should know of its size; "" if nothing.
 
-    labels: the C names. texts, true_labels: N of each. models: name -> logits (N, C); the first is taken for the
-    teacher. T: the temperature at which the page opens. true_probabilities (N, C), where they are known, become one
-    more row, "truth", which the temperature does not change. about: name -> what to say of the model (`description`).
+    labels: the C names. texts, true_labels: N of each. models: name -> logits (N, C), a tensor or an array; the first
+    is taken for the teacher. T: the temperature at which the page opens. true_probabilities (N, C), where they are
+    known, become one more row, "truth", which the temperature does not change. about: name -> what to say of the model
+    (`description`).
 
     Raises MinikdError if a model's logits are not finite, ValueError for shapes, label ids or T that make no sense, and
     OSError if the file cannot be written.
@@ -55,19 +55,14 @@ def write_page(
         raise ValueError(f"the temperature T must be above 0, not {T}")
     if not models:
         raise ValueError("models: at least one is needed")
-    shape = (len(texts), len(labels))
-    ids = np.array(true_labels, dtype=np.int64)
-    if ids.shape != shape[:1] or ids.size and not 0 <= ids.min() <= ids.max() < len(labels):
+    shape, ids = (len(texts), len(labels)), np.array(true_labels, dtype=np.int64)
+    if ids.shape != shape[:1] or not np.isin(ids, range(len(labels))).all():
         raise ValueError(f"true_labels must be {shape[0]} ids from 0 to {shape[1] - 1}, one per text")
     tables = {name: _table(name, logits, shape) for name, logits in models.items()}
-    for name, logits in tables.items():
-        if not np.isfinite(logits).all():
-            broken = int(np.argmin(np.isfinite(logits).all(axis=1)))
-            raise MinikdError(f"{name}: its logits of example {broken} are not finite; the model cannot be shown")
-    parts = list(tables.values())
+    parts = [*tables.values(), ids.astype("<u4")]
     if true_probabilities is not None:
-        parts.append(_table("true_probabilities", true_probabilities, shape))
-    numbers = _packed(b"".join(part.tobytes() for part in [*parts, ids.astype("<u4")]))
+        parts.insert(-1, _table("true_probabilities", true_probabilities, shape))
+    numbers = _packed(b"".join(part.tobytes() for part in parts))
     template, look = TEMPLATE.read_text(encoding="utf-8"), looks(models)
     packed, note = _fitting(texts, disagreement(tables), LIMIT - len(numbers) - len(template.encode()) - 10_000)
     meta = {
@@ -85,9 +80,8 @@ def write_page(
     content = _fill(template, meta, numbers, packed)
     atomic_write(path, content)
     size = len(content.encode())
-    if size > LIMIT:
-        note += f"{'; ' if note else ''}{size / 1e6:.1f} MB, which a browser may be slow to open: show fewer models"
-    return note
+    large = f"{size / 1e6:.1f} MB, which a browser may be slow to open: show fewer models"
+    return "; ".join([note] * bool(note) + [large] * (size > LIMIT))
 
 
 def description(run: dict, layers: int, quantization: str | None = None) -> str:
@@ -106,11 +100,13 @@ def description(run: dict, layers: int, quantization: str | None = None) -> str:
 def disagreement(tables: dict[str, np.ndarray]) -> np.ndarray:
     """(N,) how far the two models that differ most are apart: the total variation distance ½ Σ |p − q| of their
     probabilities, 0 to 1. Of a single model: how unsure it is, 1 minus its largest probability."""
-    probs = [torch.from_numpy(logits).double().softmax(dim=-1) for logits in tables.values()]
+    probs = []
+    for logits in tables.values():
+        exp = np.exp(logits.astype(float) - logits.max(axis=1, keepdims=True))
+        probs.append(exp / exp.sum(axis=1, keepdims=True))
     if len(probs) == 1:
-        return 1 - probs[0].amax(dim=-1).numpy()
-    pairs = [(p - q).abs().sum(dim=-1) / 2 for i, p in enumerate(probs) for q in probs[:i]]
-    return torch.stack(pairs).amax(dim=0).numpy()
+        return 1 - probs[0].max(axis=1)
+    return np.max([np.abs(p - q).sum(axis=1) / 2 for i, p in enumerate(probs) for q in probs[:i]], axis=0)
 
 
 def _fitting(texts: list[str], order: np.ndarray, budget: int) -> tuple[str, str]:
@@ -118,29 +114,37 @@ def _fitting(texts: list[str], order: np.ndarray, budget: int) -> tuple[str, str
 
     A quarter of the room is for whole texts, of the examples that are highest in `order`; the others are truncated to
     one length. A truncated text is [its beginning, the length of the whole]."""
-    packed = _packed(_json(texts).encode("utf-8"))
+    packed, note = _packed(_json(texts).encode("utf-8")), ""
     lengths, ranked = np.array([len(text) for text in texts]), np.argsort(-order, kind="stable")
-    room, length, truncated = float(lengths.sum()), None, 0  # characters; characters; texts
+    room, length = float(lengths.sum()), 0  # characters
     while len(packed) > budget and length != SHORTEST:
         room *= max(0.02, 0.97 * budget / len(packed))
         whole = np.zeros(len(texts), dtype=bool)
         whole[ranked[np.cumsum(lengths[ranked]) <= room / 4]] = True
-        rest, left = lengths[~whole], room - lengths[whole].sum()
-        # The greatest length at which the rest takes no more than what is left.
-        longer = range(SHORTEST + 1, int(lengths.max()) + 1)
-        length = SHORTEST + bisect.bisect_right(longer, left, key=lambda n: np.minimum(rest, n).sum())  # noqa: B023
+        length = _length_that_fits(lengths[~whole], room - lengths[whole].sum())
         cut = ~whole & (lengths > length)
-        truncated = int(cut.sum())
         shown = [[text[:length], len(text)] if short else text for text, short in zip(texts, cut)]
         packed = _packed(_json(shown).encode("utf-8"))
-    note = f"{truncated:,} of {len(texts):,} texts are truncated to {length} characters to keep this page small"
-    return packed, note if truncated else ""
+        if cut.any():
+            note = f"{cut.sum():,} of {len(texts):,} texts are truncated to {length} characters to keep this page small"
+    return packed, note
 
 
-def _table(name: str, values: Tensor, shape: tuple[int, int]) -> np.ndarray:
+def _length_that_fits(lengths: np.ndarray, room: float) -> int:
+    """The greatest length to which texts of these lengths can be truncated to take no more than `room` together."""
+    longest = range(SHORTEST + 1, int(lengths.max(initial=SHORTEST)) + 1)
+    return SHORTEST + bisect.bisect_right(longest, room, key=lambda length: np.minimum(lengths, length).sum())
+
+
+def _table(name: str, values, shape: tuple[int, int]) -> np.ndarray:
+    """The values as float32 of this shape; refused if they are of another one or not finite."""
     if tuple(values.shape) != shape:
         raise ValueError(f"{name}: needs one row per text and one column per label, {shape}, not {tuple(values.shape)}")
-    return torch.as_tensor(values).detach().float().cpu().numpy().astype("<f4")
+    table = np.asarray(values, dtype="<f4")
+    finite = np.isfinite(table).all(axis=1)
+    if not finite.all():
+        raise MinikdError(f"{name}: its logits of example {finite.argmin()} are not finite; the model cannot be shown")
+    return table
 
 
 def _fill(template: str, meta: dict, numbers: str, texts: str) -> str:
