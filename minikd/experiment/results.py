@@ -67,8 +67,8 @@ def evaluate(
     their seed, as mean ± std. Where there are a "distilled" and a "baseline", whether they differ by more than chance.
 
     `costs`: also time and memory of their passes (some seconds for each), of a name's first model, as they do not
-    depend on weights. `cache`: keep tokens and logits in the user's cache. `progress`: show progress bars. The comparing
-    figures (`compare_with_first`) are with the first model. Raises MinikdError where labels differ.
+    depend on weights. `cache`: keep tokens and logits in the user's cache. `progress`: show progress bars. The
+    comparing figures (`compare_with_first`) are with the first model. Raises MinikdError where labels differ.
     """
     seeds = {name: [own] if isinstance(own, TextClassifier) else list(own) for name, own in models.items()}
     _check(seeds, split)

@@ -68,7 +68,8 @@ def draw(results: dict):
         figure = Figure(figsize=(WIDTH, sum(heights)))
         title, *parts = figure.subfigures(len(heights), 1, height_ratios=heights)
         data, *settings = conditions(results).split("; ")
-        title.text(0.01, 0.6, short(data, 70), fontsize=18, weight="bold", va="center")
+        heading = f"{short(data.removesuffix(' examples'), 60)} examples"
+        title.text(0.01, 0.6, heading, fontsize=18, weight="bold", va="center")
         title.text(0.01, 0.2, short(" · ".join(settings), 120), fontsize=11, va="center")
         for part, (_, mosaic) in zip(parts, rows):
             for panel, ax in part.subplot_mosaic(mosaic).items():
