@@ -19,6 +19,8 @@ from minikd.evaluation.significance import compare
 from minikd.experiment import readme
 from minikd.experiment.readme import readme_with_tables, without_paths
 from minikd.experiment.results import Results, complete, read_results
+from minikd.experiment.readme import readme_with_tables, without_paths
+from minikd.experiment.results import complete, read_results
 from minikd.report.tables import notes, report, table
 
 ROOT = Path(__file__).parents[1]
@@ -30,8 +32,8 @@ def test_the_readmes_tables_are_those_of_the_results_files():
 
 
 def results(*rows, **other):
-    return {"dataset": "sample", "split": "test", "examples": 2000, "precision": "fp32", "device": "cpu", "threads": 1,
-            "models": list(rows), "arguments": {"seed": 1}} | other  # fmt: skip
+    return complete({"dataset": "sample", "split": "test", "examples": 2000, "precision": "fp32", "device": "cpu",
+                     "threads": 1, "models": list(rows), "arguments": {"seed": 1}} | other)  # fmt: skip
 
 
 def sweep(pairs):
@@ -61,7 +63,14 @@ def test_a_table_gives_single_figures_as_they_are_and_seeds_as_mean_and_deviatio
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.00213, "0.00213"), (0.5, "0.500"), (9.999, "10.0"), (47.64, "47.6"), (1240.4, "1,240")],
+    [
+        (0.00213, "0.00213"),
+        (0.5, "0.500"),
+        (9.999, "10.0"),
+        (47.64, "47.6"),
+        (1240.4, "1,240"),
+        ([1.0, 2.0], "1.50 ± 0.707"),
+    ],
 )
 def test_times_have_three_significant_digits_and_no_exponent(value, text):
     assert text in table(results({"name": "student", "latency_ms": value}))
@@ -86,6 +95,9 @@ def test_notes_say_what_the_figures_rest_on():
     assert "other hardware" in notes(complete(own)) and "109,483,778" in notes(complete(own))
     own["arguments"]["dataset"] = "/films/imdb.csv"  # another corpus of that name
     assert "other hardware" not in notes(complete(own))
+    assert "other hardware" in notes(own) and "109,483,778" in notes(own)
+    other = {"recipe": "imdb-small", "dataset": "/films/imdb.csv"}  # another corpus of that name
+    assert "other hardware" not in notes(results({"name": "distilled"}, arguments=other))
 
 
 def test_a_sweep_leaves_a_table_with_its_choice():
@@ -152,6 +164,7 @@ def test_every_difference_that_an_author_printed_stands_beside_ours(recipe, head
     arguments = {"recipe": recipe, "dataset": RECIPES[recipe]["dataset"]}
     own = complete(results(E5, E5_STUDENT, arguments=arguments))
     header, *rest = cells(table(own))
+    header, *rest = cells(table(results(E5, E5_STUDENT, arguments=arguments)))
     lines = {line[0]: dict(zip(header, line)) for line in rest}
     assert (lines[heading]["distilled"], lines[heading]["published distilled"]) == (ours, published)
     assert published not in notes(own)
@@ -279,7 +292,7 @@ def test_a_broken_results_file_is_named(tmp_path):
         with pytest.raises(MinikdError, match="broken.json: is not a results file"):
             read_results(tmp_path / "broken.json")
     for models in ([], ["teacher"], [{"accuracy": 0.5}]):
-        (tmp_path / "broken.json").write_text(json.dumps(results() | {"models": models}))
+        (tmp_path / "broken.json").write_text(json.dumps(results({"name": "a"}) | {"models": models}))
         with pytest.raises(
             MinikdError, match="broken.json: is not a results file .its models must be a list of objects"
         ):

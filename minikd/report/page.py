@@ -10,7 +10,6 @@ accuracies, confusion matrices and filters are those of the whole split. The tex
 """
 
 import base64
-import bisect
 import gzip
 import hashlib
 import json
@@ -112,28 +111,20 @@ def disagreement(tables: dict[str, np.ndarray]) -> np.ndarray:
 def _fitting(texts: list[str], order: np.ndarray, budget: int) -> tuple[str, str]:
     """The texts, packed, in at most `budget` bytes if that can be, and what was done for it, in words.
 
-    A quarter of the room is for whole texts, of the examples that are highest in `order`; the others are truncated to
-    one length. A truncated text is [its beginning, the length of the whole]."""
-    packed, note = _packed(_json(texts).encode("utf-8")), ""
+    Those of the examples that are highest in `order` stay whole, the others are truncated to one length. A truncated
+    text is [its beginning, the length of the whole]."""
     lengths, ranked = np.array([len(text) for text in texts]), np.argsort(-order, kind="stable")
-    room, length = float(lengths.sum()), 0  # characters
-    while len(packed) > budget and length != SHORTEST:
-        room *= max(0.02, 0.97 * budget / len(packed))
-        whole = np.zeros(len(texts), dtype=bool)
-        whole[ranked[np.cumsum(lengths[ranked]) <= room / 4]] = True
-        length = _length_that_fits(lengths[~whole], room - lengths[whole].sum())
+    whole = np.zeros(len(texts), dtype=bool)
+    whole[ranked[np.cumsum(lengths[ranked]) <= budget / 8]] = True
+    packed, note, length = _packed(_json(texts).encode("utf-8")), "", int(lengths.max(initial=0))
+    while len(packed) > budget and length > SHORTEST:
+        length = max(SHORTEST, int(0.97 * length * budget / len(packed)))
         cut = ~whole & (lengths > length)
-        shown = [[text[:length], len(text)] if short else text for text, short in zip(texts, cut)]
+        shown = [[text[:length], len(text)] if long else text for text, long in zip(texts, cut)]
         packed = _packed(_json(shown).encode("utf-8"))
         if cut.any():
             note = f"{cut.sum():,} of {len(texts):,} texts are truncated to {length} characters to keep this page small"
     return packed, note
-
-
-def _length_that_fits(lengths: np.ndarray, room: float) -> int:
-    """The greatest length to which texts of these lengths can be truncated to take no more than `room` together."""
-    longest = range(SHORTEST + 1, int(lengths.max(initial=SHORTEST)) + 1)
-    return SHORTEST + bisect.bisect_right(longest, room, key=lambda length: np.minimum(lengths, length).sum())
 
 
 def _table(name: str, values, shape: tuple[int, int]) -> np.ndarray:

@@ -42,7 +42,7 @@ def quality(ax, results: dict, look: dict) -> None:
         left = max(left - 0.1, min(left, start + low))  # one of few seeds is huge
         right = min(right + 0.1, max(right, start + high))
     margin = 0.005 + max(0.04 - (right - left), 0.1 * (right - left)) / 2  # a small difference should look small
-    ax.set(xlim=(left - margin, right + margin), xlabel="score (0 to 1)")
+    ax.set(xlim=(left - margin, min(1.02, right + margin)), xlabel="score (0 to 1)")
     ax.locator_params(axis="x", nbins=5)
     _finish_lines(ax, results, "Quality", words)
 
@@ -256,9 +256,10 @@ def _cells(ax, values, colors: list[str], limits: tuple[float, float]):
 def _write(ax, texts, width: float) -> None:
     """A text in each cell, `width` points wide, of the image: in black or white, whichever stands out."""
     (image,) = ax.images
+    fontsize = min(13, 1.4 * width / max(len(line) for text in texts.flat for line in text.split("\n")))
     for (y, x), text in np.ndenumerate(texts):
-        value, longest = image.get_array()[y, x], max(map(len, text.split("\n")))
+        value = image.get_array()[y, x]
         if np.isfinite(value):
             luminance = 0.15 + 0.85 * np.dot(image.to_rgba(value, alpha=1)[:3], (0.299, 0.587, 0.114))
-            style = {"fontsize": min(13, 1.4 * width / longest), "color": "white" if luminance < 0.55 else "black"}
-            ax.text(x, y, text, ha="center", va="center", **style)
+            color = "white" if luminance < 0.55 else "black"
+            ax.text(x, y, text, ha="center", va="center", fontsize=fontsize, color=color)

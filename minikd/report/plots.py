@@ -93,16 +93,15 @@ def _rows(results: dict) -> list[tuple[float, list]]:
     keys = [[panels.key]] * bool(curves)
     matrices = [[partial(panels.confusion, row=row)] for row in rows if row.get("confusion")]
     labels = max((len(row["confusion"]) for row in rows if row.get("confusion")), default=0)
-    if curves and len(matrices) == 1:  # it has room beside the others
+    if curves and len(matrices) == 1 and labels <= MANY_LABELS:  # it has room beside the others
         curves, matrices = curves + matrices, []
     sweeps = [key for key in ("validation_accuracy", "validation_ece") if cells_of(results, key)]
     alphas = {cell["alpha"] for key in sweeps for cell in cells_of(results, key)}
-    most = 2 if labels > MANY_LABELS else 3
     return [
         *_across(measures, 3, 1.7 + 0.5 * len(lines_of(results))),
         *_across(keys, 1, 0.16 + 0.26 * math.ceil(len(rows) / 3)),
-        *_across(curves, most, max(4.2, 2.5 * len(loss))),
-        *_across(matrices, most, min(6.5, 1.9 + 0.5 * labels)),
+        *_across(curves, 3, max(4.2, 2.5 * len(loss))),
+        *_across(matrices, 2 if labels > MANY_LABELS else 3, min(6.5, 1.9 + 0.5 * labels)),
         *_across([[partial(panels.sweep, key=key)] for key in sweeps], 2, 1.6 + 0.6 * len(alphas)),
     ]
 
