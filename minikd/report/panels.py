@@ -260,6 +260,6 @@ def _write(ax, texts, width: float) -> None:
     for (y, x), text in np.ndenumerate(texts):
         value = image.get_array()[y, x]
         if np.isfinite(value):
-            luminance = 0.15 + 0.85 * np.dot(image.to_rgba(value, alpha=1)[:3], (0.299, 0.587, 0.114))
-            color = "white" if luminance < 0.55 else "black"
+            seen = 0.15 + 0.85 * np.array(image.to_rgba(value, alpha=1)[:3])
+            color = "white" if np.dot(seen**2.2, (0.2126, 0.7152, 0.0722)) < 0.18 else "black"  # by WCAG's luminance
             ax.text(x, y, text, ha="center", va="center", fontsize=fontsize, color=color)
