@@ -35,7 +35,7 @@ def quality(ax, results: dict, look: dict) -> None:
         color, baseline = look["distilled"]["color"], look["baseline"]["color"]
         style = {"linewidth": 6, "alpha": 0.4, "solid_capstyle": "butt", "label": "interval"}
         ax.plot([start + low, start + high], [y, y], color=color, **style)
-        ax.plot(start + difference, y, "o", color=color, markersize=8)
+        ax.plot(start + difference, y, "|", color=color, markersize=16, markeredgewidth=2)
         ax.plot([start] * 2, [list(look).index("baseline"), y + 0.35], color=baseline, linestyle=":", zorder=1)
         text = f"{lines[-1]['confidence']:.0%}: {points(low)} to {points(high)}"
         _at_right(ax, y, f"{points(difference)} points\n{text}")
