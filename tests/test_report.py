@@ -19,8 +19,6 @@ from minikd.evaluation.significance import compare
 from minikd.experiment import readme
 from minikd.experiment.readme import readme_with_tables, without_paths
 from minikd.experiment.results import Results, complete, read_results
-from minikd.experiment.readme import readme_with_tables, without_paths
-from minikd.experiment.results import complete, read_results
 from minikd.report.tables import notes, report, table
 
 ROOT = Path(__file__).parents[1]
