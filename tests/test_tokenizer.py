@@ -354,7 +354,7 @@ def test_encoding_is_flat_with_offsets_and_independent_of_the_neighbours(minilm)
 @pytest.mark.parametrize("max_length", [2, 1, 0, -5])
 def test_length_without_room_for_the_text_is_refused(minilm, max_length):
     message = refusal(load_tokenizer(minilm).encode, ["film"], max_length)
-    assert f"--max-length {max_length}: must be at least 3" in message
+    assert f"`max_length` {max_length}: must be at least 3" in message
 
 
 def test_encoding_does_not_change_the_tokenizer(minilm):
