@@ -58,7 +58,7 @@ TESTS = {
     "minikd/evaluation/memory.py": ["test_memory.py", "test_efficiency.py"],
     "minikd/evaluation/significance.py": ["test_significance.py", "test_comparison.py", "test_report.py"],
     "minikd/experiment/caches.py": ["test_caches.py", "test_teacher.py", "test_costs.py", *SCRIPTS],
-    "minikd/experiment/journal.py": ["test_files.py", "test_training.py", "test_runs.py", "test_scripts.py"],
+    "minikd/experiment/journal.py": ["test_tracking.py", "test_training.py", "test_runs.py", "test_scripts.py"],
     "minikd/experiment/labelling.py": ["test_labelling.py", "test_evaluate.py", "test_label_order.py",
                                        "test_own_data.py", *SCRIPTS],
     "minikd/experiment/lock.py": ["test_lock.py"],
