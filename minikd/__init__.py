@@ -1,7 +1,7 @@
 """minikd: knowledge distillation of BERT classifiers in plain PyTorch."""
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minikd.classifier import TextClassifier
@@ -27,7 +27,7 @@ _HOME = {
 }  # fmt: skip
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'minikd' has no attribute {name!r}")
     return getattr(importlib.import_module(f"minikd.{_HOME[name]}"), name)

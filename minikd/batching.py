@@ -41,7 +41,7 @@ class TokenizedSplit:
 
 
 class Batch(NamedTuple):
-    index: Tensor  # (B,) positions of the examples in their split
+    index: Tensor  # type: ignore[assignment]  # (B,) positions of the examples in their split
     input_ids: Tensor  # (B, N)
     attention_mask: Tensor | None  # (B, N), true at real tokens; None where nothing is padded
     labels: Tensor  # (B,)
@@ -56,10 +56,12 @@ def tokenize(texts: list[str], labels: list[int] | None, tokenizer: Tokenizer, m
     return tokenized_split(ids, offsets, labels, tokenizer, tokens_fingerprint(texts, tokenizer, max_length))
 
 
-def tokenized_split(ids, offsets, labels: list[int] | None, tokenizer: Tokenizer, key: str) -> TokenizedSplit:
+def tokenized_split(
+    ids: np.ndarray, offsets: np.ndarray, labels: list[int] | None, tokenizer: Tokenizer, key: str
+) -> TokenizedSplit:
     """The split of tokens that are there already; `key` is their `tokens_fingerprint`."""
-    labels = np.zeros(len(offsets) - 1, dtype=np.int64) if labels is None else np.array(labels, dtype=np.int64)
-    return TokenizedSplit(ids, offsets, labels, tokenizer.pad_token_id, fingerprint(key, labels))
+    label_ids = np.zeros(len(offsets) - 1, dtype=np.int64) if labels is None else np.array(labels, dtype=np.int64)
+    return TokenizedSplit(ids, offsets, label_ids, tokenizer.pad_token_id, fingerprint(key, label_ids))
 
 
 def tokens_fingerprint(texts: list[str], tokenizer: Tokenizer, max_length: int) -> str:
@@ -111,15 +113,15 @@ def make_batches(split: TokenizedSplit, plan: list[np.ndarray], device: torch.de
     """The batches of a plan, on `device`. For CUDA they are copied from pinned memory, one batch ahead of their use."""
     if device.type != "cuda":
         for index in plan:
-            yield Batch(*(None if t is None else t.to(device) for t in collate(split, index, device)))
+            yield Batch(*(None if t is None else t.to(device) for t in collate(split, index, device)))  # type: ignore[arg-type]
         return
     ahead = None
     for index in plan:
         batch = collate(split, index, device)
-        batch = Batch(*(None if t is None else t.pin_memory().to(device, non_blocking=True) for t in batch))
+        pinned = [None if t is None else t.pin_memory().to(device, non_blocking=True) for t in batch]
         if ahead is not None:
             yield ahead
-        ahead = batch
+        ahead = Batch(*pinned)  # type: ignore[arg-type]
     if ahead is not None:
         yield ahead
 

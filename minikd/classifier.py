@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ class TextClassifier:
         seed: int = 42,
         device: str = "auto",
         precision: str = "auto",
-        **shape,
+        **shape: Any,
     ) -> "TextClassifier":
         """A new classifier of random weights, whose vocabulary is learned from `texts`.
 

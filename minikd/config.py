@@ -4,6 +4,7 @@ The two families differ in four points of behaviour, each of which is a field or
 needs one encoder only. Their config.json is read and written in `minikd/checkpoints/config_json.py`.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from minikd.errors import MinikdError
@@ -37,7 +38,7 @@ class EncoderConfig:
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # id2label in the file
     quantization: str | None = None  # "int8" or "int4" (quantize.py); quantization_config in the file
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             wanted = type(getattr(EncoderConfig, name))
             if name == "pad_token_id" and value is None:
@@ -85,7 +86,7 @@ class EncoderConfig:
         """The dropout between the pooled [CLS] vector and the classifier."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
-    def with_labels(self, labels) -> "EncoderConfig":
+    def with_labels(self, labels: Iterable[str]) -> "EncoderConfig":
         return replace(self, labels=tuple(labels))
 
 

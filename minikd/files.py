@@ -6,8 +6,10 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 
 class CleanUp(ExitStack):
@@ -16,7 +18,7 @@ class CleanUp(ExitStack):
     The failed clean-up is added to that error as a note. Where there is no other error, its own is raised.
     """
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool | None:
         try:
             return super().__exit__(kind, error, traceback)
         except BaseException as second:
@@ -27,7 +29,7 @@ class CleanUp(ExitStack):
 
 
 @contextmanager
-def atomic_file(path):
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """Yields a binary file that takes the name `path` when the block ends, and only if it ends well.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and then take the name in one step
@@ -52,18 +54,18 @@ def atomic_file(path):
         raise
 
 
-def atomic_write(path, content: bytes | str) -> None:
+def atomic_write(path: str | Path, content: bytes | str) -> None:
     """Writes `content` to `path`, all of it or nothing. Raises OSError."""
     with atomic_file(path) as file:
         file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
 
 
-def write_json(path, value) -> None:
+def write_json(path: str | Path, value: Any) -> None:
     """Writes `value` as indented JSON, atomically. Raises OSError; ValueError or TypeError if JSON cannot hold it."""
     atomic_write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def write_rows(path, rows: list[dict]) -> None:
+def write_rows(path: str | Path, rows: list[dict]) -> None:
     """Writes `rows`, all with the same keys, to a .jsonl file or else as CSV, atomically. Raises OSError."""
     if Path(path).suffix.lower() == ".jsonl":
         atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -76,7 +78,7 @@ def write_rows(path, rows: list[dict]) -> None:
     atomic_write(path, text.getvalue())
 
 
-def fingerprint(*parts) -> str:
+def fingerprint(*parts: Any) -> str:
     """SHA-256 of `parts` (bytes, str, or anything with the buffer protocol), each preceded by its length."""
     digest = hashlib.sha256()
     for part in parts:

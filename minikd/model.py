@@ -83,7 +83,7 @@ class SelfAttention(nn.Module):
                 scores = q @ k.transpose(-2, -1) * scale  # (B, A, N, N)
                 masked = scores if mask is None else scores + bias
             else:  # product, scale and mask in one operation
-                bias = q.new_zeros(()) if mask is None else bias.expand(-1, self.num_heads, -1, -1).flatten(0, 1)
+                bias = q.new_zeros(()) if bias is None else bias.expand(-1, self.num_heads, -1, -1).flatten(0, 1)
                 masked = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).transpose(-2, -1), alpha=scale)
                 masked = masked.unflatten(0, q.shape[:2])
             probs = masked.softmax(dim=-1).type_as(v)
@@ -117,7 +117,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.intermediate(x)
         in_place = None if torch.is_grad_enabled() else hidden  # no gradient, no need to keep GELU's input
-        return self.output(F.gelu(hidden, out=in_place))
+        return self.output(F.gelu(hidden, out=in_place))  # type: ignore[call-arg]
 
 
 class EncoderLayer(nn.Module):

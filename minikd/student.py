@@ -46,7 +46,7 @@ def plan_student(
     if init not in ("auto", "teacher", "pretrained", "random"):
         raise MinikdError(f"`init` {init!r}: must be auto, teacher, pretrained or random")
     named = None if isinstance(layers, int) else list(layers)
-    count = layers if named is None else len(named)
+    count = layers if isinstance(layers, int) else len(layers)
     if hidden and hidden != teacher.hidden_size:
         config = bert_like(hidden, count, teacher)
     elif bert_vocabulary and teacher.hidden_size == 768 and count == 4 and not (hidden or named or init == "teacher"):
@@ -115,7 +115,7 @@ def student_from_teacher(teacher: Classifier, layers: list[int], seed: int) -> C
 
 def has_bert_vocabulary(tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer has the vocabulary of bert-base-uncased, token by token."""
-    lines = "".join(f"{token}\n" for token in sorted(tokenizer.vocab, key=tokenizer.vocab.get))
+    lines = "".join(f"{token}\n" for token in sorted(tokenizer.vocab, key=lambda token: tokenizer.vocab[token]))
     return hashlib.sha256(lines.encode()).hexdigest() == PRETRAINED_VOCABULARY
 
 

@@ -91,9 +91,9 @@ def bert_wordpiece(vocab: dict[str, int], settings: dict, added: Sequence[AddedT
 
 
 def train_wordpiece(texts: list[str], vocab_size: int) -> Tokenizer:
-    """A new uncased vocabulary of at most `vocab_size` entries, learned from `texts`. The same texts give the same vocabulary."""
+    """A new uncased vocabulary of at most `vocab_size` entries, learned from `texts`; the same texts give the same."""
     backend = bert_wordpiece({}, {})
-    words = set()
+    words: set[str] = set()
     for text in texts:
         words.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)))
     letters = sorted({word[0] for word in words} | {f"##{letter}" for word in words for letter in word[1:]})

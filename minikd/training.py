@@ -8,10 +8,10 @@ nothing and writes nothing: `fit` is a generator, and whoever iterates over it l
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, fields
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from minikd.model import Classifier
 from minikd.used_rows import only_used_rows
 
 
-def setting(default, help: str, least: float = 0, most: float = math.inf, above: float | None = None):
+def setting(default: Any, help: str, least: float = 0, most: float = math.inf, above: float | None = None) -> Any:
     """A field of `TrainConfig`: its default, its help text, and its range, [least, most] or (above, most].
 
     The scripts make their flags from these fields.
@@ -51,9 +51,12 @@ class TrainConfig:
     )
     seed: int = setting(42, "initial weights, order of batches, dropout; the split never changes")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for one in fields(self):
-            value, least, most, above = getattr(self, one.name), *map(one.metadata.get, ("least", "most", "above"))
+            value, least, most, above = (
+                getattr(self, one.name),
+                *map(one.metadata.__getitem__, ("least", "most", "above")),
+            )
             kinds = (int,) if one.type is int else (int, float)
             fits = isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most
             if not fits or math.isinf(value) or (above is not None and value <= above):
@@ -125,7 +128,7 @@ def fit(
     precision: str = "fp32",
     compile: bool = False,
     saved: dict | None = None,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Trains `model` in place. At the end it has the weights of the epoch with the best validation accuracy (ties:
     the lower loss).
 
@@ -172,6 +175,7 @@ def fit(
             state.seconds = 0.0
             yield Progress(state, total_steps, epoch + 1, lr, last, 0, 0, state.history[-1])
 
+        assert state.best is not None  # there was at least one epoch
         model.load_state_dict(state.best["weights"])
 
 
@@ -189,7 +193,8 @@ def training_step(
     loss, a scalar on the device."""
     for parameters in state.optimizer.param_groups:
         parameters["lr"] = lr
-    examples, step_loss = sum(len(batch.index) for batch in batches), 0.0
+    examples = sum(len(batch.index) for batch in batches)
+    step_loss: Any = 0.0
     for batch in batches:
         with autocast(device, precision):
             logits = forward(batch.input_ids, batch.attention_mask).logits
@@ -225,7 +230,7 @@ def clip_gradients(optimizer: torch.optim.AdamW, max_norm: float) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters])  # foreach where the device has it: mps does not
     if optimizer.defaults["fused"]:
-        optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1)
+        optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1)  # type: ignore[attr-defined]
     else:
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
 

@@ -272,7 +272,7 @@ BAD_FILES = {
     "very long open quotation": ("a.csv", 'text,label\n"y,1\n' + "z,0\n" * 40_000, ["line 2", "quotation mark"]),
     "not UTF-8": ("a.csv", b"text,label\nx,1\ncaf\xe9,1\n", ["line 3", "not UTF-8", "0xe9"]),
     "not UTF-8 after a mark": ("a.csv", b"\xef\xbb\xbftext,label\nx\xff,1\n", ["line 2", "not UTF-8", "0xff"]),
-    "UTF-16 without a mark": ("a.csv", "text,label\nx,1\n".encode("utf-16-le"), ["line 1", "NUL", "--encoding"]),
+    "UTF-16 without a mark": ("a.csv", "text,label\nx,1\n".encode("utf-16-le"), ["line 1", "NUL", "`encoding`"]),
     "UTF-16, cut": ("a.csv", "text,label\nx,1\n".encode("utf-16")[:-1], ["line 2", "not utf-16"]),
     "NUL": ("a.csv", "text,label\nx,1\ny\0,1\n", ["line 3", "NUL"]),
     "one class": ("a.csv", csv_of(labels=("good",)), ["'good'", "at least two"]),
@@ -528,7 +528,7 @@ def test_fpb_reads_latin_1_splits_at_the_last_at_sign_and_keeps_repeated_sentenc
 
 def test_fpb_with_other_content_is_refused(tmp_path):
     folder = tmp_path / "FinancialPhraseBank-v1.0"
-    assert "--fpb-agreement 60" in refusal(load_dataset, "fpb", tmp_path, agreement="60")
+    assert "`agreement` 60" in refusal(load_dataset, "fpb", tmp_path, agreement="60")
     write(folder / "Sentences_AllAgree.txt", fpb_file(2263))
     assert "2,263 sentences" in refusal(load_dataset, "fpb", tmp_path, agreement="all")
     assert "no Sentences_50Agree.txt" in refusal(load_dataset, "fpb", tmp_path)

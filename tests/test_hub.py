@@ -122,7 +122,7 @@ def test_the_folder_of_a_run_that_was_killed_is_answered_with_resume(left, tmp_p
     (tmp_path / left).mkdir()
     assert refusal(is_fine_tuned, tmp_path) == (
         f"{tmp_path}: has no model.safetensors or pytorch_model.bin, only what a killed run left; run the same command "
-        f"with --resume"
+        f"with `resume`"
     )
 
 

@@ -95,19 +95,19 @@ def test_the_exact_name_wins_over_another_case(tmp_path, expected):
         (
             ("review", "stars"),
             {},
-            ["no text column", "no label column", "'review', 'stars'", "--text-column NAME and --l"],
+            ["no text column", "no label column", "'review', 'stars'", "`text_column` NAME and `l"],
         ),
-        (("review", "label"), {}, ["no text column", "'review', 'label'", "give --text-column NAME"]),
-        (("text", "stars"), {}, ["no label column", "'text', 'stars'", "--label-column"]),
-        (("text", "sentence"), {}, ["more than one text column", "--text-column"]),
+        (("review", "label"), {}, ["no text column", "'review', 'label'", "give `text_column` NAME"]),
+        (("text", "stars"), {}, ["no label column", "'text', 'stars'", "`label_column`"]),
+        (("text", "sentence"), {}, ["more than one text column", "`text_column`"]),
         (("text", "text"), {}, ["more than one text column"]),
-        (("text", "label"), {"text_column": "review"}, ["'review'", "--text-column", "'text', 'label'"]),
-        (("text", "label"), {"label_column": "stars"}, ["'stars'", "--label-column", "'text', 'label'"]),
-        (("text", "label"), {"label_column": "text"}, ["--label-column", "text column"]),
+        (("text", "label"), {"text_column": "review"}, ["'review'", "`text_column`", "'text', 'label'"]),
+        (("text", "label"), {"label_column": "stars"}, ["'stars'", "`label_column`", "'text', 'label'"]),
+        (("text", "label"), {"label_column": "text"}, ["`label_column`", "text column"]),
         (TEXTS[:2], {}, ["line 1, which must name the columns"]),
     ],
 )
-def test_a_header_without_the_columns_is_refused_with_the_names_it_has_and_the_flag(tmp_path, names, options, words):
+def test_a_header_without_the_columns_is_refused_with_the_names_it_has_and_the_setting(tmp_path, names, options, words):
     path = write(tmp_path / "own.csv", table(names=names))
     message = refusal(path, **options)
     assert all(word in message for word in [str(path), *words]), message
@@ -116,7 +116,7 @@ def test_a_header_without_the_columns_is_refused_with_the_names_it_has_and_the_f
 def test_columns_cannot_be_named_for_a_corpus_with_its_own_reader(tmp_path):
     for flag in ("text_column", "label_column", "encoding"):
         message = refusal("imdb", tmp_path, **{flag: "utf-8"})
-        assert f"--{flag.replace('_', '-')}" in message and "imdb" in message
+        assert f"`{flag}`" in message and "imdb" in message
 
 
 # --- delimiters -----------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_half_a_surrogate_pair_is_refused_with_its_line(tmp_path, encoding, half
 def test_other_bytes_than_utf_8_are_refused_with_the_flag_that_reads_them(tmp_path):
     path = write(tmp_path / "own.csv", table().encode("cp1252"))
     message = refusal(path)
-    assert f"{path}, line 2: " in message and "0xe9" in message and "--encoding cp1252" in message
+    assert f"{path}, line 2: " in message and "0xe9" in message and "`encoding` cp1252" in message
 
 
 def test_bytes_that_the_encoding_lacks_are_refused_with_its_name(tmp_path):
@@ -261,11 +261,11 @@ def test_labels_that_differ_in_case_alone_and_nan_are_warned_of(tmp_path, capsys
 # --- labels ---------------------------------------------------------------------------------------
 
 REFUSED = {
-    "fractions": (labelled("3.7", "1", "4.25"), ["line 2", "'3.7'", "fraction", "--label-column"]),
+    "fractions": (labelled("3.7", "1", "4.25"), ["line 2", "'3.7'", "fraction", "`label_column`"]),
     "fractions with a decimal comma": (labelled("3,7", "2,5"), ["line 2", "'3,7'", "fraction"]),
     "scientific numbers": (labelled("1e-3", "2e-3"), ["line 2", "'1e-3'", "fraction"]),
     "a label for each text": (labelled(*map(str, range(0, 400, 5)), repeat=1), ["80 different labels", "80 rows"]),
-    "columns exchanged": (table([(label, text) for text, label in ROWS]), ["40 different labels", "--label-column"]),
+    "columns exchanged": (table([(label, text) for text, label in ROWS]), ["40 different labels", "`label_column`"]),
     "JSON lists": (labelled("good", '["good", "fast"]'.replace('"', '""')), ["line 3", "several labels"]),
     "Python lists": (labelled("['a']", "['b']"), ["line 2", "several labels"]),
     "multi-hot": (labelled("[0 1 1]", "[1 0 0]"), ["line 2", "several labels"]),

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from minikd.datasets import Dataset, Split
-from minikd.datasets.splits import assemble, containment_groups, divide, identity, words_of
+from minikd.datasets.containment import containment_groups, identity, words_of
+from minikd.datasets.splits import assemble, divide
 from minikd.errors import MinikdError
 
 SEEDS = range(20)

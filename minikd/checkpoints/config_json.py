@@ -34,7 +34,7 @@ IMPLEMENTED = {
 
 
 def config_from_json(fields: dict) -> EncoderConfig:
-    """The shape that the fields of a config.json describe. Fields that do not change a classifier's computation are ignored.
+    """The shape that the fields of a config.json describe; those that do not change a classifier's logits are ignored.
 
     Raises MinikdError naming the field for anything that minikd does not implement.
     """

@@ -139,7 +139,7 @@ def _weights_file(folder: Path) -> Path:
     if (folder / ".partial").exists() or (folder / ".finished").exists():
         raise MinikdError(
             f"{folder}: has no model.safetensors or pytorch_model.bin, only what a killed run left; run the same "
-            f"command with --resume"
+            f"command with `resume`"
         )
     raise MinikdError(f"{folder}: has no model.safetensors or pytorch_model.bin; a model folder needs one of them")
 

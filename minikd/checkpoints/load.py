@@ -20,8 +20,8 @@ def load_classifier(
     label_order: Sequence[str] | None = None,
     on_validation: Callable[[Classifier, Tokenizer], tuple[Tensor, Tensor]] | None = None,
 ) -> tuple[Classifier, Tokenizer]:
-    """The model, quantised or not, and the tokenizer of a folder of Hugging Face's layout, of a folder of LoRA adapters,
-    or of a name on the hub.
+    """The model, quantised or not, and the tokenizer of a folder in Hugging Face's layout, of a folder of LoRA
+    adapters, or of a name on the hub.
 
     With `labels`, a bare encoder gets a new head, and the outputs of a head that is there are put into this order
     (`match_labels`, which explains the other two). Raises MinikdError.

@@ -104,8 +104,8 @@ def _part(tensor: Tensor, third: int | None) -> Tensor:
 def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
     """Copies tensors under Hugging Face's names into `model`, all of them or none.
 
-    Returns (our names of head tensors that the file lacks, names in the file that were ignored). Raises MinikdError that
-    names the tensors where one is unknown, missing or of another shape.
+    Returns (our names of head tensors that the file lacks, names in the file that were ignored). Raises MinikdError
+    that names the tensors where one is unknown, missing or of another shape.
     """
     prefix = f"{model.config.model_type}."
     rename = {}  # the name in our table -> the name in the file
@@ -155,9 +155,9 @@ def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) ->
     """A classifier from a folder in Hugging Face's layout, or from a name on its hub.
 
     `labels`: those of a new head, where the file has none. A head in the file keeps its own labels and their order
-    (label_order.py brings them into the data's). Prints one line that says what was loaded. Raises MinikdError that names
-    the file and the field or tensor for everything that does not fit, and for a quantised model, which can be neither
-    trained nor taken layers from, unless it `may_be_quantized`.
+    (label_order.py brings them into the data's). Prints one line that says what was loaded. Raises MinikdError that
+    names the file and the field or tensor for everything that does not fit, and for a quantised model, which can be
+    neither trained nor taken layers from, unless it `may_be_quantized`.
     """
     folder = model_folder(name_or_dir)
     path, tensors = read_tensors(folder)

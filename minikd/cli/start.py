@@ -20,7 +20,7 @@ from minikd.inference import choose_device, choose_precision
 from minikd.techniques.lora import TARGETS, LoRA
 from minikd.training import TrainConfig
 
-FLAGS = {"run_dir": "output-dir"}  # settings whose flag has another name
+FLAGS = {"run_dir": "output-dir", "agreement": "fpb-agreement"}  # settings whose flag has another name
 
 
 def fill_defaults(args: argparse.Namespace) -> None:

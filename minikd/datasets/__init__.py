@@ -1,6 +1,7 @@
 """The corpora: each loader returns a `Dataset` of three splits of plain texts and label ids."""
 
 import os
+from collections.abc import Sequence
 
 from minikd.datasets.rows import Layout
 from minikd.datasets.splits import Dataset, Split, data_fingerprint
@@ -10,14 +11,14 @@ __all__ = ["Dataset", "Split", "data_fingerprint", "load_dataset"]
 
 
 def load_dataset(
-    name_or_path,
-    data_dir="data",
+    name_or_path: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] = "data",
     *,
-    agreement="50",
-    text_column=None,
-    label_column=None,
-    encoding=None,
-    model_labels=None,
+    agreement: str = "50",
+    text_column: str | None = None,
+    label_column: str | None = None,
+    encoding: str | None = None,
+    model_labels: Sequence[str] | None = None,
 ) -> Dataset:
     """The corpus called imdb, sst2, fpb or sample, or the user's own data at a path (see minikd/datasets/own.py).
 
@@ -33,7 +34,7 @@ def load_dataset(
     if name in ("sample", "imdb", "sst2", "fpb"):
         for field, value in vars(layout).items():
             if value is not None:
-                raise MinikdError(f"--{field.replace('_', '-')}: {name} is read as its authors wrote it; leave it out")
+                raise MinikdError(f"`{field}`: {name} is read as its authors wrote it; leave it out")
     if name == "sample":
         from minikd.datasets import sample
 
@@ -45,5 +46,5 @@ def load_dataset(
     if name == "fpb":
         return fpb.load(data_dir, agreement)
     if not os.path.exists(name):
-        raise MinikdError(f"--dataset {name}: no such file or folder, and none of the names imdb, sst2, fpb, sample")
+        raise MinikdError(f"`dataset` {name}: no such file or folder, and none of the names imdb, sst2, fpb, sample")
     return own.load(name, layout, model_labels)

@@ -27,7 +27,7 @@ def check_classes(rows: list[Row], where) -> None:
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row.label, row)
-    remedy = "give each text one class (rename classes that only look so), or name another column by --label-column"
+    remedy = "give each text one class (rename classes that only look so), or name another column by `label_column`"
     fraction = next((row for row in first.values() if not WHOLE.fullmatch(row.label)), None)
     if fraction and all(NUMBER.fullmatch(label) for label in first):
         what = f"the label {fraction.label!r} is a number with a fraction, as of a quantity to predict"

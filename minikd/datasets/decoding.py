@@ -29,19 +29,19 @@ def decode(content: bytes, where, encoding: str | None) -> str:
         # error.object and not content: the codec counts its positions after the mark
         line = error.object[: error.start].decode(error.encoding, "ignore").count("\n") + 1
         name = "UTF-8" if error.encoding == "utf-8" else used
-        remedy = "give its encoding (--encoding cp1252 is Excel's in Western Europe) or save it as UTF-8"
+        remedy = "give its encoding (`encoding` cp1252 is Excel's in Western Europe) or save it as UTF-8"
         raise MinikdError(
             f"{where}, line {line}: not {name} (byte 0x{error.object[error.start]:02x}): {remedy}"
         ) from error
     except (LookupError, UnicodeError) as error:
         raise MinikdError(
-            f"--encoding {encoding}: not an encoding of texts that Python knows, such as cp1252"
+            f"`encoding` {encoding}: not an encoding of texts that Python knows, such as cp1252"
         ) from error
     if not marked and encoding and codecs.lookup(encoding).name != "utf-8" and _is_utf_8(content):
-        print(f"{where}: is valid UTF-8, and read as {encoding} because --encoding says so")
+        print(f"{where}: is valid UTF-8, and read as {encoding} as asked for")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        remedy = "save the file as UTF-8, or give its encoding (--encoding utf-16-le?)"
+        remedy = "save the file as UTF-8, or give its encoding (`encoding` utf-16-le?)"
         raise MinikdError(f"{where}, line {line}: a NUL byte, which no text has: {remedy}")
     if half := re.search("[\ud800-\udfff]", text):  # utf-7 and unicode_escape let it through
         line = text.count("\n", 0, half.start()) + 1

@@ -22,7 +22,7 @@ def load(data_dir, agreement="50") -> Dataset:
     """
     agreement = str(agreement)
     if agreement not in COUNTS:
-        raise MinikdError(f"--fpb-agreement {agreement}: choose one of {', '.join(COUNTS)}")
+        raise MinikdError(f"`agreement` {agreement}: choose one of {', '.join(COUNTS)}")
     path = locate(SOURCE, data_dir)
     name = f"Sentences_{agreement.capitalize()}Agree.txt"
     contents = [content for _, content in members(path, name.replace(".", r"\."))]

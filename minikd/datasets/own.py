@@ -61,7 +61,7 @@ def _find(folder: Path, split: str) -> Path | None:
 
 
 def _label_names(written: set[str], where) -> list[str]:
-    """The different labels, sorted; prints which of them are written as 1.0 and read as 1. Raises MinikdError for one."""
+    """The different labels, sorted; prints which are written as 1.0 and read as 1. Raises MinikdError for one alone."""
     labels = {whole_number(label) for label in written} if all(map(WHOLE.fullmatch, written)) else written
     if changed := sorted(written - labels):
         examples = ", ".join(f"{label!r} as {whole_number(label)!r}" for label in changed[:5])

@@ -68,7 +68,7 @@ def read_rows(path: Path, layout=USUAL, labelled: bool = True) -> list[Row]:
         reason = OTHER_FORMATS.get(suffix, f"is not a {', '.join(formats)} file: give it the ending of its format")
         raise MinikdError(f"{path} {reason}")
     if suffix == ".txt" and layout.text_column:
-        raise MinikdError(f"--text-column: {path} has no columns; leave it out")
+        raise MinikdError(f"`text_column`: {path} has no columns; leave it out")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -185,7 +185,7 @@ def _positions(names: list[str], accepted: tuple[str, ...]) -> list[int]:
 
 
 def _columns(names: list[str], where, layout: Layout, labelled: bool) -> list[int | None]:
-    """Positions of the text column and of the label column (None unless `labelled`) among `names`. Raises MinikdError."""
+    """Positions of the text and of the label column (None unless `labelled`) among `names`. Raises MinikdError."""
     found, problems, flags = [], [], []
     for kind, accepted in _wanted(layout, labelled).items():
         positions = _positions(names, accepted)
@@ -193,13 +193,13 @@ def _columns(names: list[str], where, layout: Layout, labelled: bool) -> list[in
             given = getattr(layout, f"{kind}_column")
             sought = f"{given!r} (given, or recorded in training)" if given else f"({' or '.join(accepted)})"
             problems.append(f"{'more than one' if positions else 'no'} {kind} column {sought}")
-            flags.append(f"--{kind}-column NAME")
+            flags.append(f"`{kind}_column` NAME")
         found += positions
     if problems:
         listed = str(names)[1:-1][:200]  # quoted and escaped: the message stays one line
         raise MinikdError(f"{where}: {' and '.join(problems)} among {listed}: give {' and '.join(flags)}")
     if labelled and found[0] == found[1]:
-        raise MinikdError(f"{where}: --label-column {layout.label_column} is the text column: name another")
+        raise MinikdError(f"{where}: `label_column` {layout.label_column} is the text column: name another")
     return found if labelled else [*found, None]
 
 

@@ -13,7 +13,9 @@ from minikd.datasets import Dataset, Split
 from minikd.datasets.rows import Layout, read_rows
 from minikd.errors import MinikdError
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "sample"
+PACKAGE = Path(__file__).resolve().parents[1]
+# In the repository the corpus lies beside the package; an installed package has it inside (minikd/pyproject.toml).
+FOLDER = PACKAGE / "sample" if (PACKAGE / "sample").exists() else PACKAGE.parent / "data" / "sample"
 LABELS = ("negative", "positive")
 PROBABILITY = re.compile(r"0(\.\d+)?|1(\.0+)?")
 REMEDY = "write the corpus again with: python data/sample/generate.py"

@@ -9,15 +9,14 @@ the version of a random number generator.
 """
 
 import hashlib
-import re
-import unicodedata
-from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from minikd.datasets.containment import containment_groups, identity
 from minikd.errors import MinikdError
 from minikd.files import fingerprint
 
@@ -25,9 +24,6 @@ SEED = 42  # fixed: results of different runs are comparable only on the same sp
 SHARE = 0.1  # of the data, for validation and (where a corpus has no official one) for test
 MINIMUM = 2  # training examples of each label
 NOTICEABLE = 0.05  # of the texts: so many that stay in training because several others contain them are mentioned
-# Chinese characters, in the ranges of BERT's tokenizer (Devlin et al. 2018, tokenization.py, _is_chinese_char)
-CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f"
-WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
 
 
 @dataclass(frozen=True)
@@ -48,13 +44,50 @@ class Dataset:
     validation: Split
     test: Split
 
+    @classmethod
+    def from_examples(
+        cls,
+        texts: Sequence[str],
+        labels: Sequence[str | int],
+        *,
+        validation: tuple[Sequence[str], Sequence[str | int]] | None = None,
+        test: tuple[Sequence[str], Sequence[str | int]] | None = None,
+        label_names: Sequence[str] | None = None,
+        name: str = "examples",
+    ) -> "Dataset":
+        """The data set of these texts and labels; a label is a name, or a number: an id where `label_names` lists the
+        names, else its own name.
+
+        `test` and `validation` are texts and labels too. Without `test` the examples are divided 80/10/10; without
+        `validation` a tenth of them becomes it (`assemble`). Raises MinikdError.
+        """
+        if label_names is None:
+            known = dict.fromkeys(sorted(set(labels), key=lambda label: (isinstance(label, str), label)))
+            label_names = [str(label) for label in known]
+            ids = {label: i for i, label in enumerate(known)}
+        else:
+            ids = {label: i for i, label in enumerate(label_names)} | {i: i for i in range(len(label_names))}
+        if len(set(label_names)) < max(2, len(label_names)):
+            raise MinikdError(
+                f"{name}: two or more different labels are needed, not {', '.join(label_names) or 'none'}"
+            )
+        if validation and not test:
+            raise MinikdError(f"{name}: `validation` without `test`: give both, or neither, or `test` alone")
+        return assemble(
+            name,
+            label_names,
+            _examples(texts, labels, ids, f"{name}, train"),
+            test and _examples(*test, ids, f"{name}, test"),
+            validation and _examples(*validation, ids, f"{name}, validation"),
+        )
+
     @property
     def all(self) -> Split:
         """Every example: in the file's order where the splits were one file, else train, validation, test."""
         splits = (self.train, self.validation, self.test)
         texts, labels = ([one for split in splits for one in getattr(split, name)] for name in ("texts", "labels"))
         if all(split.positions is not None for split in splits):
-            order = np.argsort([position for split in splits for position in split.positions])
+            order = np.argsort([position for split in splits for position in split.positions or ()])
             return Split([texts[i] for i in order], [labels[i] for i in order])
         known = all(split.probabilities is not None for split in splits)
         return Split(texts, labels, np.concatenate([split.probabilities for split in splits]) if known else None)
@@ -62,7 +95,7 @@ class Dataset:
 
 def data_fingerprint(dataset: Dataset) -> str:
     """SHA-256 over label names, texts and label ids of all splits, in order; the dataset's own name is left out."""
-    parts = ["\n".join(dataset.labels)]
+    parts: list[str | np.ndarray] = ["\n".join(dataset.labels)]
     for split in (dataset.train, dataset.validation, dataset.test):
         # One long text and the lengths of its pieces: as unambiguous as a digest per text, and many times as fast.
         parts += [np.array([len(text) for text in split.texts], np.int64), "".join(split.texts)]
@@ -70,18 +103,25 @@ def data_fingerprint(dataset: Dataset) -> str:
     return fingerprint(*parts)
 
 
-def identity(text: str) -> str:
-    """The text without case and with single spaces: an uncased tokenizer cannot tell texts of one identity apart."""
-    return " ".join(text.split()).casefold()
+def _examples(texts: Sequence[str], labels: Sequence[str | int], ids: dict[str | int, int], where: str) -> Split:
+    """The split of these texts and labels. Raises MinikdError for what is no text, and for labels without an id."""
+    texts, labels = list(texts), list(labels)
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise MinikdError(f"{where}: every text must be a str that is not empty")
+    if len(texts) != len(labels):
+        raise MinikdError(f"{where}: {len(texts):,} texts but {len(labels):,} labels; give each text one label")
+    if unknown := [label for label in labels if label not in ids]:
+        raise MinikdError(f"{where}: the label {unknown[0]!r} is none of {', '.join(map(str, ids))[:200]}")
+    return Split(texts, [ids[label] for label in labels])
 
 
 def assemble(
-    name,
-    labels,
+    name: str,
+    labels: Sequence[str],
     train: Split,
     test: Split | None = None,
     validation: Split | None = None,
-    where=None,
+    where: str | Path | None = None,
     minimum: int = MINIMUM,
 ) -> Dataset:
     """The `Dataset` of the splits given, making those that are missing.
@@ -89,8 +129,8 @@ def assemble(
     Without `test` the data are divided 80/10/10 (`validation` must be missing too). Without `validation` a tenth of
     train becomes it. Training texts that also stand in a given test or validation split are dropped, and so are
     validation texts that stand in test; a printed line says how many. Messages name the data `where` (or `name`).
-    Raises MinikdError where a label would have fewer than `minimum` training examples or, unless that is 0, a split would
-    be empty.
+    Raises MinikdError where a label would have fewer than `minimum` training examples or, unless that is 0, a split
+    would be empty.
     """
     where = where or name
     if test is None:
@@ -117,7 +157,7 @@ def assemble(
     return Dataset(name, tuple(labels), train, validation, test)
 
 
-def divide(examples: Split, parts: int, where="data") -> list[Split]:
+def divide(examples: Split, parts: int, where: str | Path = "data") -> list[Split]:
     """Set `parts` disjoint tenths of `examples` aside: [the rest, part 1, …, part `parts`], each in the original order.
 
     Stratified: a part takes round(n / 10) examples, and at least one, of a label that has n. Grouped: a text and those
@@ -154,73 +194,6 @@ def divide(examples: Split, parts: int, where="data") -> list[Split]:
     return [replace(_select(examples, sorted(chosen)), positions=sorted(chosen)) for chosen in indices]
 
 
-def containment_groups(texts: list[str]) -> tuple[list[str], list[bool]]:
-    """The group of each text, and whether it also appears in a text of another group.
-
-    A group is named by the `identity` of a text that no longer one contains. Each text joins the group of the longest
-    text in which its words (`words_of`) appear side by side; texts of the same words are one group. A text without
-    words joins those of its own identity only.
-
-    Takes time almost linear in the number of words: only texts that no longer one contains are searched, and each
-    of their positions by bisection.
-    """
-    words = [words_of(text) for text in texts]
-    names: dict[str, str] = {}  # words -> the least identity of the texts that have them
-    for text, own in zip(texts, words):
-        names[own] = min(names.get(own, identity(text)), identity(text))
-    group, shared = _longest_containing(names.keys() - {""})
-    of_texts = [names[group[own]] if own else identity(text) for text, own in zip(texts, words)]
-    return of_texts, [own in shared for own in words]
-
-
-def words_of(text: str) -> str:
-    """The words of the text, each with a space after it, without case, accents and punctuation.
-
-    As for BERT's uncased tokenizer, "Résumé" is "resume", and each Chinese character is a word.
-    """
-    text = text.casefold()
-    if not text.isascii():
-        text = "".join(char for char in unicodedata.normalize("NFD", text) if unicodedata.category(char) != "Mn")
-    return "".join(word + " " for word in WORD.findall(text))
-
-
-def _longest_containing(distinct: Iterable[str]) -> tuple[dict[str, str], set[str]]:
-    """The longest text that contains each text (itself, if no other does), and the texts that belong to several groups.
-
-    `distinct` are different texts as `words_of` writes them.
-    """
-    starting: dict[str, list[str]] = defaultdict(list)  # first word -> the texts that begin with it, sorted
-    shorter: dict[str, str | None] = {}  # the longest other text with which a text begins
-    beginnings: list[str] = []  # of the present text, each the beginning of the next
-    for text in sorted(distinct):  # a text comes after its beginnings, with nothing but their continuations between
-        while beginnings and not text.startswith(beginnings[-1]):
-            beginnings.pop()
-        shorter[text] = beginnings[-1] if beginnings else None
-        beginnings.append(text)
-        starting[text[: text.index(" ")]].append(text)
-
-    group: dict[str, str] = {}
-    shared, seen_in = set(), {}
-    for longest in sorted(shorter, key=lambda text: (-text.count(" "), text)):
-        if longest in group:
-            continue  # what it contains was found in the text that contains it
-        position = 0
-        for word in longest.split():
-            if candidates := starting.get(word):
-                rest = longest[position:]
-                # The texts with which `rest` begins are its predecessor in the order and beginnings of that.
-                text = candidates[i - 1] if (i := bisect_right(candidates, rest)) else None
-                while text and not rest.startswith(text):
-                    text = shorter[text]
-                while text and text not in shared and seen_in.get(text) is not longest:
-                    seen_in[text] = longest
-                    if group.setdefault(text, longest) is not longest:
-                        shared.add(text)
-                    text = shorter[text]
-            position += len(word) + 1
-    return group, shared
-
-
 def _about_largest_group(examples: Split) -> str:
     """Which text contains so many others that their group is larger than a part may be; empty where none does."""
     groups = defaultdict(set)
@@ -234,11 +207,11 @@ def _about_largest_group(examples: Split) -> str:
     return f"the text {text[:60]!r} contains {others}: remove it or divide it"
 
 
-def _select(split: Split, indices) -> Split:
+def _select(split: Split, indices: Sequence[int]) -> Split:
     return Split([split.texts[i] for i in indices], [split.labels[i] for i in indices])
 
 
-def _without(split: Split, kind: str, held_out: dict[str, Split], where) -> Split:
+def _without(split: Split, kind: str, held_out: dict[str, Split], where: str | Path) -> Split:
     """`split` less the texts that stand in the splits `held_out`; prints how many, if any."""
     seen = {identity(text) for other in held_out.values() for text in other.texts}
     kept = [index for index, text in enumerate(split.texts) if identity(text) not in seen]

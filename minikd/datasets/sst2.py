@@ -17,7 +17,7 @@ COUNTS = {"train": 67_349, "dev": 872}
 
 
 def load(data_dir) -> Dataset:
-    """GLUE's dev as test (the labels of its test are not public), a tenth of train as validation. Raises MinikdError."""
+    """GLUE's dev as test (its test labels are not public), a tenth of train as validation. Raises MinikdError."""
     path = locate(SOURCE, data_dir)
     contents = {match[1]: content for match, content in members(path, r"(train|dev)\.tsv")}
     splits = {}

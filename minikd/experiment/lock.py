@@ -23,9 +23,9 @@ except ImportError:  # Windows
 def only_run_in(folder: Path | None):
     """Within the block, no other run can begin to write in `folder`, which must exist; None: nothing to protect.
 
-    Raises MinikdError that names the folder and the process that holds it where another run is writing there, in a folder
-    above (distill.py, say, whose teacher's folder this is) or in one below. Where the system or the file system has no
-    locks, prints a line and protects nothing.
+    Raises MinikdError that names the folder and the process that holds it where another run is writing there, in a
+    folder above (distill.py, say, whose teacher's folder this is) or in one below. Where the system or the file system
+    has no locks, prints a line and protects nothing.
     """
     path = folder and folder / ".lock"
     descriptor = path and _take(path)
@@ -83,7 +83,7 @@ def _holder(path: Path) -> str | None:
 
 def _refusal(folder: Path, holder: str) -> MinikdError:
     return MinikdError(
-        f"{folder}: another run is writing there ({holder}); wait for its end, or give another --output-dir"
+        f"{folder}: another run is writing there ({holder}); wait for its end, or give another `run_dir`"
     )
 
 

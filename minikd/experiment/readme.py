@@ -1,17 +1,21 @@
-"""The README's tables and pictures, from the results files in data/results.
+"""The tables and pictures of README.md and data/results/README.md, from the results files in data/results.
 
-`python -m minikd.experiment.readme` writes the tables anew; `python -m minikd.experiment.readme --add NAME RESULTS.json` first puts a run's
-results there as NAME.json, without the paths of its machine, and draws their dashboard if the README shows it.
+`python -m minikd.experiment.readme` writes the tables anew; with `--add NAME RESULTS.json` it first puts a run's
+results there as NAME.json, without the paths of its machine, and draws their dashboard if a README shows it.
 """
 
 import argparse
+import re
+import statistics
 from pathlib import Path
 
+from minikd.errors import MinikdError
 from minikd.experiment.results import complete, draw, read_results
 from minikd.files import atomic_write, write_json
 from minikd.report.tables import report
 
 ROOT = Path(__file__).parents[2]
+READMES = ("README.md", "data/results/README.md")
 
 
 def without_paths(results: dict) -> dict:
@@ -26,20 +30,48 @@ def without_paths(results: dict) -> dict:
 
 
 def readme_with_tables(readme: str, results_dir: Path) -> str:
-    """The README's text with each table between `<!-- results NAME -->` and `<!-- end -->` made anew from NAME.json.
+    """A README's text with the tables between `<!-- results NAME -->` and `<!-- end -->` made anew from NAME.json.
 
-    Words after the name pick the table's lines: `<!-- results NAME accuracy retention -->`.
+    Words after the name pick the table's lines: `<!-- results NAME accuracy retention -->`. `<!-- summary NAME … -->`
+    is the table of several results files, a line for each.
     """
-    parts = readme.split("<!-- results ")
-    for i, part in enumerate(parts[1:], 1):
-        marker, rest = part.split(" -->", 1)
-        _, after = rest.split("<!-- end -->", 1)
-        name, *keys = marker.split()
-        results = read_results(results_dir / f"{name}.json")
-        text, lines = report(complete(results), tuple(keys)).rsplit("\n\n", 1)
-        lines = lines.replace("\n", "  \n")  # Markdown's line breaks
-        parts[i] = f"{marker} -->\n{text}\n\n{lines}\n<!-- end -->{after}"
-    return "<!-- results ".join(parts)
+
+    def made(match: re.Match) -> str:
+        kind, names = match[1], match[2].split()
+        if kind == "summary":
+            text = summary({name: complete(read_results(results_dir / f"{name}.json")) for name in names})
+        else:
+            results = complete(read_results(results_dir / f"{names[0]}.json"))
+            table, lines = report(results, tuple(names[1:])).rsplit("\n\n", 1)
+            text = f"{table}\n\n" + lines.replace("\n", "  \n")  # Markdown's line breaks
+        return f"<!-- {kind} {match[2]} -->\n{text}\n<!-- end -->"
+
+    return re.sub("<!-- (results|summary) (.*?) -->\n.*?<!-- end -->", made, readme, flags=re.DOTALL)
+
+
+def summary(experiments: dict[str, dict]) -> str:
+    """The accuracies of several experiments, and what distillation gave in each: a line for each by its name."""
+    models = ("teacher", "distilled", "baseline")
+    published = ("published teacher", "published distilled", "published baseline")
+    lines = [["accuracy", *models, "distilled − baseline, points", *published], [":--"] + ["--:"] * 7]
+    for name, results in experiments.items():
+        rows = {row["name"]: row["accuracy"] for row in results["models"]}
+        found, own = results.get("significance"), results.get("published", {}).get("models", {})
+        difference = "–"
+        if found:
+            points = [f"{100 * found[key]:+.2f}".replace("-", "−") for key in ("difference", "low", "high")]
+            difference = "{} ({} to {})".format(*points)
+        cells = [mean_and_deviation(rows[model]) if model in rows else "–" for model in models]
+        lines.append([name, *cells, difference, *(own.get(model, {}).get("accuracy", "–") for model in models)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def mean_and_deviation(values: float | list[float]) -> str:
+    """The mean of several seeds ± their standard deviation; a single figure as it is."""
+    if not isinstance(values, list):
+        return f"{values:.4f}"
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(set(values)) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"
 
 
 def main() -> None:
@@ -49,17 +81,24 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.add) != bool(args.file):
         parser.error("--add NAME and RESULTS.json go together")
-    results_dir, readme = ROOT / "data" / "results", ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if args.add:
-        results = without_paths(read_results(args.file))
-        write_json(results_dir / f"{args.add}.json", results)
-        if f"data/results/{args.add}.png" in text:
-            draw(results, results_dir / f"{args.add}.png")
-    atomic_write(readme, readme_with_tables(text, results_dir))
+    try:
+        write_tables(args.add, args.file)
+    except MinikdError as error:
+        parser.error(str(error))
+
+
+def write_tables(name: str | None, file: Path | None) -> None:
+    """Writes the tables of all READMEs, after adding the results in `file` under `name`, if given."""
+    results_dir = ROOT / "data" / "results"
+    readmes = {path: path.read_text(encoding="utf-8") for path in map(ROOT.joinpath, READMES) if path.exists()}
+    if name:
+        results = without_paths(read_results(file))
+        write_json(results_dir / f"{name}.json", results)
+        if any(f"{name}.png" in text for text in readmes.values()):
+            draw(results, results_dir / f"{name}.png")
+    for path, text in readmes.items():
+        atomic_write(path, readme_with_tables(text, results_dir))
 
 
 if __name__ == "__main__":
-    from minikd.cli.start import run
-
-    run(main)
+    main()

@@ -62,7 +62,8 @@ def evaluate(
     their seed, as mean ± std. Where there are a "distilled" and a "baseline", whether they differ by more than chance.
 
     `costs`: also time and memory of their passes (some seconds for each). `cache`: keep tokens and logits in the user's
-    cache. The comparing figures (`compare_with_first`) are with the first model. Raises MinikdError where labels differ.
+    cache. The comparing figures (`compare_with_first`) are with the first model. Raises MinikdError for labels that
+    differ.
     """
     seeds = {name: [own] if isinstance(own, TextClassifier) else list(own) for name, own in models.items()}
     _check(seeds, split)
@@ -167,7 +168,7 @@ def loss_curves(folder: Path, points: int = 200) -> dict:
     validation = [[line[key] for key in keys] for line in lines if "validation_loss" in line]
     if not validation:
         return {}
-    curves = {"train": [[statistics.mean(column) for column in zip(*group)] for group in groups],
+    curves: dict = {"train": [[statistics.mean(column) for column in zip(*group)] for group in groups],
               "validation": validation}  # fmt: skip
     made_from = read_run(folder).get("made_from") or {}
     settings = (made_from.get("settings") or {}) | ({} if made_from.get("teacher") else {"alpha": 1.0, "T": 1.0})

@@ -42,7 +42,7 @@ class Run:
     made_from: dict = field(default_factory=dict)  # all that decides the result; a state of other origin is refused
     partial: Path | None = None  # where the files are while the training is not finished
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.folder is not None:
             self.folder = Path(self.folder)
             self.partial = self.partial or self.folder / ".partial"
@@ -116,7 +116,7 @@ class Display:
     def __enter__(self) -> "Display":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
 
     def say(self, line: str) -> None:
@@ -143,19 +143,21 @@ class Journal:
     """log.jsonl of a run, and its tracker, which gets the same lines; a resumed run's earlier lines first."""
 
     def __init__(self, run: Run, labels: tuple[str, ...], settings: dict, step: int):
-        self.name, self.file, self.track = run.name, None, None
-        if run.partial is not None:
+        self.name, self.file = run.name, None
+        self.track: Callable[[dict], None] | None = None
+        if run.folder is not None and run.partial is not None:
             self.file = open_log(run.partial / "log.jsonl", step)
             config = run.arguments | settings
             self.track = run.tracking.start(run.folder, labels, config, log_folder=run.partial)
-            for line in read_log(run.partial) if self.track else ():
-                self.track(line)
+            if self.track:
+                for line in read_log(run.partial):
+                    self.track(line)
         self.since, self.examples = time.perf_counter(), 0
 
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.file is not None:
             self.file.close()
 

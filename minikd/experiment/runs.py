@@ -39,9 +39,7 @@ def find_finished(run: Run) -> bool:
     if run.resume and not (partial / "state.pt").exists():
         print(f"{run.name}: nothing to resume in {folder}; training from the start")
     if partial.exists() and not run.resume:
-        print(
-            f"{run.name}: the interrupted run in {folder} is discarded (`resume` continues one, given the same settings)"
-        )
+        print(f"{run.name}: the interrupted run in {folder} is discarded (resuming continues one of the same settings)")
         shutil.rmtree(partial)
     return False
 

@@ -18,7 +18,7 @@ from minikd.files import write_json
 
 
 def teacher_knowledge(teacher: TextClassifier | None, data: Dataset, cache: Path) -> Tensor:
-    """The teacher's logits (N, C) on the training texts, from the file `cache` if it fits, else computed and kept there.
+    """The teacher's logits (N, C) on the training texts, from the file `cache` if it fits, else computed and kept.
 
     Those of the oracle (None) are log p: at any T, the student that fits them best has p itself as its probabilities.
     """

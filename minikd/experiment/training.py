@@ -48,7 +48,7 @@ def train(
     `lora`: train low-rank adapters and the head, all else frozen; they are merged at the end. `run` says the first two
     and more (`Run`). Raises MinikdError.
     """
-    return _train(model, data, config, run or Run(run_dir, resume=resume), lora)
+    return _train(model, data, config, run or Run(None if run_dir is None else Path(run_dir), resume=resume), lora)
 
 
 def distill(
@@ -77,12 +77,13 @@ def distill(
         raise MinikdError(f"`alpha` {alpha}: must be at least 0 and at most 1")
     if not 0 < T < float("inf"):
         raise MinikdError(f"`T` {T}: must be above 0")
-    logits_of, key = _online(teacher, student) if online else _cached(teacher, student, data)
+    run = run or Run(None if run_dir is None else Path(run_dir), name="student", resume=resume)
+    desc = "teacher logits" if run.progress else ""
+    logits_of, key = _online(teacher, student) if online else _cached(teacher, student, data, desc)
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         return kd_loss(logits, logits_of(batch), batch.labels, alpha, T, config.label_smoothing)
 
-    run = run or Run(run_dir, name="student", resume=resume)
     return _train(student, data, config, run, lora, Objective(loss, alpha, T, key))
 
 
@@ -164,15 +165,18 @@ def train_on_tokens(
     return history
 
 
-def _cached(teacher: Teacher, student: TextClassifier, data: Dataset) -> tuple[Callable[[Batch], Tensor], str]:
-    """The function batch -> teacher's logits (B, C), which looks them up, and a key that tells teachers apart."""
+def _cached(
+    teacher: Teacher, student: TextClassifier, data: Dataset, desc: str = ""
+) -> tuple[Callable[[Batch], Tensor], str]:
+    """The function batch -> teacher's logits (B, C), which looks them up, and a key that tells teachers apart; `desc`
+    shows a progress bar."""
     if isinstance(teacher, Tensor):
         logits = teacher
     else:
         teachers = [teacher] if isinstance(teacher, TextClassifier) else list(teacher)
         for one in teachers:
             _check_teacher(one, student)
-        logits = torch.stack([one.logits(data.train.texts, desc="teacher logits") for one in teachers]).mean(dim=0)
+        logits = torch.stack([one.logits(data.train.texts, desc=desc) for one in teachers]).mean(dim=0)
     if logits.shape != (len(data.train.texts), len(data.labels)) or not logits.isfinite().all():
         raise MinikdError(
             f"the teacher's logits have shape {tuple(logits.shape)} (or are not finite): a row for each of the "
@@ -205,7 +209,9 @@ def _check_teacher(teacher: TextClassifier, student: TextClassifier) -> None:
         raise MinikdError(f"the teacher's labels {list(teacher.labels)} are not the student's {list(student.labels)}")
 
 
-def _announce(name: str, classifier: TextClassifier, tokens: TokenizedSplit, config: TrainConfig, full) -> None:
+def _announce(
+    name: str, classifier: TextClassifier, tokens: TokenizedSplit, config: TrainConfig, full: float | None
+) -> None:
     """Prints what is about to be trained, on what, and what it takes."""
     plan = plan_batches(tokens.lengths, config.batch_size, config.seed)
     total, trained = count_parameters(classifier.model), trainable_parameters(classifier.model)
@@ -213,7 +219,8 @@ def _announce(name: str, classifier: TextClassifier, tokens: TokenizedSplit, con
     filled = (tokens.lengths == classifier.max_length).mean()
     print(
         f"{name}: {total:,} parameters{share}, {len(tokens):,} examples, {config.epochs} epochs, "
-        f"{tokens.lengths.mean():.0f} tokens an example ({filled:.1%} fill all {classifier.max_length}; longer ones are truncated); padding {padding_share(tokens.lengths, plan, classifier.device):.1%}"
-        f"; weights, gradients and optimizer state at most {training_state_mb(classifier.model):,.0f} MiB"
+        f"{tokens.lengths.mean():.0f} tokens an example ({filled:.1%} fill all {classifier.max_length}; longer ones "
+        f"are truncated); padding {padding_share(tokens.lengths, plan, classifier.device):.1%}; weights, gradients and "
+        f"optimizer state at most {training_state_mb(classifier.model):,.0f} MiB"
         + (f" ({full:,.0f} MiB with all weights trained)" if full else "")
     )

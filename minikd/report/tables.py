@@ -214,10 +214,11 @@ def sentence(comparison: dict, name_a: str = "distilled", name_b: str = "baselin
     method = comparison.get("method", "paired bootstrap")
     over = f"{method} over {comparison['examples']:,} examples and {seeds} seed{'s' * (seeds > 1)}"
     p_values = ", ".join("<0.001" if test["p"] < 0.001 else f"{test['p']:.3f}" for test in comparison["seeds"])
+    verdict = "So few examples allow no verdict" if too_few else _verdict(comparison, name_a, name_b)
     return (
         f"{name_a} − {name_b}: {_points(comparison['difference'])} points of accuracy "
         f"({comparison['confidence']:.0%} interval {_points(low)} to {_points(high)}, {over}). "
-        f"{'So few examples allow no verdict' if too_few else _verdict(comparison, name_a, name_b)}; McNemar's p{' per seed' * (seeds > 1)}: {p_values}."
+        f"{verdict}; McNemar's p{' per seed' * (seeds > 1)}: {p_values}."
     )
 
 

@@ -73,7 +73,9 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
         help="JSON file for the figures; parts that it has and that are not asked for now are kept",
     )
     parser.add_argument("--show", type=Path, metavar="FILE", help="print the tables of a JSON file, and nothing else")
-    parser.add_argument("--readme", action="store_true", help="with --show: write tests/README.md's tables")
+    parser.add_argument(
+        "--readme", action="store_true", help="with --show: write the tables of tests/README.md from that file"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if unknown := set(args.parts) - set(PARTS):
@@ -154,8 +156,10 @@ def main(arguments: list[str] | None = None) -> dict:
         results = read_figures(args.show)
         if args.readme:
             if results["quick"] or any(name not in results for name in PARTS if name not in ("rate", "feeding")):
-                raise MinikdError(f"{args.show}: is of a quick run, or lacks parts; the README's table needs them all")
-            readme = Path(__file__).resolve().parents[1] / "README.md"  # tests/README.md
+                raise MinikdError(
+                    f"{args.show}: is of a quick run, or lacks parts; the tables of tests/README.md need them all"
+                )
+            readme = Path(__file__).resolve().parents[1] / "README.md"
             atomic_write(readme, readme_with_targets(readme.read_text(encoding="utf-8"), results))
     else:
         from equality import minilm_folder

@@ -68,8 +68,7 @@ def targets(results: dict) -> str:
 
 
 def readme_with_targets(readme: str, results: dict) -> str:
-    """The README's text with the tables of targets and accuracy between `<!-- benchmark -->` and `<!-- end -->` made
-    anew."""
+    """The text of tests/README.md, its tables between `<!-- benchmark -->` and `<!-- end -->` made anew."""
     parts = [targets(results), conditions(results)]
     if results.get("accuracy"):
         parts.append(accuracy_table(results["accuracy"], results["precision"]))

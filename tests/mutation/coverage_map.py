@@ -38,6 +38,7 @@ TESTS = {
     "minikd/datasets/own.py": ["test_own_data.py"],
     "minikd/datasets/rows.py": ["test_own_data.py"],
     "minikd/datasets/sample.py": ["test_sample.py", "test_datasets.py"],
+    "minikd/datasets/containment.py": ["test_splits.py", "test_datasets.py"],
     "minikd/datasets/splits.py": ["test_splits.py", "test_datasets.py"],
     "minikd/datasets/sst2.py": ["test_datasets.py"],
     "minikd/checkpoints/adapters.py": ["test_hub.py", "test_label_order.py", "test_lora.py"],

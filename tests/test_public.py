@@ -1,0 +1,306 @@
+"""The public names, as a reader of the README uses them: without a network, on a part of the sample."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import threading
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from exercises import CHANGES, changed
+
+import minikd.datasets.sample
+from minikd import Dataset, MinikdError, Run, Split, TextClassifier, TrainConfig, distill, evaluate, train
+from minikd.datasets.splits import assemble
+from minikd.experiment.readme import READMES, readme_with_tables
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "minikd"
+CONFIG = TrainConfig(epochs=1, batch_size=16, lr=1e-3)
+QUIET = Run(progress=False)
+
+
+def part(split, count):
+    return Split(split.texts[:count], split.labels[:count], split.probabilities[:count])
+
+
+SAMPLE = minikd.datasets.sample.load()
+SMALL = Dataset("sample", SAMPLE.labels, part(SAMPLE.train, 64), part(SAMPLE.validation, 32), part(SAMPLE.test, 32))
+
+
+@pytest.fixture
+def small_sample(monkeypatch, tmp_path):
+    """load_dataset("sample") is a part of it, in an empty folder."""
+    monkeypatch.setattr(minikd.datasets.sample, "load", lambda: SMALL)
+    monkeypatch.chdir(tmp_path)
+    return SMALL
+
+
+def new_teacher(**changes):
+    shape = {"layers": 2, "hidden": 32, "max_length": 32, "vocab_size": 300, "device": "cpu", "precision": "fp32"}
+    return TextClassifier.from_scratch(SMALL.train.texts, SMALL.labels, **shape | changes)
+
+
+def readme_example():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    return code
+
+
+def smaller(code):
+    """The README's or the notebook's code with small models, trained for an epoch."""
+    for setting, value in {"epochs": 1, "hidden": 32, "layers": 2}.items():
+        code = re.sub(rf"\b{setting}=\d+", f"{setting}={value}", code)
+    return code
+
+
+def weights(classifier):
+    return torch.cat([tensor.flatten() for tensor in classifier.model.state_dict().values()])
+
+
+def test_the_example_of_the_readme(small_sample, capsys):
+    names = {}
+    exec(smaller(readme_example()), names)
+    out = capsys.readouterr().out
+    assert re.search(r"\| accuracy +\| +0\.\d{4} \| +0\.\d{4} \| +0\.\d{4} \|", out) and "KL to truth" in out
+    assert "distilled − baseline: " in out and re.search(r"^\['(nega|posi)tive'\]$", out, re.MULTILINE)
+
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    theirs = AutoModelForSequenceClassification.from_pretrained("my-student").eval()
+    texts = small_sample.test.texts
+    batch = AutoTokenizer.from_pretrained("my-student")(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = theirs(**batch).logits
+    ours = TextClassifier.load("my-student", precision="fp32", device="cpu").logits(texts)
+    assert torch.allclose(ours, logits, atol=1e-4)
+
+
+def test_the_notebook(small_sample, capsys):
+    cells = json.loads((PACKAGE / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]  # the numbers are those of the reader's machine
+            exec(smaller("".join(cell["source"])), names)
+    assert "distilled − baseline: " in capsys.readouterr().out and not list(Path().iterdir())
+    assert len(names["student"].predict(names["texts"])) == 3
+
+
+def three_steps():
+    """A teacher, its student and their table; returns the student's weights and the figures."""
+    teacher = new_teacher()
+    train(teacher, SMALL, CONFIG, run=QUIET)
+    student = teacher.make_student(layers=1)
+    distill(student, teacher, SMALL, CONFIG, alpha=0.5, T=2.0, run=QUIET)
+    results = evaluate({"teacher": teacher, "distilled": student}, SMALL.test)
+    return weights(student), str(results)
+
+
+def test_it_works_in_a_thread_and_twice_in_a_process_with_the_same_bits():
+    found = []
+    worker = threading.Thread(target=lambda: found.append(three_steps()))  # where no signal handler can be set
+    worker.start()
+    worker.join()
+    for _ in range(2):
+        found.append(three_steps())
+    first, *others = found
+    assert all(torch.equal(bits, first[0]) and table == first[1] for bits, table in others)
+
+
+def test_a_thread_leaves_a_run_in_a_folder(tmp_path):
+    teacher = new_teacher()
+    options = {"target": train, "args": (teacher, SMALL, CONFIG), "kwargs": {"run_dir": str(tmp_path / "run")}}
+    worker = threading.Thread(**options)
+    worker.start()
+    worker.join()
+    assert torch.equal(weights(TextClassifier.load(tmp_path / "run")), weights(teacher))
+
+
+def test_without_a_folder_nothing_is_written_and_random_numbers_continue_as_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = torch.get_rng_state()
+    three_steps()
+    assert torch.equal(torch.get_rng_state(), before) and not list(tmp_path.iterdir())
+
+
+def test_progress_can_be_switched_off(capsys):
+    teacher = new_teacher()
+    train(teacher, SMALL, CONFIG, run=QUIET)
+    distill(teacher.make_student(layers=1), teacher, SMALL, CONFIG, run=QUIET)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_logits_of_any_model_are_a_teacher():
+    teacher, students = new_teacher(), []
+    for given in (teacher, [teacher], teacher.logits(SMALL.train.texts)):
+        student = teacher.make_student(layers=1)
+        distill(student, given, SMALL, CONFIG, run=QUIET)
+        students.append(weights(student))
+    assert torch.equal(students[0], students[1]) and torch.equal(students[0], students[2])
+    distill(other := teacher.make_student(layers=1), torch.randn(64, 2), SMALL, CONFIG, run=QUIET)
+    assert not torch.equal(weights(other), students[0])
+    for wrong in (torch.randn(63, 2), torch.randn(64, 3), torch.full((64, 2), torch.nan)):
+        with pytest.raises(MinikdError, match="64 training texts.*2 labels"):
+            distill(student, wrong, SMALL, CONFIG, run=QUIET)
+
+
+# Dataset.from_examples
+
+TEXTS = [f"text number {i}" for i in range(40)]
+NAMES = ["good" if i % 2 else "bad" for i in range(40)]
+
+
+def test_examples_are_split_as_a_file_is():
+    data = Dataset.from_examples(TEXTS, NAMES)
+    whole = Split(TEXTS, [0 if name == "bad" else 1 for name in NAMES])
+    assert data == assemble("examples", ("bad", "good"), whole) and data.labels == ("bad", "good")
+    assert sorted(data.all.texts) == sorted(TEXTS) and len(data.test.texts) == len(data.validation.texts) == 4
+
+
+def test_labels_are_names_or_ids():
+    ids = [NAMES.index(name) for name in NAMES]  # bad 0, good 1
+    for labels in (ids, NAMES, torch.tensor(ids).numpy()):
+        assert Dataset.from_examples(TEXTS, labels, label_names=["bad", "good"]) == Dataset.from_examples(TEXTS, NAMES)
+    assert Dataset.from_examples(TEXTS, [10 - 8 * i for i in ids]).labels == ("2", "10")
+
+
+def test_splits_of_ones_own_are_kept():
+    test, validation = (["t one", "t two"], ["bad", "good"]), (["v one", "v two"], ["good", "bad"])
+    data = Dataset.from_examples(TEXTS, NAMES, test=test, validation=validation)
+    assert (data.train.texts, data.test.texts, data.validation.labels) == (TEXTS, test[0], [1, 0])
+    data = Dataset.from_examples(TEXTS, NAMES, test=test)
+    assert data.test.texts == test[0] and len(data.validation.texts) == 4
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "more", "words"),
+    [
+        (TEXTS, NAMES[:-1], {}, "40 texts but 39 labels"),
+        (TEXTS, ["bad"] * 40, {}, "two or more different labels"),
+        (TEXTS[1:] + [" "], NAMES, {}, "not empty"),
+        (TEXTS[1:] + [None], NAMES, {}, "must be a str"),
+        (TEXTS, NAMES, {"label_names": ["bad", "fine"]}, "'good' is none of bad, fine"),
+        (TEXTS, NAMES, {"test": (["t"], ["mixed"])}, "test: the label 'mixed' is none of"),
+        (TEXTS, NAMES, {"validation": (["v"], ["bad"])}, "`validation` without `test`"),
+    ],
+)
+def test_examples_that_are_no_data_set_are_refused(texts, labels, more, words):
+    with pytest.raises(MinikdError, match=re.escape(words)):
+        Dataset.from_examples(texts, labels, **more)
+
+
+# The READMEs
+
+DOCUMENTS = ("README.md", "minikd/README.md", "data/README.md", "data/results/README.md", "tests/README.md",
+             ".github/CONTRIBUTING.md", ".github/CHANGELOG.md")  # fmt: skip
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_to_files_and_flags_exist(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / document).parent.joinpath(target).exists(), target
+    sources = [*PACKAGE.glob("cli/*.py"), *(ROOT / "tests").glob("**/*.py"), PACKAGE / "experiment" / "readme.py"]
+    known = set(re.findall(r"--[a-zA-Z][\w-]*", "".join(path.read_text(encoding="utf-8") for path in sources)))
+    known |= {f"--{field.name.replace('_', '-')}" for field in fields(TrainConfig)}
+    known |= {"--index-url", "--logdir", "--check", "--config-file"}  # of pip, tensorboard, ruff and mypy
+    assert not set(re.findall(r"(?<![\w<!-])--[a-zA-Z][\w-]*", text)) - known
+
+
+@pytest.mark.parametrize("document", READMES)
+def test_tables_are_those_of_the_results_files(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    made = readme_with_tables(text, ROOT / "data" / "results")
+    assert "<!-- results sample" in text and made == text, "run: python -m minikd.experiment.readme"
+
+
+def test_the_five_changes_apply_to_the_code():
+    for file, old, new in CHANGES.values():
+        source = (PACKAGE / file).read_text(encoding="utf-8")
+        compile(changed(source, old, new), file, "exec")
+        assert not old or changed(source, old, new) != source
+    with pytest.raises(ValueError, match="is there 0 times"):
+        changed("a line", "another line", "")
+
+
+# Messages
+
+
+def test_messages_of_the_library_name_no_flag():
+    """Settings stand in backticks; the scripts print the flag instead (`minikd.cli.start`)."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] in ("cli", "report", "experiment", "build"):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = [
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        assert not [text for text in texts if re.search(r"--[a-zA-Z]", text)], path
+
+
+def test_errors_say_what_to_change():
+    teacher = new_teacher()
+    wrong = {
+        "`lr`": lambda: TrainConfig(lr=-1),
+        "`alpha`": lambda: distill(teacher, teacher, SMALL, alpha=2),
+        "`T`": lambda: distill(teacher, teacher, SMALL, T=0),
+        "give a list": lambda: teacher.predict("one text"),
+        "labels=data.labels": lambda: train(teacher, Dataset("other", ("no", "yes"), *[SMALL.test] * 3)),
+        "the teacher's layers": lambda: teacher.make_student(layers=[7]),
+    }
+    for words, call in wrong.items():
+        with pytest.raises(MinikdError) as caught:
+            call()
+        message = str(caught.value)
+        assert words in message and "--" not in message and "\n" not in message
+
+
+# The package
+
+
+def test_the_package_lists_all_folders_and_the_runtime_requirements():
+    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {path.parent for path in PACKAGE.glob("*/*.*") if path.suffix in (".py", ".ipynb")}
+    names = {f"minikd.{folder.name}" for folder in folders if folder.name not in ("build", "minikd.egg-info")}
+    assert set(project["tool"]["setuptools"]["packages"]) == names | {"minikd", "minikd.sample"}
+    wanted = re.findall(r"^\w+", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [re.match(r"\w+", line)[0] for line in project["project"]["dependencies"]] == wanted
+
+
+def test_pip_installs_it_and_the_readmes_example_runs_there(tmp_path):
+    setuptools = pytest.importorskip("setuptools", reason="setuptools, which builds the package, is not installed")
+    pytest.importorskip("pip", reason="pip is not installed")
+    if int(setuptools.__version__.split(".")[0]) < 77:
+        pytest.skip(f"setuptools {setuptools.__version__} is too old to build the package")
+    source = tmp_path / "source"  # a copy: pip leaves its build folder beside the code
+    shutil.copytree(PACKAGE, source / "minikd", ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
+    shutil.copytree(ROOT / "data" / "sample", source / "data" / "sample")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    (own,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    (own / "of-the-tests.pth").write_text("".join(f"{folder}\n" for folder in site.getsitepackages()))
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--force-reinstall"]
+    subprocess.run([python, "-m", "pip", "install", *options, source / "minikd"], check=True, cwd=tmp_path)
+    shutil.rmtree(source)
+    small = (
+        "import minikd.datasets.sample as s\nfrom minikd import Dataset, Split\n"
+        "def part(x): return Split(x.texts[:64], x.labels[:64], x.probabilities[:64])\n"
+        "d = s.load()\ns.load = lambda: Dataset(d.name, d.labels, part(d.train), part(d.validation), part(d.test))\n"
+    )
+    script = tmp_path / "example.py"
+    script.write_text(small + smaller(readme_example()) + "\nprint(s.FOLDER)\n", encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([python, script], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "distilled − baseline: " in done.stdout and str(own / "minikd" / "sample") in done.stdout
+    for file in ("py.typed", "report/page.html", "examples/quickstart.ipynb"):
+        assert (own / "minikd" / file).exists()
