@@ -40,8 +40,8 @@ def classifier(tokenizer, seed=0, precision="fp32"):
 
 
 def targets(monkeypatch, knowledge, data, tokenizer, online=False, precision="fp32"):
-    """Distils a student for an epoch. Returns what it was to imitate in each batch, the indices of the batch's examples,
-    and the run."""
+    """Distils a student for an epoch. Returns, of each batch, the logits it was to imitate and the indices of the
+    examples; and the run."""
     seen, run = [], Run()
 
     def spy(logits, teacher_logits, *settings):
