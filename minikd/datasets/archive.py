@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from minikd.errors import MinikdError
 
-CHUNK = 1 << 20
+BLOCK = 1 << 20  # bytes read at a time
 TIMEOUT = 30  # seconds without a byte
 
 
@@ -93,7 +93,7 @@ def _tar_members(path: Path, matcher):
         for member in archive:
             if member.isfile() and (match := matcher.fullmatch(member.name)):
                 yield match, archive.extractfile(member).read()
-        while stream.read(CHUNK):  # gzip compares its checksum at the end of the stream, which tarfile does not reach
+        while stream.read(BLOCK):  # gzip compares its checksum at the end of the stream, which tarfile does not reach
             pass
 
 
@@ -147,7 +147,7 @@ def _fetch(url: str, part: Path) -> None:
             open(part, "ab" if done else "wb") as file,
             tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=part.stem) as bar,
         ):
-            while chunk := response.read(CHUNK):
+            while chunk := response.read(BLOCK):
                 file.write(chunk)
                 bar.update(len(chunk))
             done = file.tell()
