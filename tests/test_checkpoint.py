@@ -1,4 +1,4 @@
-"""Checkpoints to and from transformers, what is refused, and students cut from teachers."""
+"""Checkpoints to and from transformers, what is refused, and students made of their teachers' layers."""
 
 import json
 import pickle

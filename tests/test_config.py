@@ -11,7 +11,7 @@ from minikd.checkpoints.config_json import DISTILBERT_NAMES, config_from_json, c
 from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT, EncoderConfig, bert_like, same_shape
 from minikd.errors import MinikdError
 
-# The fields as they stand in the published files.
+# The fields of the published files.
 BERT_BASE_UNCASED = {
     "architectures": ["BertForMaskedLM"], "attention_probs_dropout_prob": 0.1, "gradient_checkpointing": False,
     "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02,
@@ -66,7 +66,7 @@ def test_family_of_an_old_file_without_model_type_is_told_by_its_field_names(tmp
 
 def test_labels_come_from_id2label_in_the_order_of_their_numbers(tmp_path):
     names = {str(i): f"name{i}" for i in range(12)}
-    shuffled = {i: names[i] for i in sorted(names)}  # "10" before "2", as sorted text stands in some files
+    shuffled = {i: names[i] for i in sorted(names)}  # "10" before "2", the order of text in some files
     assert read(tmp_path, BERT_BASE_UNCASED | {"id2label": shuffled}).labels == tuple(names.values())
 
 

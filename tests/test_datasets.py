@@ -352,7 +352,7 @@ def test_train_equal_to_test_is_refused_and_not_trained_on(tmp_path):
 
 
 def imdb_members(count=12_500) -> dict[str, str]:
-    """4 x `count` reviews of a few words; train/pos 7 and 8 also stand in test, and member order is not id order."""
+    """4 x `count` reviews of a few words; train/pos 7 and 8 also appear in test, and member order is not id order."""
     reviews = {}
     for split in ("test", "train"):
         for folder in ("pos", "neg"):

@@ -397,7 +397,7 @@ def test_learned_vocabulary_covers_its_texts_and_keeps_to_its_size():
 
 
 def test_letters_of_a_learned_vocabulary_are_ordinary_text():
-    """A letter that counted as a special token would be cut out of the words that it stands in."""
+    """A letter that counted as a special token would be cut out of the words in which it appears."""
     tokenizer = train_wordpiece(TEXTS, 120)
     special = {token.content for token in tokenizer.backend.get_added_tokens_decoder().values()}
     assert special == set(SPECIAL_TOKENS)

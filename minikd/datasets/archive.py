@@ -101,7 +101,7 @@ def download(url: str, path, sha256: str) -> None:
     """Download `url` to `path` by way of `path`.part, which a later call continues, and compare its SHA-256.
 
     `path` appears only when it is whole and verified. Raises MinikdError: when the address cannot be reached or the
-    connection is cut (the part stays), or when the checksum is wrong (the part is deleted).
+    connection breaks (the part stays), or when the checksum is wrong (the part is deleted).
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
@@ -126,7 +126,7 @@ def download(url: str, path, sha256: str) -> None:
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Bring `part` to the full length of `url`, going on from what it already holds if the server can."""
+    """Bring `part` to the full length of `url`, continuing what it already holds if the server can."""
     done = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "minikd"} | ({"Range": f"bytes={done}-"} if done else {})
     try:
