@@ -42,8 +42,8 @@ class Tokenizer:
 
         Returns ids, int32 of shape (tokens,), and offsets, int64 of shape (texts + 1,): text i has
         ids[offsets[i]:offsets[i + 1]]. The library works on all cores; a progress bar shows for more than a moment's
-        work. Raises MinikdError for a `max_length` that leaves no room for the text (the library would not truncate at all
-        below 2).
+        work. Raises MinikdError for a `max_length` that leaves no room for the text (below 2 the library would not
+        truncate at all).
         """
         if max_length < 3:
             raise MinikdError(
