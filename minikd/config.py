@@ -116,7 +116,7 @@ def bert_like(hidden: int, layers: int, like: EncoderConfig) -> EncoderConfig:
     """
     head_size = 64 if hidden % 64 == 0 and hidden >= 512 else 32
     if hidden % head_size:
-        raise MinikdError(f"hidden size {hidden}: must be a multiple of {head_size}, the size of an attention head")
+        raise MinikdError(f"`hidden` {hidden}: must be a multiple of {head_size}, the size of an attention head")
     return replace(
         BERT_BASE,
         num_hidden_layers=layers,

@@ -43,6 +43,8 @@ def plan_student(
     768-wide teacher with BERT's vocabulary (`has_bert_vocabulary`) are the published 512-wide BERT_SMALL. `init`:
     teacher, pretrained or random; auto: the first of these that fits the shape.
     """
+    if init not in ("auto", "teacher", "pretrained", "random"):
+        raise MinikdError(f"`init` {init!r}: must be auto, teacher, pretrained or random")
     named = None if isinstance(layers, int) else list(layers)
     count = layers if isinstance(layers, int) else len(layers)
     if hidden and hidden != teacher.hidden_size:
@@ -58,17 +60,16 @@ def plan_student(
         init = "teacher" if fits else "pretrained" if published else "random"
     if named and init != "teacher":
         raise MinikdError(
-            f"`take_layers` {named}: this student takes no layers of the teacher; leave it out, or `student_hidden` "
-            f"and `student_init`"
+            f"`layers` {named}: this student takes no layers of the teacher; give their number, or leave out `hidden` "
+            f"and `init`"
         )
     if init == "pretrained" and not published:
         raise MinikdError(
-            "`student_init` pretrained: no published weights of this shape and vocabulary are known; name some by "
-            "`student`"
+            "`init` pretrained: no published weights of this shape and vocabulary are known; choose another `init`"
         )
     if init == "teacher" and config.hidden_size != teacher.hidden_size:
         raise MinikdError(
-            f"`student_init` teacher: the student is {config.hidden_size} wide and the teacher {teacher.hidden_size}; "
+            f"`init` teacher: the student is {config.hidden_size} wide and the teacher {teacher.hidden_size}; "
             f"widths must agree"
         )
     if init != "teacher":
@@ -85,8 +86,8 @@ def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> list[int]:
     """
     if not 1 <= student_layers <= teacher_layers:
         raise MinikdError(
-            f"`student_layers` {student_layers}: the teacher has {teacher_layers} layers to take from; "
-            f"choose 1 to {teacher_layers}"
+            f"`layers` {student_layers}: the teacher has {teacher_layers} layers to take from; choose 1 to "
+            f"{teacher_layers}"
         )
     step = (teacher_layers - 1) / max(student_layers - 1, 1)
     return [round(i * step) for i in range(student_layers)]
@@ -96,7 +97,7 @@ def check_layers(teacher: EncoderConfig, layers: list[int]) -> None:
     """Raises MinikdError where the teacher has no such layers."""
     count = teacher.num_hidden_layers
     if not layers or not all(0 <= layer < count for layer in layers):
-        raise MinikdError(f"student layers {layers}: the teacher's layers are numbered 0 to {count - 1}")
+        raise MinikdError(f"`layers` {layers}: the teacher's layers are numbered 0 to {count - 1}")
 
 
 def student_from_teacher(teacher: Classifier, layers: list[int], seed: int) -> Classifier:

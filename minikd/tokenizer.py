@@ -24,7 +24,7 @@ class Tokenizer:
     """A WordPiece vocabulary with BERT's text clean-up, as `[CLS] text [SEP]`."""
 
     def __init__(self, backend: Backend, truncation_side: str = "right"):
-        backend.no_padding()  # some published files pad and cut by themselves: all-MiniLM-L6-v2's to 128 tokens
+        backend.no_padding()  # some published files pad and truncate by themselves: all-MiniLM-L6-v2's to 128 tokens
         backend.no_truncation()
         self.backend = backend
         self.vocab: dict[str, int] = backend.get_vocab()
@@ -42,8 +42,8 @@ class Tokenizer:
 
         Returns ids, int32 of shape (tokens,), and offsets, int64 of shape (texts + 1,): text i has
         ids[offsets[i]:offsets[i + 1]]. The library works on all cores; a progress bar shows for more than a moment's
-        work. Raises MinikdError for a `max_length` that leaves no room for the text (the library would not cut at all
-        below 2).
+        work. Raises MinikdError for a `max_length` that leaves no room for the text (below 2 the library would not
+        truncate at all).
         """
         if max_length < 3:
             raise MinikdError(

@@ -5,7 +5,7 @@
 #
 #   suite      all tests, those of CUDA among them
 #   equality   the largest differences to transformers, fp32 and fp64, on the GPU
-#   benchmark  tests/benchmark.py: steps, epochs, feeding, distillation and memory against transformers and its Trainer
+#   benchmark  tests/benchmark: steps, epochs, feeding, distillation and memory against transformers and its Trainer
 #   size       BERT-base's shape and the 4-layer student, both with random weights, on IMDb at lengths 256 and 512
 #   imdb       TEACHER fine-tuned on IMDb; students of 3 and 4 of its layers, 5 seeds each
 #   sst2       the same on SST-2
@@ -26,7 +26,7 @@ suite() { "$python" -m pytest -q -p no:cacheprovider -n 8 -rs; }
 equality() { "$python" tests/equality.py cuda; }
 
 benchmark() {
-  "$python" tests/benchmark.py rate steps ratios epochs feeding distillation memory \
+  "$python" tests/benchmark rate steps ratios epochs feeding distillation memory \
     --data-dir "$data" --epoch-batches 200 --output "$results/benchmark-gpu.json"
 }
 
@@ -39,11 +39,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from minikd.checkpoints.pretrained import save_pretrained
-from minikd.config import BERT_BASE
 from minikd.checkpoints.hub import model_folder
+from minikd.checkpoints.pretrained import save_pretrained
+from minikd.checkpoints.tokenizer_files import load_tokenizer, save_tokenizer
+from minikd.config import BERT_BASE
 from minikd.model import Classifier
-from minikd.tokenizer import load_tokenizer
 
 torch.manual_seed(0)
 folder, tokenizer = Path(sys.argv[1]), load_tokenizer(model_folder(sys.argv[2]))
@@ -51,7 +51,7 @@ save_pretrained(Classifier(BERT_BASE), folder)
 weights = load_file(folder / "model.safetensors")
 # Without a classifier it is an encoder to fine-tune.
 save_file({k: v for k, v in weights.items() if not k.startswith("classifier")}, folder / "model.safetensors")
-tokenizer.save(folder, "bert", BERT_BASE.max_position_embeddings)
+save_tokenizer(tokenizer, folder, "bert", BERT_BASE.max_position_embeddings)
 PYTHON
 }
 

@@ -1,4 +1,4 @@
-"""The other side of tests/benchmark.py: the same classifier, data and settings with transformers and its Trainer."""
+"""The other side of tests/benchmark: the same classifier, data and settings with transformers and its Trainer."""
 
 import contextlib
 import io
@@ -51,7 +51,7 @@ def collator(tokenizer, pad_to: int | None = None) -> transformers.DataCollatorW
 
 
 def trainer_seconds(twin, examples: Examples, settings: Settings, tokenizer, pad_to: int | None = None) -> float:
-    """Trains `twin` by Trainer as `minikd.training.train` would; returns the seconds that Trainer reports.
+    """Trains `twin` by Trainer as `minikd.training.fit` would; returns the seconds that Trainer reports.
 
     Batches are random, as by default, and padded to their longest text by DataCollatorWithPadding, or all to `pad_to`.
     Schedule, weight decay, clipping and the fused AdamW are the same; nothing is evaluated or saved.

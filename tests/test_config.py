@@ -11,7 +11,7 @@ from minikd.checkpoints.config_json import DISTILBERT_NAMES, config_from_json, c
 from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT, EncoderConfig, bert_like, same_shape
 from minikd.errors import MinikdError
 
-# The fields as they stand in the published files.
+# The fields of the published files.
 BERT_BASE_UNCASED = {
     "architectures": ["BertForMaskedLM"], "attention_probs_dropout_prob": 0.1, "gradient_checkpointing": False,
     "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02,
@@ -66,7 +66,7 @@ def test_family_of_an_old_file_without_model_type_is_told_by_its_field_names(tmp
 
 def test_labels_come_from_id2label_in_the_order_of_their_numbers(tmp_path):
     names = {str(i): f"name{i}" for i in range(12)}
-    shuffled = {i: names[i] for i in sorted(names)}  # "10" before "2", as sorted text stands in some files
+    shuffled = {i: names[i] for i in sorted(names)}  # "10" before "2", the order of text in some files
     assert read(tmp_path, BERT_BASE_UNCASED | {"id2label": shuffled}).labels == tuple(names.values())
 
 
@@ -172,11 +172,11 @@ def test_what_is_not_implemented_is_refused_by_the_name_of_the_file_and_the_fiel
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"7", b"\xff"], ids=["empty", "cut", "list", "7", "bytes"])
 def test_broken_file_is_refused_by_name(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
-    assert "config.json: is not a model's config.json" in refusal(EncoderConfig.from_file, tmp_path / "config.json")
+    assert "config.json: is not a model's config.json" in refusal(read_config, tmp_path / "config.json")
 
 
 def test_missing_file_is_refused_by_name(tmp_path):
-    assert "config.json: cannot be read" in refusal(EncoderConfig.from_file, tmp_path / "config.json")
+    assert "config.json: cannot be read" in refusal(read_config, tmp_path / "config.json")
 
 
 def test_distilbert_with_segments_is_refused():
@@ -197,7 +197,7 @@ def test_a_new_shape_has_berts_proportions_and_the_vocabulary_positions_and_labe
             vocab_size=100, max_position_embeddings=64, pad_token_id=7, labels=("x", "y", "z"),
         )  # fmt: skip
     for hidden in (31, 100, 513):
-        assert f"hidden size {hidden}: must be a multiple of 32" in refusal(bert_like, hidden, 3, like)
+        assert f"`hidden` {hidden}: must be a multiple of 32" in refusal(bert_like, hidden, 3, like)
 
 
 def test_a_shape_is_another_where_a_weight_or_its_use_by_heads_is_and_not_by_labels_and_dropouts():

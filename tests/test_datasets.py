@@ -16,7 +16,7 @@ import pytest
 
 from minikd.datasets import Dataset, Split, data_fingerprint, load_dataset
 from minikd.datasets.archive import Source, download, locate
-from minikd.datasets.splits import assemble, containment_groups, divide
+from minikd.datasets.splits import containment_groups, hold_out, make_dataset
 from minikd.errors import MinikdError
 
 REAL = os.environ.get("MINIKD_DATA")
@@ -53,7 +53,7 @@ def numbered(counts, name="text") -> Split:
 
 
 def test_parts_hold_a_tenth_of_each_label_within_rounding():
-    rest, validation, test = divide(numbered([604, 2879, 1363]), 2)
+    rest, validation, test = hold_out(numbered([604, 2879, 1363]), 2)
     assert Counter(validation.labels) == Counter(test.labels) == {0: 60, 1: 288, 2: 136}
     assert Counter(rest.labels) == {0: 484, 1: 2303, 2: 1091}
 
@@ -61,7 +61,7 @@ def test_parts_hold_a_tenth_of_each_label_within_rounding():
 def test_each_example_falls_into_exactly_one_part_and_keeps_its_label_and_order():
     examples = numbered([70, 30])
     label_of = dict(zip(examples.texts, examples.labels))
-    parts = divide(examples, 2)
+    parts = hold_out(examples, 2)
     assert sorted(text for part in parts for text in part.texts) == sorted(examples.texts)
     for part in parts:
         assert part.labels == [label_of[text] for text in part.texts]
@@ -70,7 +70,7 @@ def test_each_example_falls_into_exactly_one_part_and_keeps_its_label_and_order(
 
 def test_repeated_texts_stay_on_one_side_whatever_their_label_case_or_spacing():
     texts = [variant for i in range(200) for variant in (f"Text {i}", f"text  {i}", f"TEXT {i} ")]
-    parts = divide(Split(texts, [(i // 7) % 2 for i in range(600)]), 2)
+    parts = hold_out(Split(texts, [(i // 7) % 2 for i in range(600)]), 2)
     sides = [plain(part.texts) for part in parts]
     assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
     assert all(part.texts for part in parts)
@@ -98,7 +98,7 @@ def phrases(sentences=400, seed=0) -> Split:
 @pytest.mark.parametrize("parts", [1, 2])
 def test_no_text_set_aside_appears_word_for_word_in_a_training_text(parts):
     examples = phrases()
-    train, *held_out = divide(examples, parts)
+    train, *held_out = hold_out(examples, parts)
     for part in held_out:
         assert not [text for text in part.texts if any(appears_in(text, other) for other in train.texts)]
         assert len(part.texts) == pytest.approx(len(examples.texts) / 10, abs=2)
@@ -124,7 +124,7 @@ def test_texts_that_stay_in_training_because_several_contain_them_are_counted_fr
 ):
     texts = [f"the fine film {i}" for i in range(260)] + ["fine film", "FINE film!"] * (shorter // 2)
     texts += ["the film"] * (shorter % 2)  # appears in none
-    assemble("corpus", ("a", "b"), Split(texts, [i % 2 for i in range(len(texts))]))
+    make_dataset("corpus", ("a", "b"), Split(texts, [i % 2 for i in range(len(texts))]))
     line = "corpus: 14 of 274 texts (5%) appear inside several others and stay in training; "
     out = capsys.readouterr().out
     assert out == told * (line + "the parts set aside hold longer texts\n")
@@ -133,7 +133,7 @@ def test_texts_that_stay_in_training_because_several_contain_them_are_counted_fr
 def test_a_text_that_contains_all_others_is_named_as_the_reason_for_an_empty_split():
     texts = [f"word{i}" for i in range(40)]
     texts.insert(7, "The whole list,\nin one: " + ", ".join(texts))
-    message = refusal(assemble, "corpus", ("a", "b"), Split(texts, [i % 2 for i in range(41)]), where="own.csv")
+    message = refusal(make_dataset, "corpus", ("a", "b"), Split(texts, [i % 2 for i in range(41)]), where="own.csv")
     assert message.startswith("own.csv: no example is left for the validation split: the text 'The whole list,\\nin ")
     assert "contains 40 of the other texts" in message and "remove it" in message and "distinct" not in message
 
@@ -142,20 +142,20 @@ def test_the_side_of_a_text_does_not_depend_on_the_order_of_the_file():
     examples = numbered([300, 200])
     order = random.Random(1).sample(range(500), 500)
     shuffled = Split([examples.texts[i] for i in order], [examples.labels[i] for i in order])
-    for part, again in zip(divide(examples, 2), divide(shuffled, 2)):
+    for part, again in zip(hold_out(examples, 2), hold_out(shuffled, 2)):
         assert set(part.texts) == set(again.texts)
 
 
 def test_the_split_is_the_same_today_and_in_later_versions():
-    _, validation = divide(numbered([20, 20]), 1)
+    _, validation = hold_out(numbered([20, 20]), 1)
     assert validation.texts == ["text 5", "text 7", "text 33", "text 35"]
 
 
 def test_training_texts_of_the_test_split_are_dropped_and_counted(capsys):
     train, test = numbered([30, 30]), numbered([10, 10], "other")
     test = Split(test.texts + ["TEXT 5"], test.labels + [1])
-    dataset = assemble("corpus", ("a", "b"), train, test)
-    assert capsys.readouterr().out == "corpus: 1 training texts dropped because they also stand in test\n"
+    dataset = make_dataset("corpus", ("a", "b"), train, test)
+    assert capsys.readouterr().out == "corpus: 1 training texts dropped because they also appear in test\n"
     assert_kept_apart(dataset)
     assert len(dataset.train.texts) + len(dataset.validation.texts) == 59 and len(dataset.test.texts) == 21
 
@@ -163,7 +163,7 @@ def test_training_texts_of_the_test_split_are_dropped_and_counted(capsys):
 def test_given_validation_texts_leave_train_and_test_texts_leave_both(capsys):
     train, validation, test = numbered([10, 10]), numbered([3, 3], "dev"), numbered([3, 3], "test")
     validation.texts[0], train.texts[0], train.texts[1] = "test 1", "test 2", "dev 1"
-    dataset = assemble("corpus", ("a", "b"), train, test, validation)
+    dataset = make_dataset("corpus", ("a", "b"), train, test, validation)
     assert_kept_apart(dataset)
     assert "1 validation texts" in (out := capsys.readouterr().out) and "2 training texts" in out
     assert len(dataset.test.texts) == 6
@@ -352,7 +352,7 @@ def test_train_equal_to_test_is_refused_and_not_trained_on(tmp_path):
 
 
 def imdb_members(count=12_500) -> dict[str, str]:
-    """4 x `count` reviews of a few words; train/pos 7 and 8 also stand in test, and member order is not id order."""
+    """4 x `count` reviews of a few words; train/pos 7 and 8 also appear in test, and member order is not id order."""
     reviews = {}
     for split in ("test", "train"):
         for folder in ("pos", "neg"):

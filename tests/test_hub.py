@@ -19,6 +19,7 @@ from minikd.checkpoints.adapters import load_adapted, save_adapters
 from minikd.checkpoints.config_json import config_from_json, config_to_json
 from minikd.checkpoints.hub import is_fine_tuned, model_folder, read_tensors
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
+from minikd.checkpoints.tokenizer_files import save_tokenizer
 from minikd.errors import MinikdError
 from minikd.techniques.lora import add_lora, merge_lora
 from minikd.tokenizer import train_wordpiece
@@ -408,7 +409,7 @@ def hub(saved, tmp_path, monkeypatch):
     """A server in place of the hub, which has a whole model, and an empty cache."""
     from huggingface_hub import constants
 
-    train_wordpiece(["a film"] * 3, 53).save(saved[1], "bert", 16)
+    save_tokenizer(train_wordpiece(["a film"] * 3, 53), saved[1], "bert", 16)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts

@@ -19,7 +19,7 @@ from exercises import CHANGES, changed
 
 import minikd.datasets.sample
 from minikd import Dataset, MinikdError, Run, Split, TextClassifier, TrainConfig, distill, evaluate, train
-from minikd.datasets.splits import assemble
+from minikd.datasets.splits import make_dataset
 from minikd.experiment.readme import READMES, readme_with_tables
 
 ROOT = Path(__file__).parents[1]
@@ -162,7 +162,7 @@ NAMES = ["good" if i % 2 else "bad" for i in range(40)]
 def test_examples_are_split_as_a_file_is():
     data = Dataset.from_examples(TEXTS, NAMES)
     whole = Split(TEXTS, [0 if name == "bad" else 1 for name in NAMES])
-    assert data == assemble("examples", ("bad", "good"), whole) and data.labels == ("bad", "good")
+    assert data == make_dataset("examples", ("bad", "good"), whole) and data.labels == ("bad", "good")
     assert sorted(data.all.texts) == sorted(TEXTS) and len(data.test.texts) == len(data.validation.texts) == 4
 
 

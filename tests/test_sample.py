@@ -116,16 +116,18 @@ def test_loader_gives_labels_and_probabilities_of_equal_length(dataset):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"text,label\nfine,positive\n", "line 1: the header"),
-        (b"", "line 1: the header"),
-        (b"text,label,p_positive\n", "no reviews"),
-        (b"text,label,p_positive\nfine,positive,0.9\nfine,positive\n", "line 3: 2 columns"),
-        (b"text,label,p_positive\n ,positive,0.9\n", "line 2: an empty text"),
+        (b"text,label\nfine,positive\n", "line 1, which must name the columns: no label column 'p_positive'"),
+        (b"", "is empty"),
+        (b"text,label,p_positive\n", "has no examples"),
+        (b"text,label,p_positive\nfine,positive,0.9\nfine,positive\n", "line 3: 2 fields"),
+        (b"text,label,p_positive\n ,positive,0.9\n", "line 2: the text is empty"),
         (b"text,label,p_positive\nfine,good,0.9\n", "line 2: the label 'good'"),
-        (b"text,label,p_positive\nfine,positive,often\n", "line 2: could not convert"),
+        (b"text,label,p_positive\nfine,positive,often\n", "line 2: p_positive is often"),
         (b"text,label,p_positive\nfine,positive,nan\n", "line 2: p_positive is nan"),
+        (b"text,label,p_positive\nfine,positive,1.5\n", "line 2: p_positive is 1.5"),
+        (b"text,p_positive\nfine,0.9\n", "no label column"),
         (b'text,label,p_positive\n"fine,positive,0.9\n', "line 2: unexpected end"),
-        (b"text,label,p_positive\n\xff,positive,0.9\n", "not UTF-8 at byte 22"),
+        (b"text,label,p_positive\n\xff,positive,0.9\n", "line 2: not UTF-8"),
     ],
 )
 def test_broken_file_is_refused_with_one_line_that_names_it(tmp_path, content, complaint):
@@ -137,5 +139,5 @@ def test_broken_file_is_refused_with_one_line_that_names_it(tmp_path, content, c
 
 
 def test_missing_file_is_refused_with_one_line_that_says_what_to_run(tmp_path):
-    with pytest.raises(MinikdError, match=r"train\.csv: cannot be read .*generate\.py"):
+    with pytest.raises(MinikdError, match=r"train\.csv cannot be read: .*generate\.py"):
         sample.load(tmp_path)

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from minikd.datasets import Dataset, Split
-from minikd.datasets.containment import containment_groups, identity, words_of
-from minikd.datasets.splits import assemble, divide
+from minikd.datasets.containment import containment_groups, normalize, words_of
+from minikd.datasets.splits import hold_out, make_dataset
 from minikd.errors import MinikdError
 
 SEEDS = range(20)
@@ -39,7 +39,7 @@ def pairs(split: Split) -> Counter:
 
 
 def identities(split: Split) -> set[str]:
-    return set(map(identity, split.texts))
+    return set(map(normalize, split.texts))
 
 
 def assert_apart(*splits: Split):
@@ -57,7 +57,7 @@ def is_subsequence(part: Split, whole: Split) -> bool:
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_division_loses_nothing_repeats_nothing_and_parts_no_identical_texts(seed, parts):
     whole = examples(seed, 200)
-    divided = divide(whole, parts)
+    divided = hold_out(whole, parts)
     assert len(divided) == parts + 1
     assert sum(map(pairs, divided), Counter()) == pairs(whole)
     assert all(is_subsequence(part, whole) for part in divided)
@@ -68,7 +68,7 @@ def test_a_division_loses_nothing_repeats_nothing_and_parts_no_identical_texts(s
 def test_what_is_set_aside_is_at_most_a_tenth_of_each_label_and_nearly_that(seed):
     whole = examples(seed, 400)
     totals = Counter(whole.labels)
-    for part in divide(whole, 2)[1:]:
+    for part in hold_out(whole, 2)[1:]:
         taken = Counter(part.labels)
         for label, total in totals.items():
             wanted = max(1, round(total / 10))
@@ -80,7 +80,7 @@ def test_a_division_depends_on_the_texts_and_labels_and_not_on_their_order(seed)
     whole = examples(seed, 200)
     order = random.Random(seed).sample(range(200), 200)
     shuffled = Split([whole.texts[i] for i in order], [whole.labels[i] for i in order])
-    for part, again in zip(divide(whole, 2), divide(shuffled, 2)):
+    for part, again in zip(hold_out(whole, 2), hold_out(shuffled, 2)):
         assert pairs(part) == pairs(again)
 
 
@@ -91,7 +91,7 @@ def given_splits(seed: int) -> tuple[Split, Split, Split]:
 
 
 def made(train: Split, test: Split, validation: Split | None) -> Dataset:
-    return assemble("corpus", LABELS, train, test, validation)
+    return make_dataset("corpus", LABELS, train, test, validation)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -103,7 +103,7 @@ def test_given_splits_lose_only_what_is_also_held_out_and_test_loses_nothing(see
     assert is_subsequence(data.train, train) and is_subsequence(data.validation, validation)
     assert identities(data.validation) == identities(validation) - identities(test)
     assert identities(data.train) == identities(train) - identities(test) - identities(validation)
-    kept = [text for text in train.texts if identity(text) in identities(data.train)]
+    kept = [text for text in train.texts if normalize(text) in identities(data.train)]
     assert data.train.texts == kept  # every copy of a text that is kept at all
     assert len(kept) < len(train.texts)  # the data have texts in common, or the test would show nothing
 
@@ -114,7 +114,7 @@ def test_a_missing_validation_split_is_taken_from_train_alone(seed):
     data = made(train, test, None)
     assert data.test == test
     assert_apart(data.train, data.validation, data.test)
-    kept = Counter({pair: n for pair, n in pairs(train).items() if identity(pair[0]) not in identities(test)})
+    kept = Counter({pair: n for pair, n in pairs(train).items() if normalize(pair[0]) not in identities(test)})
     assert pairs(data.train) + pairs(data.validation) == kept
 
 
@@ -148,7 +148,7 @@ def test_a_split_that_would_be_empty_or_lack_a_label_is_refused_and_never_return
     rng = random.Random(seed)
     whole = examples(seed, rng.randrange(4, 30))
     try:
-        data = assemble("corpus", LABELS, whole)
+        data = make_dataset("corpus", LABELS, whole)
     except MinikdError as error:
         assert "corpus: " in str(error)
         return
@@ -165,7 +165,7 @@ def groups_by_definition(texts: list[str]) -> tuple[list[str], list[bool]]:
         around = {one for one in around if not any(one in other and one != other for other in around)}
         longest = min(around, key=lambda other: (-other.count(" "), other)) if around else None
         alike = [other for other, its in zip(texts, words) if its == longest] if around else [text]
-        names.append(min(map(identity, alike)))
+        names.append(min(map(normalize, alike)))
         shared.append(len(around) > 1)
     return names, shared
 
@@ -217,7 +217,7 @@ SENTENCE = "我们昨天在城里看了一部很好的电影但是没有买票"
     ],
 )
 def test_a_part_is_found_whatever_its_accents_and_without_spaces_between_chinese_characters(part, whole):
-    assert containment_groups([part, whole])[0] == [identity(whole)] * 2
+    assert containment_groups([part, whole])[0] == [normalize(whole)] * 2
 
 
 def test_words_are_those_of_an_uncased_tokenizer():
@@ -232,6 +232,6 @@ def test_no_phrase_of_a_chinese_sentence_is_set_aside_while_the_sentence_trains(
     for _ in range(60):
         sentence = "".join(chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(12))
         texts += [sentence, sentence[2:6], sentence[7:]]
-    train, *held_out = divide(Split(texts, [0, 1, 0] * 60), 2)
+    train, *held_out = hold_out(Split(texts, [0, 1, 0] * 60), 2)
     assert all(part.texts for part in held_out)
     assert not [text for part in held_out for text in part.texts if any(text in other for other in train.texts)]

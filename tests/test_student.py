@@ -8,17 +8,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import QUICK, WORDS
+from conftest import QUICK, WORDS, spread
 
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
-from minikd.checkpoints.tokenizer_files import load_tokenizer
+from minikd.checkpoints.tokenizer_files import load_tokenizer, save_tokenizer
+from minikd.classifier import TextClassifier
+from minikd.cli.models import student_maker
 from minikd.config import BERT_BASE, BERT_SMALL, EncoderConfig
 from minikd.datasets import load_dataset
 from minikd.errors import MinikdError
 from minikd.experiment.caches import cached_tokens
 from minikd.inference import compute_logits
 from minikd.model import Classifier, count_parameters
-from minikd.student import PRETRAINED_SMALL, starting_student, student_config
+from minikd.student import PRETRAINED_SMALL, evenly_spaced_layers, has_bert_vocabulary, plan_student
 from minikd.tokenizer import Tokenizer as WordPiece
 from minikd.tokenizer import bert_wordpiece, train_wordpiece
 
@@ -30,8 +32,19 @@ def flags(**given):
     """distill.py's flags for a teacher and data of the user's own."""
     own = dict(dataset="mine.csv", teacher="mine", student=None, student_layers=None, take_layers=None,
                student_hidden=None, student_init="auto", student_lora_rank=None, max_length=16, label_order=None,
-               precision="fp32")  # fmt: skip
+               precision="fp32", seed=42)  # fmt: skip
     return SimpleNamespace(**own | given)
+
+
+def student_of(model, tokenizer, **given):
+    """The function that makes distill.py's student of this teacher, what its first weights are, and its width."""
+    teacher = model and TextClassifier(model, tokenizer, max_length=16, device=CPU, precision="fp32")
+    return student_maker(flags(**given), teacher, tokenizer, DATA, CPU)
+
+
+def shape(teacher, layers, tokenizer):
+    """The shape of a student with so many layers."""
+    return plan_student(teacher, layers, bert_vocabulary=has_bert_vocabulary(tokenizer)).config
 
 
 def wide_teacher(tokenizer, layers=5, **shape):
@@ -52,17 +65,22 @@ def test_a_wide_teacher_of_another_vocabulary_gives_four_of_its_own_layers(minil
     teacher = wide_teacher(tokenizer)
     for given in ({}, {"student_layers": 4}):
         layers = "the fine-tuned teacher's layers [0, 1, 3, 4]"
-        assert starting_student(flags(**given), teacher, tokenizer, DATA, 42, CPU) == (None, [0, 1, 3, 4], layers)
+        new_student, words, width = student_of(teacher, tokenizer, **given)
+        assert (words, width) == (layers, 768)
         assert capsys.readouterr().out == (
             f"student: 4 layers, 768 wide, first weights: {layers} (its vocabulary is not that of {PRETRAINED_SMALL})\n"
         )
+        spread(teacher)  # fine-tuned in the meantime
+        for own, taken in zip(new_student(42).model.encoder.layers, [0, 1, 3, 4], strict=True):
+            weights = teacher.encoder.layers[taken].state_dict()
+            assert all(torch.equal(tensor, weights[name]) for name, tensor in own.state_dict().items())
 
 
 def test_a_wide_teacher_of_another_vocabulary_of_the_same_size_gives_its_own_layers_too(minilm, capsys):
     tokenizer = another_vocabulary(load_tokenizer(minilm))
     assert tokenizer.vocab_size == BERT_BASE.vocab_size
     teacher = wide_teacher(tokenizer, layers=4)
-    assert starting_student(flags(), teacher, tokenizer, DATA, 42, CPU)[:2] == (None, [0, 1, 2, 3])
+    assert student_of(teacher, tokenizer)[1] == "the fine-tuned teacher's layers [0, 1, 2, 3]"
 
 
 @pytest.mark.parametrize("rows", [30522, 30528], ids=["as many rows as tokens", "rows to spare"])
@@ -74,15 +92,16 @@ def test_a_wide_teacher_of_the_published_vocabulary_means_the_published_student(
     snapshot = repository / "snapshots" / commit
     published = Classifier(BERT_SMALL)
     save_pretrained(published, snapshot)
-    tokenizer.save(snapshot, "bert", 512)
+    save_tokenizer(tokenizer, snapshot, "bert", 512)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with torch.device("meta"):
         teacher = wide_teacher(tokenizer, layers=1, vocab_size=rows)
-    args = flags(label_order=["bad", "good"])
-    student, layers, _ = starting_student(args, teacher, tokenizer, DATA, 42, CPU)
-    assert layers == [] and student.config == replace(BERT_SMALL, labels=DATA.labels)
+    new_student, words, width = student_of(teacher, tokenizer, label_order=["bad", "good"])
+    assert words == f"the weights of {PRETRAINED_SMALL}" and width == 512
+    student = new_student(42).model
+    assert student.config == replace(BERT_SMALL, labels=DATA.labels)
     weights = student.encoder.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in published.encoder.state_dict().items())
 
@@ -92,22 +111,39 @@ def test_published_weights_asked_for_with_another_vocabulary_are_refused(minilm)
     with torch.device("meta"):
         teacher = wide_teacher(tokenizer, layers=4)
     for given in ({}, {"student_hidden": 512}):
-        with pytest.raises(MinikdError, match="^--student-init pretrained: .* of this shape and vocabulary"):
-            starting_student(flags(student_init="pretrained", **given), teacher, tokenizer, DATA, 42, CPU)
+        with pytest.raises(MinikdError, match="^`student_init` pretrained: .* of this shape and vocabulary"):
+            student_of(teacher, tokenizer, student_init="pretrained", **given)
 
 
 @pytest.mark.parametrize("given,words", [
     ({"teacher": "oracle", "take_layers": [0, 1]}, "--teacher oracle: has no layers to take"),
     ({"teacher": "oracle", "student_init": "teacher"}, "--teacher oracle: has no layers to take"),
     ({"student_init": "random", "student_lora_rank": 2}, "--student-lora-rank: this student starts from random"),
-    ({"student_init": "random", "take_layers": [0, 1]}, "--take-layers: this student takes no layers"),
+    ({"student_init": "random", "take_layers": [0, 1]}, r"`take_layers` \[0, 1\]: this student takes no layers"),
     ({"take_layers": [0, 1], "student_layers": 3}, "--student-layers 3: --take-layers names 2"),
 ])  # fmt: skip
 def test_flags_that_contradict_each_other_are_refused(given, words):
     tokenizer = train_wordpiece(WORDS * 3, 200)
     teacher = None if "teacher" in given else wide_teacher(tokenizer, hidden_size=64, num_attention_heads=1)
     with pytest.raises(MinikdError, match=f"^{words}"):
-        starting_student(flags(**{"dataset": "sample"} | given), teacher, tokenizer, DATA, 42, CPU)
+        student_of(teacher, tokenizer, **{"dataset": "sample"} | given)
+
+
+@pytest.mark.parametrize("given,words", [
+    ({"layers": 6}, "`layers` 6: the teacher has 5 layers to take from; choose 1 to 5"),
+    ({"layers": [0, 5]}, "`layers` [0, 5]: the teacher's layers are numbered 0 to 4"),
+    ({"layers": [0, 1], "hidden": 32}, "`layers` [0, 1]: this student takes no layers of the teacher"),
+    ({"init": "teacher", "hidden": 32}, "`init` teacher: the student is 32 wide and the teacher 64"),
+    ({"init": "pretrained"}, "`init` pretrained: no published weights of this shape and vocabulary are known"),
+    ({"init": "zeros"}, "`init` 'zeros': must be auto, teacher, pretrained or random"),
+    ({"hidden": 33}, "`hidden` 33: must be a multiple of 32"),
+])  # fmt: skip
+def test_a_student_that_cannot_be_made_is_refused_by_the_name_of_the_setting(given, words):
+    tokenizer = train_wordpiece(WORDS * 3, 200)
+    teacher = wide_teacher(tokenizer, hidden_size=64, num_attention_heads=1)
+    with pytest.raises(MinikdError) as refused:
+        TextClassifier(teacher, tokenizer, device=CPU, precision="fp32").make_student(**given)
+    assert str(refused.value).startswith(words)
 
 
 @pytest.mark.parametrize("hidden", [64, 512, 768])
@@ -115,22 +151,24 @@ def test_flags_that_contradict_each_other_are_refused(given, words):
 def test_a_student_is_random_only_where_the_user_asked_for_its_width_or_for_that(hidden, layers, capsys):
     tokenizer = train_wordpiece(WORDS * 3, 200)
     heads = dict(hidden_size=hidden, num_attention_heads=hidden // 64)
-    for shape in (heads, heads | dict(model_type="distilbert", type_vocab_size=0, classifier_dropout=0.2)):
-        teacher = wide_teacher(tokenizer, **shape)
-        assert starting_student(flags(student_layers=layers), teacher, tokenizer, DATA, 42, CPU)[0] is None
+    for sizes in (heads, heads | dict(model_type="distilbert", type_vocab_size=0, classifier_dropout=0.2)):
+        teacher = wide_teacher(tokenizer, **sizes)
+        taken = evenly_spaced_layers(5, layers or 4)
+        assert student_of(teacher, tokenizer, student_layers=layers)[1] == f"the fine-tuned teacher's layers {taken}"
         assert "first weights: the fine-tuned teacher's layers" in capsys.readouterr().out
         for given in ({"student_hidden": 32}, {"student_init": "random"}):
             given["student_layers"] = layers
-            student, taken, _ = starting_student(flags(**given), teacher, tokenizer, DATA, 42, CPU)
-            assert taken == [] and "first weights: random" in capsys.readouterr().out
-            shape = student.config.num_hidden_layers, student.config.hidden_size
-            assert shape == (layers or 4, given.get("student_hidden", hidden))
+            new_student, words, width = student_of(teacher, tokenizer, **given)
+            assert words == "random weights" and "first weights: random" in capsys.readouterr().out
+            config = new_student(42).model.config
+            assert (config.num_hidden_layers, config.hidden_size) == (layers or 4, width)
+            assert width == given.get("student_hidden", hidden)
 
 
 @pytest.mark.parametrize("layers", [4, 6])
 def test_a_student_keeps_the_padding_id_and_labels_of_its_teacher(minilm, layers):
     like = replace(BERT_BASE, pad_token_id=1, labels=("a", "b", "c"))
-    config = student_config(flags(), like, layers, load_tokenizer(minilm))
+    config = shape(like, layers, load_tokenizer(minilm))
     assert (config.pad_token_id, config.labels) == (1, ("a", "b", "c"))
     assert config.hidden_size == {4: 512, 6: 768}[layers]
 
@@ -138,11 +176,11 @@ def test_a_student_keeps_the_padding_id_and_labels_of_its_teacher(minilm, layers
 def test_named_student_shapes_have_the_published_sizes(minilm):
     tokenizer = load_tokenizer(minilm)  # of bert-base-uncased's vocabulary
     with torch.device("meta"):
-        assert student_config(flags(), BERT_BASE, 4, tokenizer) == BERT_SMALL
-        assert count_parameters(Classifier(student_config(flags(), BERT_BASE, 4, tokenizer))) == 28_764_674
-        assert count_parameters(Classifier(student_config(flags(), BERT_BASE, 6, tokenizer))) == 66_956_546
+        assert shape(BERT_BASE, 4, tokenizer) == BERT_SMALL
+        assert count_parameters(Classifier(shape(BERT_BASE, 4, tokenizer))) == 28_764_674
+        assert count_parameters(Classifier(shape(BERT_BASE, 6, tokenizer))) == 66_956_546
     small = replace(BERT_BASE, num_hidden_layers=6, hidden_size=384, intermediate_size=1536)
-    assert student_config(flags(), small, 4, tokenizer) == replace(small, num_hidden_layers=4)
+    assert shape(small, 4, tokenizer) == replace(small, num_hidden_layers=4)
 
 
 def made_from(folder):

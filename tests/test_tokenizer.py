@@ -354,7 +354,7 @@ def test_encoding_is_flat_with_offsets_and_independent_of_the_neighbours(minilm)
 @pytest.mark.parametrize("max_length", [2, 1, 0, -5])
 def test_length_without_room_for_the_text_is_refused(minilm, max_length):
     message = refusal(load_tokenizer(minilm).encode, ["film"], max_length)
-    assert f"--max-length {max_length}: must be at least 3" in message
+    assert f"`max_length` {max_length}: must be at least 3" in message
 
 
 def test_encoding_does_not_change_the_tokenizer(minilm):
@@ -397,7 +397,7 @@ def test_learned_vocabulary_covers_its_texts_and_keeps_to_its_size():
 
 
 def test_letters_of_a_learned_vocabulary_are_ordinary_text():
-    """A letter that counted as a special token would be cut out of the words that it stands in."""
+    """A letter that counted as a special token would be cut out of the words in which it appears."""
     tokenizer = train_wordpiece(TEXTS, 120)
     special = {token.content for token in tokenizer.backend.get_added_tokens_decoder().values()}
     assert special == set(SPECIAL_TOKENS)

@@ -71,7 +71,7 @@ def config_to_json(config: EncoderConfig) -> dict:
     del fields["labels"], fields["quantization"]
     if config.quantization:
         fields["quantization_config"] = {"quant_method": "minikd", "format": config.quantization}
-        # transformers passes over a method that it does not know, and would take whole numbers for weights
+        # transformers ignores a method that it does not know, and would take whole numbers for weights
         fields["model_type"] = f"minikd_{config.model_type}"
     if config.model_type == "distilbert":
         fields = {name: value for name, value in fields.items() if name not in DISTILBERT_CONSTANTS}

@@ -85,7 +85,7 @@ def _fetch(name: str, from_cache: bool = False) -> Path:
 
     folder = get("config.json").parent
     for file in TOKENIZER_FILES:
-        get(file, needed=False)  # tokenizer.py complains if one is missing that it needs
+        get(file, needed=False)  # tokenizer_files.py refuses a folder that lacks what it needs
     weights = next(filter(None, (get(file, needed=file == WEIGHTS[-1]) for file in WEIGHTS)))
     if weights.name.endswith(".index.json"):
         for shard in sorted(set(_read_index(weights).values())):
@@ -114,7 +114,7 @@ def is_fine_tuned(name_or_dir) -> bool:
             with safe_open(path, "pt") as file:  # reads the names only
                 names = list(file.keys())
         except (OSError, SafetensorError):
-            names = list(_read_file(path))  # for its complaint
+            names = list(_read_file(path))  # for its error
     else:
         names = list(_read_file(path))
     return "classifier.weight" in _without_wrappers(names)
@@ -124,7 +124,7 @@ def read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """The weights file of a model folder, or the index of its shards, and all tensors.
 
     Names have no `module.` (of DataParallel) or `_orig_mod.` (of torch.compile) in front, where all of the file's do.
-    Raises MinikdError for files that are missing, cut short, damaged or no checkpoint.
+    Raises MinikdError for files that are missing, incomplete, damaged or no checkpoint.
     """
     path = _weights_file(folder)
     tensors = _read_shards(path) if path.name.endswith(".index.json") else _read_file(path)

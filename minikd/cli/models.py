@@ -140,7 +140,12 @@ def _plan(args, teacher: TextClassifier | None, tokenizer: Tokenizer, data: Data
     own = args.dataset == "sample" and args.teacher in (None, "oracle") and not args.take_layers
     if own and init in ("auto", "random") and args.student_hidden in (None, SAMPLE_STUDENT["hidden_size"]):
         return StudentPlan(replace(like, num_hidden_layers=count, **SAMPLE_STUDENT), "random", [])
-    return plan_student(like, args.take_layers or count, args.student_hidden, init, has_bert_vocabulary(tokenizer))
+    try:
+        return plan_student(like, args.take_layers or count, args.student_hidden, init, has_bert_vocabulary(tokenizer))
+    except MinikdError as error:  # the settings of make_student have longer names here
+        flag = "`take_layers`" if args.take_layers else "`student_layers`"
+        words = str(error).replace("`layers`", flag).replace("`hidden`", "`student_hidden`")
+        raise MinikdError(words.replace("`init`", "`student_init`")) from None
 
 
 def load_single(args, data: Dataset, device: torch.device) -> TextClassifier:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from minikd.errors import MinikdError
 
-CHUNK = 1 << 20
+BLOCK = 1 << 20  # bytes read at a time
 TIMEOUT = 30  # seconds without a byte
 
 
@@ -93,7 +93,7 @@ def _tar_members(path: Path, matcher):
         for member in archive:
             if member.isfile() and (match := matcher.fullmatch(member.name)):
                 yield match, archive.extractfile(member).read()
-        while stream.read(CHUNK):  # gzip compares its checksum at the end of the stream, which tarfile does not reach
+        while stream.read(BLOCK):  # gzip compares its checksum at the end of the stream, which tarfile does not reach
             pass
 
 
@@ -101,7 +101,7 @@ def download(url: str, path, sha256: str) -> None:
     """Download `url` to `path` by way of `path`.part, which a later call continues, and compare its SHA-256.
 
     `path` appears only when it is whole and verified. Raises MinikdError: when the address cannot be reached or the
-    connection is cut (the part stays), or when the checksum is wrong (the part is deleted).
+    connection breaks (the part stays), or when the checksum is wrong (the part is deleted).
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
@@ -126,7 +126,7 @@ def download(url: str, path, sha256: str) -> None:
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Bring `part` to the full length of `url`, going on from what it already holds if the server can."""
+    """Bring `part` to the full length of `url`, continuing what it already holds if the server can."""
     done = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "minikd"} | ({"Range": f"bytes={done}-"} if done else {})
     try:
@@ -147,7 +147,7 @@ def _fetch(url: str, part: Path) -> None:
             open(part, "ab" if done else "wb") as file,
             tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=part.stem) as bar,
         ):
-            while chunk := response.read(CHUNK):
+            while chunk := response.read(BLOCK):
                 file.write(chunk)
                 bar.update(len(chunk))
             done = file.tell()

@@ -11,27 +11,27 @@ CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U
 WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
 
 
-def identity(text: str) -> str:
-    """The text without case and with single spaces: an uncased tokenizer cannot tell texts of one identity apart."""
+def normalize(text: str) -> str:
+    """The text without case and with single spaces: an uncased tokenizer reads texts that agree in this as the same."""
     return " ".join(text.split()).casefold()
 
 
 def containment_groups(texts: list[str]) -> tuple[list[str], list[bool]]:
     """The group of each text, and whether it also appears in a text of another group.
 
-    A group is named by the `identity` of a text that no longer one contains. Each text joins the group of the longest
+    A group has the name, normalized, of a text that no longer one contains. Each text joins the group of the longest
     text in which its words (`words_of`) appear side by side; texts of the same words are one group. A text without
-    words joins those of its own identity only.
+    words is grouped with those that are the same when normalized, and no others.
 
     Takes time almost linear in the number of words: only texts that no longer one contains are searched, and each
     of their positions by bisection.
     """
     words = [words_of(text) for text in texts]
-    names: dict[str, str] = {}  # words -> the least identity of the texts that have them
+    names: dict[str, str] = {}  # words -> the first, in sorted order, of the normalized texts that have them
     for text, own in zip(texts, words):
-        names[own] = min(names.get(own, identity(text)), identity(text))
+        names[own] = min(names.get(own, normalize(text)), normalize(text))
     group, shared = _longest_containing(names.keys() - {""})
-    of_texts = [names[group[own]] if own else identity(text) for text, own in zip(texts, words)]
+    of_texts = [names[group[own]] if own else normalize(text) for text, own in zip(texts, words)]
     return of_texts, [own in shared for own in words]
 
 

@@ -1,7 +1,7 @@
 """Financial PhraseBank: sentences of financial news, labelled from an investor's view (Malo et al. 2014)."""
 
 from minikd.datasets.archive import Source, damaged, locate, members
-from minikd.datasets.splits import Dataset, Split, assemble
+from minikd.datasets.splits import Dataset, Split, make_dataset
 from minikd.errors import MinikdError
 
 SOURCE = Source(
@@ -41,4 +41,4 @@ def load(data_dir, agreement="50") -> Dataset:
         labels.append(LABELS.index(label))
     if len(texts) != COUNTS[agreement]:
         raise damaged(path, f"{len(texts):,} sentences in {name}, not {COUNTS[agreement]:,}")
-    return assemble("fpb", LABELS, Split(texts, labels))
+    return make_dataset("fpb", LABELS, Split(texts, labels))

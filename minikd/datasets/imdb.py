@@ -3,7 +3,7 @@
 from collections import Counter
 
 from minikd.datasets.archive import Source, damaged, locate, members
-from minikd.datasets.splits import Dataset, Split, assemble
+from minikd.datasets.splits import Dataset, Split, make_dataset
 from minikd.errors import MinikdError
 
 SOURCE = Source(
@@ -43,4 +43,4 @@ def load(data_dir) -> Dataset:
     keys = sorted(reviews)  # the archive's own order differs between copies
     train, test = ([key for key in keys if key[0] == split] for split in ("train", "test"))
     splits = [Split([reviews[key] for key in part], [FOLDERS.index(key[1]) for key in part]) for part in (train, test)]
-    return assemble("imdb", LABELS, *splits)
+    return make_dataset("imdb", LABELS, *splits)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minikd.datasets.classes import WHOLE, check_classes, doubtful_labels, whole_number
 from minikd.datasets.rows import FORMATS, USUAL, Layout, Row, read_rows
-from minikd.datasets.splits import MINIMUM, Dataset, Split, assemble
+from minikd.datasets.splits import MINIMUM, Dataset, Split, make_dataset
 from minikd.errors import MinikdError
 
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -37,7 +37,7 @@ def load(path, layout: Layout = USUAL, model_labels=None) -> Dataset:
     splits = {split: _split(rows[split], labels, files[split]) for split in rows}
     minimum = MINIMUM if model_labels is None else 0
     given = splits.get("test"), splits.get("validation")
-    return assemble(name, labels, splits["train"], *given, where=path, minimum=minimum)
+    return make_dataset(name, labels, splits["train"], *given, where=path, minimum=minimum)
 
 
 def _split_files(folder: Path) -> dict[str, Path]:

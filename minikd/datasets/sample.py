@@ -4,20 +4,20 @@ Every row holds a text, a label drawn by a coin, and the probability with which 
 possible accuracy is known, and so is how far any model's probabilities are from the true ones.
 """
 
-import csv
-import io
+import re
 from pathlib import Path
 
 import numpy as np
 
 from minikd.datasets import Dataset, Split
+from minikd.datasets.rows import Layout, read_rows
 from minikd.errors import MinikdError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # In the repository the corpus lies beside the package; an installed package has it inside (minikd/pyproject.toml).
 FOLDER = PACKAGE / "sample" if (PACKAGE / "sample").exists() else PACKAGE.parent / "data" / "sample"
 LABELS = ("negative", "positive")
-COLUMNS = ["text", "label", "p_positive"]
+PROBABILITY = re.compile(r"0(\.\d+)?|1(\.0+)?")
 REMEDY = "write the corpus again with: python data/sample/generate.py"
 
 
@@ -29,37 +29,17 @@ def load(folder: Path = FOLDER) -> Dataset:
 def read_split(path: Path) -> Split:
     """One CSV file of the corpus. Raises MinikdError, which names the file and the line, if it is missing or broken."""
     try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise MinikdError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
-    except UnicodeDecodeError as error:
-        raise MinikdError(f"{path}: not UTF-8 at byte {error.start}; {REMEDY}") from None
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    texts, labels, p_positive = [], [], []
-    try:
-        if next(rows, None) != COLUMNS:
-            raise ValueError(f"the header is not {','.join(COLUMNS)}")
-        for row in rows:
-            review, label, p = row if len(row) == 3 else _refuse(f"{len(row)} columns instead of 3")
-            if not review.strip():
-                _refuse("an empty text")
-            if label not in LABELS:
-                _refuse(f"the label {label!r} is neither negative nor positive")
-            if not 0 <= float(p) <= 1:
-                _refuse(f"p_positive is {p}, not a probability")
-            texts.append(review)
-            labels.append(LABELS.index(label))
-            p_positive.append(float(p))
-        if not texts:
-            _refuse("no reviews")
-    except (ValueError, csv.Error) as error:
-        raise MinikdError(f"{path}, line {max(rows.line_num, 1)}: {error}; {REMEDY}") from None
-    p = np.array(p_positive)
-    return Split(texts, labels, np.stack([1 - p, p], axis=1).astype(np.float32))
-
-
-def _refuse(what: str):
-    raise ValueError(what)
+        rows = read_rows(path)
+        positive = [row.label for row in read_rows(path, Layout(label_column="p_positive"))]
+        for row, p in zip(rows, positive):
+            if row.label not in LABELS:
+                raise MinikdError(f"{path}, line {row.line}: the label {row.label!r} is neither negative nor positive")
+            if not PROBABILITY.fullmatch(p):
+                raise MinikdError(f"{path}, line {row.line}: p_positive is {p}, not a probability")
+    except MinikdError as error:
+        raise MinikdError(f"{error}; {REMEDY}") from None
+    labels, p = [LABELS.index(row.label) for row in rows], np.array(positive, dtype=float)
+    return Split([row.text for row in rows], labels, np.stack([1 - p, p], axis=1).astype(np.float32))
 
 
 def bayes_accuracy(split: Split) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minikd.datasets.containment import containment_groups, identity
+from minikd.datasets.containment import containment_groups, normalize
 from minikd.errors import MinikdError
 from minikd.files import fingerprint
 
@@ -59,7 +59,7 @@ class Dataset:
         names, else its own name.
 
         `test` and `validation` are texts and labels too. Without `test` the examples are divided 80/10/10; without
-        `validation` a tenth of them becomes it (`assemble`). Raises MinikdError.
+        `validation` a tenth of them becomes it (`make_dataset`). Raises MinikdError.
         """
         if label_names is None:
             known = dict.fromkeys(sorted(set(labels), key=lambda label: (isinstance(label, str), label)))
@@ -73,7 +73,7 @@ class Dataset:
             )
         if validation and not test:
             raise MinikdError(f"{name}: `validation` without `test`: give both, or neither, or `test` alone")
-        return assemble(
+        return make_dataset(
             name,
             label_names,
             _examples(texts, labels, ids, f"{name}, train"),
@@ -115,7 +115,7 @@ def _examples(texts: Sequence[str], labels: Sequence[str | int], ids: dict[str |
     return Split(texts, [ids[label] for label in labels])
 
 
-def assemble(
+def make_dataset(
     name: str,
     labels: Sequence[str],
     train: Split,
@@ -127,20 +127,20 @@ def assemble(
     """The `Dataset` of the splits given, making those that are missing.
 
     Without `test` the data are divided 80/10/10 (`validation` must be missing too). Without `validation` a tenth of
-    train becomes it. Training texts that also stand in a given test or validation split are dropped, and so are
-    validation texts that stand in test; a printed line says how many. Messages name the data `where` (or `name`).
+    train becomes it. Training texts that also appear in a given test or validation split are dropped, and so are
+    validation texts that appear in test; a printed line says how many. Messages name the data `where` (or `name`).
     Raises MinikdError where a label would have fewer than `minimum` training examples or, unless that is 0, a split
     would be empty.
     """
     where = where or name
     if test is None:
-        whole = train
-        train, validation, test = divide(whole, 2, where)
+        undivided = train
+        train, validation, test = hold_out(undivided, 2, where)
     elif validation is None:
-        whole = _without(train, "training", {"test": test}, where)
-        train, validation = divide(whole, 1, where)
+        undivided = _without(train, "training", {"test": test}, where)
+        train, validation = hold_out(undivided, 1, where)
     else:
-        whole = None
+        undivided = None
         validation = _without(validation, "validation", {"test": test}, where)
         train = _without(train, "training", {"test": test, "validation": validation}, where)
     counts = Counter(train.labels)
@@ -152,13 +152,13 @@ def assemble(
             )
     for split_name, split in (("validation", validation), ("test", test)):
         if minimum and not split.texts:
-            remedy = (whole and _about_largest_group(whole)) or "give more (distinct) examples"
+            remedy = (undivided and _about_largest_group(undivided)) or "give more (distinct) examples"
             raise MinikdError(f"{where}: no example is left for the {split_name} split: {remedy}")
     return Dataset(name, tuple(labels), train, validation, test)
 
 
-def divide(examples: Split, parts: int, where: str | Path = "data") -> list[Split]:
-    """Set `parts` disjoint tenths of `examples` aside: [the rest, part 1, …, part `parts`], each in the original order.
+def hold_out(examples: Split, parts: int, where: str | Path = "data") -> list[Split]:
+    """The rest of `examples` and `parts` disjoint tenths of them that are held out: [rest, part 1, …], in their order.
 
     Stratified: a part takes round(n / 10) examples, and at least one, of a label that has n. Grouped: a text and those
     that it contains move together (`containment_groups`), and a text that several groups contain stays in the rest. So
@@ -198,13 +198,13 @@ def _about_largest_group(examples: Split) -> str:
     """Which text contains so many others that their group is larger than a part may be; empty where none does."""
     groups = defaultdict(set)
     for text, name in zip(examples.texts, containment_groups(examples.texts)[0]):
-        groups[name].add(identity(text))
+        groups[name].add(normalize(text))
     name, members = max(groups.items(), key=lambda item: len(item[1]))
     if len(members) < max(2, SHARE * sum(map(len, groups.values()))):
         return ""
-    text = next(text for text in examples.texts if identity(text) == name)
+    text = next(text for text in examples.texts if normalize(text) == name)
     others = f"{len(members) - 1:,} of the other texts, with which it must stay together"
-    return f"the text {text[:60]!r} contains {others}: remove it or divide it"
+    return f"the text {text[:60]!r} contains {others}: remove it or split it up"
 
 
 def _select(split: Split, indices: Sequence[int]) -> Split:
@@ -212,10 +212,10 @@ def _select(split: Split, indices: Sequence[int]) -> Split:
 
 
 def _without(split: Split, kind: str, held_out: dict[str, Split], where: str | Path) -> Split:
-    """`split` less the texts that stand in the splits `held_out`; prints how many, if any."""
-    seen = {identity(text) for other in held_out.values() for text in other.texts}
-    kept = [index for index, text in enumerate(split.texts) if identity(text) not in seen]
+    """`split` less the texts that appear in the splits `held_out`; prints how many, if any."""
+    seen = {normalize(text) for other in held_out.values() for text in other.texts}
+    kept = [index for index, text in enumerate(split.texts) if normalize(text) not in seen]
     dropped = len(split.texts) - len(kept)
     if dropped:
-        print(f"{where}: {dropped} {kind} texts dropped because they also stand in {' or '.join(held_out)}")
+        print(f"{where}: {dropped} {kind} texts dropped because they also appear in {' or '.join(held_out)}")
     return _select(split, kept)

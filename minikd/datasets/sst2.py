@@ -2,7 +2,7 @@
 
 from minikd.datasets.archive import Source, damaged, locate, members
 from minikd.datasets.rows import Row, parse_table
-from minikd.datasets.splits import Dataset, Split, assemble
+from minikd.datasets.splits import Dataset, Split, make_dataset
 from minikd.errors import MinikdError
 
 SOURCE = Source(
@@ -29,7 +29,7 @@ def load(data_dir) -> Dataset:
         if len(rows) != count:
             raise damaged(path, f"{len(rows):,} examples in {name}.tsv, not {count:,}")
         splits[name] = _split(rows, where)
-    return assemble("sst2", LABELS, splits["train"], splits["dev"])
+    return make_dataset("sst2", LABELS, splits["train"], splits["dev"])
 
 
 def _split(rows: list[Row], where: str) -> Split:

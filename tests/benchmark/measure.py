@@ -1,4 +1,4 @@
-"""How tests/benchmark.py measures: clocks, counts of operations, and the passes of both sides.
+"""How the benchmark measures: clocks, counts of operations, and the passes of both sides.
 
 In every comparison the sides take turns in one process, so that a busy moment of the machine hits both, and the ratio
 is taken within each round.
@@ -36,7 +36,7 @@ LEAST = 0.4
 MOST_ROUNDS = 15
 
 
-def settings_of(precision: str, lr: float = 5e-5, seed: int = 42) -> TrainingSettings:
+def settings_of(precision: str, lr: float = 5e-5, seed: int = 42) -> Settings:
     """One epoch in batches of 32, everything else as by default: the settings of every training run here."""
     return Settings(epochs=1, batch_size=32, lr=lr, seed=seed, precision=precision)
 
@@ -196,7 +196,7 @@ def inference_passes(model, batches: list[Batch], device: torch.device, precisio
 def epoch_seconds(
     model: Classifier, data: TokenizedSplit, validation: TokenizedSplit, settings, device, **more
 ) -> float:
-    """Seconds of an epoch of `minikd.training.train`, validation included; `model` is trained by it."""
+    """Seconds of an epoch with log, state and validation, as distill.py trains; `model` is trained by it."""
     quiet = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         return train(model, data, validation, settings, Path(folder), device, **more)[0]["seconds"]
