@@ -73,8 +73,10 @@ def add_training_flags(parser: argparse.ArgumentParser, whose: str = "") -> None
         about = field.metadata
         if field.type is int:
             kind = integer(about["least"])
+        elif about["above"] is None:
+            kind = real(about["least"], about["most"])
         else:
-            kind = real(about["least"], about["most"]) if about["above"] is None else real(about["above"], exclusive=True)
+            kind = real(about["above"], exclusive=True)
         words = (whose if field.name in ("epochs", "lr") else "") + about["help"]
         add(f"--{field.name.replace('_', '-')}", type=kind, metavar="N" if field.type is int else "X",
             default=None if field.name in by_corpus else field.default,

@@ -174,7 +174,7 @@ def check_not_source(output: Path, flag: str, source, allowed: str | None = None
 
 
 def check_plan(args, teacher: TextClassifier | None, student_width: int, fine_tuned: bool) -> None:
-    """Raises MinikdError where distill.py would write over a model it reads, or the adapters asked for cannot be had."""
+    """Raises MinikdError where distill.py would overwrite a model it reads, or the adapters asked for cannot be had."""
     for flag, source in (("--teacher", args.teacher), ("--student", args.student)):
         used_in_place = flag == "--teacher" and fine_tuned  # it may lie where this run would copy it to
         check_not_source(args.output_dir, flag, source, allowed="teacher" if used_in_place else None)
