@@ -49,7 +49,7 @@ def run(script, published, tmp_path):
     labels = {"fpb": ("negative", "neutral", "positive")}
 
     def run(recipe, *flags):
-        names = labels.get(RECIPES[recipe].flags["dataset"], ("negative", "positive"))
+        names = labels.get(RECIPES[recipe]["dataset"], ("negative", "positive"))
         with open("texts.csv", "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["text", "label"])
