@@ -71,12 +71,9 @@ def add_training_flags(parser: argparse.ArgumentParser, whose: str = "") -> None
     by_corpus = {"epochs": "by corpus, see below", "batch_size": "32", "lr": "by corpus, see below; adapters 5e-4"}
     for field in fields(TrainConfig):
         about = field.metadata
-        if field.type is int:
-            kind = integer(about["least"])
-        elif about["above"] is None:
-            kind = real(about["least"], about["most"])
-        else:
-            kind = real(about["above"], exclusive=True)
+        kind = integer(about["least"]) if field.type is int else real(about["least"], about["most"])
+        if about["above"] is not None:
+            kind = real(about["above"], about["most"], exclusive=True)
         words = (whose if field.name in ("epochs", "lr") else "") + about["help"]
         add(f"--{field.name.replace('_', '-')}", type=kind, metavar="N" if field.type is int else "X",
             default=None if field.name in by_corpus else field.default,

@@ -174,7 +174,7 @@ def check_not_source(output: Path, flag: str, source, allowed: str | None = None
 
 
 def check_plan(args, teacher: TextClassifier | None, student_width: int, fine_tuned: bool) -> None:
-    """Raises MinikdError where distill.py would overwrite a model it reads, or the adapters asked for cannot be had."""
+    """Raises MinikdError where distill.py would write over a model it reads, or the adapters cannot be had."""
     for flag, source in (("--teacher", args.teacher), ("--student", args.student)):
         used_in_place = flag == "--teacher" and fine_tuned  # it may lie where this run would copy it to
         check_not_source(args.output_dir, flag, source, allowed="teacher" if used_in_place else None)
@@ -194,6 +194,25 @@ def check_plan(args, teacher: TextClassifier | None, student_width: int, fine_tu
     ):  # fmt: skip
         if rank and width and rank > width:
             raise MinikdError(f"{flag} {rank}: the matrices of this model take 1 to {width}")
+
+
+def plan(args, examples: int, trains_teacher: bool) -> str:
+    """What distill.py will train, and how often, in a line."""
+    pairs = len(set(args.alpha)) * len(set(args.T))
+    steps = [f"fine-tune the teacher ({args.teacher_epochs} epochs)"] * trains_teacher
+    if args.teacher != "oracle" and args.teacher_logits == "cache":
+        steps.append(f"cache its logits on {examples:,} texts")
+    if pairs > 1:
+        steps.append(f"sweep over {pairs} students")
+    distilled = args.seeds - (pairs > 1)  # the sweep's best is that of the first seed
+    counts = [f"distil {distilled}"] if distilled else []
+    if not args.no_baseline:
+        counts.append(f"train {args.seeds} on the labels alone")
+    if counts:
+        steps.append("students: " + ", ".join(counts))
+    again = "; a finished teacher that fits is not trained again, students are" if trains_teacher else ""
+    again = "; finished models are not trained again" if args.resume else again
+    return f"to do: {'; '.join(steps)} ({args.epochs} epochs a student){again}"
 
 
 def _classifier(model: Classifier, tokenizer: Tokenizer, args, device: torch.device, source=None) -> TextClassifier:
