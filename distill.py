@@ -15,7 +15,7 @@ from functools import partial
 
 from minikd import distill, evaluate, train
 from minikd.cli import start
-from minikd.cli.models import check_plan, is_finished, load_teacher, student_maker
+from minikd.cli.models import check_plan, is_finished, load_teacher, plan, student_maker
 from minikd.cli.parse import distill_args
 from minikd.experiment.caches import cached_tokens
 from minikd.experiment.lock import only_run_in
@@ -37,7 +37,7 @@ def run(args, tracking):
     began, output = time.time(), args.output_dir
     device = start.start(args)
     data = start.load_data(args)
-    config, recorded = start.train_config(args), partial(start.printable, args)
+    config = start.train_config(args)
 
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
     teacher, tokenizer = load_teacher(args, data, device)
@@ -45,11 +45,12 @@ def run(args, tracking):
     fine_tuned = teacher is not None and args.teacher is not None and is_finished(args.teacher)
     check_plan(args, teacher, student_width, fine_tuned)
     print(plan(args, len(data.train.texts), trains_teacher=teacher is not None and not fine_tuned))
-    new_run = partial(Run, resume=args.resume, compile=args.compile, tracking=tracking, arguments=recorded())
+    recorded = start.printable(args)  # with what the models settled, such as the length
+    new_run = partial(Run, resume=args.resume, compile=args.compile, tracking=tracking, arguments=recorded)
 
     # 2. The teacher, fine-tuned unless it is already; and what it knows: its logits on the training texts.
     if fine_tuned:
-        keep_copy(teacher, args.teacher, output / "teacher", recorded())
+        keep_copy(teacher, args.teacher, output / "teacher", recorded)
     elif teacher is not None:
         own = replace(config, epochs=args.teacher_epochs, lr=args.teacher_lr)
         train(teacher, data, own, lora=start.lora(args, args.lora_rank),
@@ -89,32 +90,13 @@ def run(args, tracking):
 
     # 4. The comparison, on the test set, which nothing above has seen.
     results = evaluate(models, data.test, costs=True, cache=True)
-    describe(results, data, "test", recorded())
+    describe(results, data, "test", recorded)
     results.values |= {"seeds": seeds, "first_weights": first_weights} | ({"sweep": sweep} if sweep else {})
     cache = logits_file(output) if teacher and not online else None
     results.values["found_finished"] = add_times(results.values["models"], models, cache, began)
     tracking.summaries(models, results.values["models"])
     results.save(output, folders)
     print(f"\n{results}\n")
-
-
-def plan(args, examples: int, trains_teacher: bool) -> str:
-    """What the experiment will train, and how often, in a line."""
-    pairs = len(set(args.alpha)) * len(set(args.T))
-    steps = [f"fine-tune the teacher ({args.teacher_epochs} epochs)"] * trains_teacher
-    if args.teacher != "oracle" and args.teacher_logits == "cache":
-        steps.append(f"cache its logits on {examples:,} texts")
-    if pairs > 1:
-        steps.append(f"sweep over {pairs} students")
-    distilled = args.seeds - (pairs > 1)  # the sweep's best is that of the first seed
-    counts = [f"distil {distilled}"] if distilled else []
-    if not args.no_baseline:
-        counts.append(f"train {args.seeds} on the labels alone")
-    if counts:
-        steps.append("students: " + ", ".join(counts))
-    again = "; a finished teacher that fits is not trained again, students are" if trains_teacher else ""
-    again = "; finished models are not trained again" if args.resume else again
-    return f"to do: {'; '.join(steps)} ({args.epochs} epochs a student){again}"
 
 
 if __name__ == "__main__":

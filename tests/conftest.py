@@ -9,6 +9,7 @@ import runpy
 import shutil
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
@@ -20,10 +21,13 @@ import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
+import minikd.experiment.training
+from minikd.batching import make_batches
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.checkpoints.tokenizer_files import save_tokenizer
 from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
+from minikd.experiment.caches import model_fingerprint
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
 
@@ -118,6 +122,35 @@ def stop(monkeypatch):
         return calls
 
     return at
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """What every training loop was handed, call by call; it does its work."""
+    calls, run_training = [], minikd.experiment.training.run_training
+
+    def spy(model, data, validation, config, loss, run, device, precision):
+        call = {"model": model, "first_weights": model_fingerprint(model), "data": data, "validation": validation,
+                "device": device, "run": run, "desc": run.name, "made_from": run.made_from, "teacher": None,
+                "settings": asdict(config) | {"alpha": 1.0, "T": 1.0, "precision": precision}}  # fmt: skip
+        if loss:
+            (first,) = make_batches(data, [np.array([0])], device)
+            _, _, alpha, T, _ = distillation_of(loss, first)
+            call["settings"] |= {"alpha": alpha, "T": T}
+            call["teacher"] = lambda batch: distillation_of(loss, batch)[0]
+        assert run.made_from["settings"] == call["settings"]
+        calls.append(call)
+        return run_training(model, data, validation, config, loss, run, device, precision)
+
+    monkeypatch.setattr(minikd.experiment.training, "run_training", spy)
+    return calls
+
+
+def distillation_of(loss, batch):
+    """What a distilled student's loss hands to kd_loss: the teacher's logits, labels, alpha, T, label smoothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minikd.experiment.training, "kd_loss", lambda student, *rest: rest)
+        return loss(None, batch)
 
 
 @pytest.fixture

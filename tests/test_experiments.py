@@ -184,6 +184,7 @@ def test_the_page_and_the_dashboard_come_from_evaluate(script, corpus, fine_tune
     assert Path("page.html").read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")
     Path("alone").mkdir()
     Path("alone/results.json").write_bytes(Path("out/results.json").read_bytes())
+    shutil.copy("out/results.json", "alone")
     status, out, err = script("evaluate.py", "--plot", "alone")
     assert (status, err) == (0, "")
     assert Path("alone/dashboard.png").read_bytes() == Path("out/dashboard.png").read_bytes()

@@ -5,15 +5,12 @@ import re
 import runpy
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import save_model
-from helpers import Settings
 
-import minikd.experiment.runs
 from minikd.cli import flags
 from minikd.cli import start as cli
 from minikd.cli.defaults import DEFAULTS
@@ -61,7 +58,8 @@ DESCRIBED = {
 def parsed(monkeypatch, script, *arguments):
     """The flags of a script as its main() gets them."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    return runpy.run_path(str(ROOT / script), run_name="not main")["parse_args"]()
+    names = runpy.run_path(str(ROOT / script), run_name="not main")
+    return names[f"{Path(script).stem}_args"](names["__doc__"])
 
 
 @pytest.fixture
@@ -97,7 +95,7 @@ def test_every_help_text_names_its_default(script, parser_of, monkeypatch, tmp_p
         without, given = (vars(parsed(monkeypatch, script, *base, *more)) for more in ([], [flag, found[1]]))
         for args in (without, given):
             if "lora_rank" in args:
-                args["adapters"] = [cli.lora_settings(type("Args", (), args), rank)
+                args["adapters"] = [cli.lora(type("Args", (), args), rank)
                                     for rank in (args["lora_rank"], args.get("student_lora_rank"))]  # fmt: skip
                 for name in ("rank", "alpha", "dropout", "targets"):
                     del args[f"lora_{name}"]
@@ -109,9 +107,9 @@ def test_every_help_text_names_its_default(script, parser_of, monkeypatch, tmp_p
 def test_help_texts_say_whose_epochs_and_which_precisions(parser_of):
     texts = {script: {action.option_strings[-1]: action.help for action in parser_of(script)._actions
                       if action.option_strings} for script in SCRIPTS}  # fmt: skip
-    assert texts["distill.py"]["--epochs"].startswith("passes of the students over the training set")
+    assert texts["distill.py"]["--epochs"].startswith("the students' passes over the training set")
     assert texts["train.py"]["--epochs"].startswith("passes over the training set")
-    assert "of the students" in texts["distill.py"]["--lr"]
+    assert texts["distill.py"]["--lr"].startswith("the students' peak learning rate")
     assert all("fp16" in texts[script]["--precision"] for script in SCRIPTS)
 
 
@@ -218,38 +216,25 @@ OWN = {"batch_size": 7, "weight_decay": 0.02, "warmup_ratio": 0.3, "grad_accum":
 OWN_FLAGS = [part for name, value in OWN.items() for part in (f"--{name.replace('_', '-')}", value)]
 
 
-@pytest.fixture
-def handed_to_the_loop(monkeypatch):
-    """What every training loop of a script is handed: dictionaries of the arguments of `train`."""
-    calls, train = [], minikd.experiment.runs.train
-
-    def spy(model, data, validation, settings, folder, device, **options):
-        calls.append({"data": data, "validation": validation, "settings": settings, "device": device, **options})
-        return train(model, data, validation, settings, folder, device, **options)
-
-    monkeypatch.setattr(minikd.experiment.runs, "train", spy)
-    return calls
-
-
-def test_every_training_flag_of_train_reaches_the_loop(script, corpus, bare, handed_to_the_loop):
+def test_every_training_flag_of_train_reaches_the_loop(script, corpus, bare, trainings):
     flags = ["--epochs", 1, "--lr", "3e-3", "--max-length", 9, "--precision", "fp32", "--device", "cpu", *OWN_FLAGS]
     assert script("train.py", "--dataset", corpus, "--model", bare, *flags)[0] == 0
-    (call,) = handed_to_the_loop
-    assert call["settings"] == Settings(epochs=1, lr=3e-3, alpha=1.0, T=1.0, precision="fp32", **OWN)
-    assert (call["device"], call["compile"], call["resume"]) == (torch.device("cpu"), False, False)
+    (call,) = trainings
+    assert call["settings"] == {"epochs": 1, "lr": 3e-3, "alpha": 1.0, "T": 1.0, "precision": "fp32", **OWN}
+    assert (call["device"], call["run"].compile, call["run"].resume) == (torch.device("cpu"), False, False)
     assert call["teacher"] is None and call["data"].lengths.max() == 9
 
 
-def test_every_training_flag_of_distill_reaches_the_loops(script, corpus, bare, handed_to_the_loop):
+def test_every_training_flag_of_distill_reaches_the_loops(script, corpus, bare, trainings):
     flags = ["--epochs", 1, "--lr", "3e-3", "--teacher-epochs", 2, "--teacher-lr", "4e-3", "--alpha", 0.3, "--T", 3]
     flags += ["--max-length", 9, "--precision", "fp32", "--device", "cpu", "--student-layers", 2, *OWN_FLAGS]
     assert script("distill.py", "--dataset", corpus, "--teacher", bare, *flags)[0] == 0
-    calls = {call["desc"]: call for call in handed_to_the_loop}
-    settings = Settings(epochs=1, lr=3e-3, precision="fp32", **OWN)
-    assert {name: asdict(call["settings"]) for name, call in calls.items()} == {
-        "teacher": asdict(settings) | {"epochs": 2, "lr": 4e-3},
-        "distilled": asdict(settings) | {"alpha": 0.3, "T": 3.0},
-        "baseline": asdict(settings),
+    calls = {call["desc"]: call for call in trainings}
+    settings = {"epochs": 1, "lr": 3e-3, "alpha": 1.0, "T": 1.0, "precision": "fp32", **OWN}
+    assert {name: call["settings"] for name, call in calls.items()} == {
+        "teacher": settings | {"epochs": 2, "lr": 4e-3},
+        "distilled": settings | {"alpha": 0.3, "T": 3.0},
+        "baseline": settings,
     }
     assert [call["teacher"] is None for call in calls.values()] == [True, False, True]
     assert all(call["data"].lengths.max() == 9 for call in calls.values())
@@ -261,12 +246,12 @@ def test_precision_auto_becomes_what_the_device_is_good_at(script, corpus, bare,
         monkeypatch.setattr(torch.cpu, name, lambda: fast)
     kept = []
     monkeypatch.setattr("minikd.cli.start.keep_freed_memory", lambda: kept.append(1))
-    calls = stop("minikd.experiment.runs.train")
+    calls = stop("minikd.experiment.training.run_training")
     command = ["--dataset", corpus, "--epochs", 1, "--max-length", 9, "--device", "cpu"]
     status, out, _ = script("train.py", "--model", bare, *command)
     assert f"device cpu; precision {precision}: this" in out
     assert "batch_size 32; " in out and f"precision {precision}; " in out  # the flags, also those not given
-    assert calls[0][0][3].precision == precision and kept  # freed memory stays in the process
+    assert calls[0][0][7] == precision and kept  # freed memory stays in the process
 
 
 @pytest.mark.parametrize("name", ["train.py", "distill.py"])
@@ -290,24 +275,24 @@ def test_compile_resume_and_tracking_reach_the_run(name, script, corpus, bare, s
     pytest.importorskip("tensorboard")
     model = "--model" if name == "train.py" else "--teacher"
     command = [name, "--dataset", corpus, model, bare, "--max-length", 9, "--device", "cpu", "--output-dir", "out"]
-    calls = stop("minikd.experiment.runs.train")
+    calls = stop("minikd.experiment.running.Display")
     script(*command, "--compile", "--resume", "--track", "tensorboard")
     script(*command)
-    (_, given), (_, plain) = calls
-    assert (given["compile"], given["resume"], plain["compile"], plain["resume"]) == (True, True, False, False)
+    given, plain = (arguments[0] for arguments, _ in calls)
+    assert (given.compile, given.resume, plain.compile, plain.resume) == (True, True, False, False)
     assert list(Path("out/tensorboard").rglob("events*"))
 
 
 def test_adapter_flags_reach_the_adapters(script, corpus, bare, stop):
     flags = ["--dataset", corpus, "--max-length", 9, "--device", "cpu"]
     adapters = ["--lora-rank", 3, "--lora-alpha", 6, "--lora-dropout", 0.25, "--lora-targets", "value,key"]
-    wanted = {"rank": 3, "alpha": 6.0, "dropout": 0.25, "targets": ["key", "value"]}
-    calls = stop("minikd.experiment.runs.add_lora")
+    wanted = {"rank": 3, "alpha": 6.0, "dropout": 0.25, "targets": ("key", "value")}
+    calls = stop("minikd.experiment.training.add_lora")
     script("train.py", "--model", bare, *flags, *adapters)
     script("distill.py", "--teacher", bare, *flags, *adapters, "--student-layers", 2)
     script("distill.py", "--teacher", save_model(Path.cwd() / "tuned", labels=("bad", "good")), *flags,
            "--student-layers", 2, "--student-lora-rank", 2)  # fmt: skip
-    plain = {"rank": 2, "alpha": 16.0, "dropout": 0.0, "targets": ["query", "value"]}
+    plain = {"rank": 2, "alpha": 16.0, "dropout": 0.0, "targets": ("query", "value")}
     assert [options for _, options in calls] == [wanted, wanted, plain]
 
 
@@ -419,7 +404,7 @@ def test_flags_of_different_uses_are_refused_together(monkeypatch, capsys, tmp_p
 
 
 def test_folders_that_evaluate_cannot_write_to_are_named_before_any_model_is_run(script, fine_tuned, corpus, stop):
-    calls = stop("minikd.experiment.inference.make_batches")
+    calls = stop("minikd.inference.make_batches")
     for given, folder in (
         (["--dataset", corpus, "--output-dir", "file/out"], "--output-dir file/out"),
         (["--dataset", corpus, "--html", "file/page.html"], "--html file"),
@@ -471,14 +456,15 @@ def test_flag_types_refuse_what_they_say(monkeypatch, capsys, tmp_path):
 
 # The README -----------------------------------------------------------------------------------------------------------
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *(ROOT / folder / "README.md" for folder in ("data", "data/results", "tests"))]
+README = re.sub("(?m)^```.*$", "", "\n\n".join(path.read_text(encoding="utf-8") for path in PAGES))
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def commands_of(text):
     """The words of every command of a script that stands in a line of its own or between backticks."""
     pieces = (
-        piece.strip("`").replace("\n", " ").replace("$M", MINILM)
+        piece.strip("`").replace("\n", " ").replace("$M", MINILM).replace("NAME", "imdb-small")
         for piece in re.findall(r"`[^`]+`|^(?:    |python ).*$", text, re.M)
     )
     found = (re.search(r"python ((?:train|distill|evaluate)\.py.*)", piece) for piece in pieces)
@@ -523,7 +509,7 @@ def test_the_readmes_commands_have_the_flags_that_its_results_were_made_with(mon
             assert given == recorded[name], (command, name)
         made.add(results.stem)
     results = {path.stem for path in (ROOT / "data/results").glob("*.json")}
-    assert made == results - {"benchmark"}
+    assert made == results - {"benchmark", "exercises", "published"}
     for name in made:  # all figures of its run, flags, versions and machine
         whole = json.loads((ROOT / f"data/results/{name}.json").read_text(encoding="utf-8"))
         assert whole["arguments"] and whole["versions"]["torch"] and whole["device"] and whole["threads"]
@@ -532,9 +518,9 @@ def test_the_readmes_commands_have_the_flags_that_its_results_were_made_with(mon
         )
 
 
-def test_the_readmes_reading_order_names_every_file():
-    table = README.partition("## Reading order")[2].partition("## Tests")[0]
-    named = set(re.findall(r"`([^`]+)`", table))
-    assert all((ROOT / name).exists() for name in named if "/" in name)
-    files = {str(path.relative_to(ROOT)) for pattern in ("*.py", "minikd/*.py") for path in ROOT.glob(pattern)}
-    assert files - named == {"minikd/__init__.py"}
+def test_the_tour_names_every_file_of_the_core_and_every_folder():
+    tour = (ROOT / "minikd/README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([^`]+)`", tour))
+    core = {path.name for path in (ROOT / "minikd").glob("*.py")}
+    folders = {f"{path.name}/" for path in (ROOT / "minikd").iterdir() if path.is_dir() and path.name[0] not in "_."}
+    assert core | folders <= named

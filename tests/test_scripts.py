@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import QUICK, WORDS, save_model
 
+from minikd.batching import SORTED_TOGETHER
 from minikd.checkpoints.pretrained import from_pretrained
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +109,7 @@ def test_a_second_run_reuses_the_teacher_and_its_logits_unless_settings_differ(s
     assert "distilled: epoch 1" in again  # but the student is trained
     _, other, _ = script(*base, "--teacher-lr", "2e-3")
     assert "other settings (lr 0.001 → 0.002); training anew" in other and "teacher: epoch 2" in other
-    assert "belongs to another teacher" in other
+    assert "runs/films/teacher-logits.safetensors belongs to another model" in other
 
 
 def test_the_same_command_gives_the_same_bits(script, corpus, bare):
@@ -195,7 +196,8 @@ def test_an_interrupted_student_is_not_resumed_with_another_teacher_or_shape(scr
     output = Path("runs/films")
     run = json.loads((output / "distilled/run.json").read_text())
     (output / "distilled/.partial").mkdir()
-    state = {"made_from": run["made_from"] | {"chunk": CHUNK}, "model": {}}
+    parts = dict.fromkeys(("model", "optimizer", "scaler", "step", "history", "best", "rng", "cuda_rng"))
+    state = parts | {"made_from": run["made_from"] | {"chunk": SORTED_TOGETHER}}
     torch.save(state, output / "distilled/.partial/state.pt")
     (output / "distilled/run.json").unlink()
     status, _, err = script(*base, "--student-layers", 3, "--resume")
@@ -273,14 +275,14 @@ def test_without_a_length_texts_are_cut_where_the_shortest_model_ends(script, co
     assert json.loads(Path("runs/films/results.json").read_text())["arguments"]["max_length"] == 32
     short = save_model(tmp_path / "short", labels=("bad", "good"), max_position_embeddings=20)
     assert "max_length 20" in script("evaluate.py", fine_tuned, short, "--text", "great film")[1].splitlines()
-    stop("minikd.experiment.runs.train")
-    _, out, err = script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student", short, *flags)
-    assert "max_length 20" in out.splitlines() and "seen enough" in err
-    short = save_model(Path("short"), labels=("good", "bad"), max_position_embeddings=16)
-    command = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student", short, "--no-baseline", *flags]
-    status, out, _ = script(*command, "--output-dir", "out")
+    shorter = save_model(tmp_path / "shorter", labels=("good", "bad"), max_position_embeddings=16)
+    command = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, *flags]
+    status, out, _ = script(*command, "--student", shorter, "--no-baseline", "--output-dir", "out")
     assert status == 0 and "max_length 16\n" in out
     assert script("evaluate.py", fine_tuned, "--text", "great film")[0] == 0
+    stop("minikd.experiment.training.run_training")
+    _, out, err = script(*command, "--student", short)
+    assert "max_length 20" in out.splitlines() and "seen enough" in err
 
 
 def test_a_file_called_sample_is_the_users_own(script, corpus, bare, tmp_path):
@@ -291,7 +293,7 @@ def test_a_file_called_sample_is_the_users_own(script, corpus, bare, tmp_path):
     assert status == 2 and "bert-base-uncased: neither a folder here nor to be fetched" in err
 
 
-def test_evaluate_passes_over_a_damaged_run_json(script, corpus, tmp_path):
+def test_evaluate_ignores_a_damaged_run_json(script, corpus, tmp_path):
     folder = save_model(tmp_path / "model", labels=("bad", "good"))
     for content in (
         "{",

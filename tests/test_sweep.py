@@ -13,6 +13,7 @@ from test_runs import Kill, counted, kill_at
 from minikd.batching import TokenizedSplit
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.checkpoints.tokenizer_files import load_tokenizer
+from minikd.classifier import TextClassifier
 from minikd.config import EncoderConfig
 from minikd.datasets import load_dataset
 from minikd.evaluation.calibration import calibration_metrics
@@ -21,6 +22,7 @@ from minikd.experiment.sweep import CRITERIA, _replace, best_cell, run_sweep
 from minikd.inference import compute_logits
 from minikd.model import Classifier
 from minikd.report.tables import notes, sweep_table
+from minikd.tokenizer import train_wordpiece
 
 CPU = torch.device("cpu")
 # By alpha: the most accurate but far too sure of itself, the one of the best likelihood, and one that knows the base
@@ -58,18 +60,22 @@ def students():
     return models, TokenizedSplit(ids, offsets, labels, 0, "")
 
 
+def classifier(model):
+    return TextClassifier(model, train_wordpiece(WORDS, 40), device=CPU, precision="fp32")
+
+
 @pytest.mark.parametrize(("choose", "alpha"), [("accuracy", SURE), ("nll", LIKELY), ("ece", BLIND)])
 def test_a_sweep_chooses_by_what_was_asked_for(students, choose, alpha, tmp_path, capsys):
     models, validation = students
 
     def distil(alpha, T, folder, name):
         save_pretrained(models[alpha], folder)
-        return models[alpha]
+        return classifier(models[alpha])
 
     left = tmp_path / "distilled/.partial/state.pt"  # by an earlier run that was interrupted
     left.parent.mkdir(parents=True)
     left.write_bytes(b"")
-    sweep = run_sweep([SURE, LIKELY, SURE, BLIND], [2.0, 2.0], distil, validation, CPU, "fp32", tmp_path, choose)
+    sweep = run_sweep([SURE, LIKELY, SURE, BLIND], [2.0, 2.0], distil, validation, tmp_path, choose)
     assert sweep["chosen"] == {"alpha": alpha, "T": 2.0} and sweep["choose"] == choose
     assert len(sweep["cells"]) == 3 and not left.exists()  # a value given twice counts once
     kept = from_pretrained(tmp_path / "distilled").state_dict()
@@ -98,9 +104,9 @@ def test_a_pair_given_twice_is_one_student(students, tmp_path):
     def distil(alpha, T, folder, name):
         trained.append((alpha, T))
         save_pretrained(models[alpha], folder)
-        return models[alpha]
+        return classifier(models[alpha])
 
-    sweep = run_sweep([SURE, LIKELY, SURE], [2.0, 2.0], distil, validation, CPU, "fp32", tmp_path)
+    sweep = run_sweep([SURE, LIKELY, SURE], [2.0, 2.0], distil, validation, tmp_path)
     assert trained == [(SURE, 2.0), (LIKELY, 2.0)] == [(cell["alpha"], cell["T"]) for cell in sweep["cells"]]
 
 

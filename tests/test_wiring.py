@@ -6,11 +6,10 @@ import csv
 import gzip
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import minikd.experiment.inference
 import numpy as np
 import pytest
 import scipy
@@ -27,10 +26,11 @@ from independent import (
     results_in,
     token_ids,
 )
+from safetensors.torch import load_file
 
 import minikd.datasets.sample
-import minikd.experiment.runs
-import minikd.experiment.teacher
+import minikd.experiment.training
+import minikd.inference
 import minikd.report.page
 import minikd.training
 from minikd.batching import make_batches
@@ -38,6 +38,7 @@ from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.checkpoints.tokenizer_files import load_tokenizer
 from minikd.cli.defaults import SAMPLE_VOCABULARY
 from minikd.experiment.caches import model_fingerprint
+from minikd.files import fingerprint
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
 
@@ -54,20 +55,6 @@ FLAGS += ["--max-length", LENGTH, "--seed", 7, "--device", "cpu", "--epochs", 2,
 STUDENT = SETTINGS | {"epochs": 2, "lr": 3e-3}
 OF_THE_TEACHER = ["--teacher-epochs", 3, "--teacher-lr", "2e-3"]
 TEACHER = SETTINGS | {"epochs": 3, "lr": 2e-3}
-
-
-@pytest.fixture
-def trainings(monkeypatch):
-    """What `train` received, call by call; it does its work."""
-    calls, train = [], minikd.experiment.runs.train
-
-    def spy(model, data, validation, settings, folder, device, **others):
-        call = {"model": model, "first_weights": model_fingerprint(model), "settings": asdict(settings)}
-        calls.append(call | {"data": data, "validation": validation, "desc": others["desc"]} | others)
-        return train(model, data, validation, settings, folder, device, **others)
-
-    monkeypatch.setattr(minikd.experiment.runs, "train", spy)
-    return calls
 
 
 def assert_tokens(tokens, folder, path, labels=LABELS):
@@ -129,13 +116,13 @@ def test_distill_hands_each_training_its_own_data_settings_seed_and_teacher(scri
         assert_tokens(call["data"], learned, films / "train.csv")
         assert_tokens(call["validation"], learned, films / "validation.csv")
     plain = {"alpha": 1.0, "T": 1.0}  # unused without a teacher
-    assert teacher["settings"] == TEACHER | plain | {"seed": 7} and teacher.get("teacher") is None
+    assert teacher["settings"] == TEACHER | plain | {"seed": 7} and teacher["teacher"] is None
     for call, seed in zip(students, (7, 7, 8, 8)):
         own = {"alpha": 0.3, "T": 3.0} if call["desc"] == "distilled" else plain
         assert call["settings"] == STUDENT | own | {"seed": seed}
 
-    # Each run records its teacher: none, or the fine-tuned weights.
-    key = model_fingerprint(from_pretrained(output / "teacher"))
+    # Each run records its teacher: none, or what the fine-tuned one thinks of the training texts.
+    key = fingerprint(load_file(output / "teacher-logits.safetensors")["logits"].numpy())
     for call in trainings:
         assert call["made_from"]["teacher"] == (key if call["desc"] == "distilled" else "")
 
@@ -150,8 +137,8 @@ def test_distill_hands_each_training_its_own_data_settings_seed_and_teacher(scri
     assert np.ptp(expected, axis=0).min() > 0.1  # a wrong row shows
     plan = [np.array([3, 149, 0, 77]), np.random.default_rng(0).permutation(len(texts))]
     for call in students:
-        assert (call.get("teacher") is None) == (call["desc"] == "baseline")
-        for batch in make_batches(call["data"], plan, CPU) if call.get("teacher") else ():
+        assert (call["teacher"] is None) == (call["desc"] == "baseline")
+        for batch in make_batches(call["data"], plan, CPU) if call["teacher"] else ():
             assert np.allclose(call["teacher"](batch), expected[batch.index], atol=1e-4)
 
     # The report: every figure of the right model, on the test split.
@@ -218,6 +205,8 @@ def test_a_finished_teacher_of_another_label_order_teaches_the_right_rows_and_co
     texts, labels = read_split(films / "train.csv", LABELS)
     expected = logits_of(trained, texts, LENGTH, LABELS)
     assert accuracy(expected, labels) > 0.8
+    own = model_fingerprint(from_pretrained("runs/films/teacher"))
+    assert (trainings[0]["made_from"]["teacher"] == own) == (mode == "online")
     for batch in make_batches(trainings[0]["data"], [np.arange(149, -1, -7)], CPU):
         assert np.allclose(trainings[0]["teacher"](batch), expected[batch.index], atol=1e-4)
     results, rows = results_in("runs/films")
@@ -236,9 +225,9 @@ def test_a_finished_teacher_of_another_label_order_teaches_the_right_rows_and_co
 def test_a_sweep_hands_each_cell_its_alpha_and_t_and_keeps_the_best_on_validation(
     script, films, trained, trainings, monkeypatch
 ):
-    passes, make_batches = [], minikd.experiment.inference.make_batches
+    passes, make_batches = [], minikd.inference.make_batches
     monkeypatch.setattr(
-        minikd.experiment.inference,
+        minikd.inference,
         "make_batches",
         lambda split, *args: passes.append(len(split)) or make_batches(split, *args),
     )
@@ -249,7 +238,7 @@ def test_a_sweep_hands_each_cell_its_alpha_and_t_and_keeps_the_best_on_validatio
     assert passes.count(SIZES["test"]) == 1 + 2 * 2  # teacher and students; of the sweep, the chosen one alone
     pairs = [(0.9, 1.0), (0.9, 5.0), (0.1, 1.0), (0.1, 5.0)]
     sweep = trainings[:4]
-    assert [call["desc"] for call in trainings[4:]] == ["baseline"]  # the chosen student is not trained again
+    assert [call["desc"] for call in trainings[4:5]] == ["baseline"]  # the chosen student is not trained again
     assert [(call["settings"]["alpha"], call["settings"]["T"]) for call in sweep] == pairs
     assert [call["settings"]["seed"] for call in trainings] == [7] * 5 + [8] * 2
     assert len({call["first_weights"] for call in trainings[:5]}) == 1
@@ -284,7 +273,7 @@ def test_train_hands_over_its_own_data_and_settings_and_reports_the_test_split(
     (call,) = trainings
     assert_tokens(call["data"], "model", films / "train.csv")
     assert_tokens(call["validation"], "model", films / "validation.csv")
-    assert call["settings"] == STUDENT | {"alpha": 1.0, "T": 1.0, "seed": 7} and call.get("teacher") is None
+    assert call["settings"] == STUDENT | {"alpha": 1.0, "T": 1.0, "seed": 7} and call["teacher"] is None
     assert len(from_pretrained("model").encoder.layers) == (4 if start == "--model" else 2)
     results, rows = results_in("model")
     texts, labels = read_split(films / "test.csv", LABELS)
@@ -309,7 +298,7 @@ def test_the_scripts_clip_at_1_and_warm_up_over_a_tenth_unless_told_otherwise(sc
 def precisions(monkeypatch):
     """By module, the precisions in which it ran forward passes."""
     seen = {}
-    for module in (minikd.experiment.inference, minikd.training, minikd.experiment.teacher):
+    for module in (minikd.inference, minikd.training, minikd.experiment.training):
         own = seen[module.__name__.removeprefix("minikd.")] = set()
 
         def spy(device, precision, own=own, autocast=module.autocast):
@@ -328,7 +317,7 @@ def test_every_pass_of_the_scripts_runs_in_the_precision_asked_for(script, films
             ["train.py", "--model", trained, *short[:2]],
             [*distill, "cache", "--alpha", 0.1, 0.9],
         ],
-        ("inference", "training", "teacher"): [[*distill, "online", "--teacher-logits", "online"]],
+        ("inference", "training", "experiment.training"): [[*distill, "online", "--teacher-logits", "online"]],
         ("inference",): [["evaluate.py", trained, "--calibrate"]],
     }
     for modules, several in commands.items():
@@ -522,7 +511,7 @@ def test_the_first_command_of_the_readme(script, small_sample, trainings, oracle
 
 
 def test_without_a_model_named_the_sample_gets_a_new_one_and_other_data_bert(script, small_sample, corpus, stop):
-    calls = stop("minikd.experiment.runs.train")
+    calls = stop("minikd.experiment.training.run_training")
     for flags in ([], ["--layers", 2], ["--hidden", 64]):
         assert "seen enough" in script("train.py", *flags)[2]
     shapes = [(config.num_hidden_layers, config.hidden_size) for config in (call[0][0].config for call in calls)]
@@ -540,7 +529,7 @@ def test_without_a_model_named_the_sample_gets_a_new_one_and_other_data_bert(scr
     ],
 )
 def test_adapters_on_random_weights_are_refused(script, small_sample, stop, command, words):
-    calls = stop("minikd.experiment.runs.train")
+    calls = stop("minikd.experiment.training.run_training")
     status, _, err = script(*command)
     assert status == 2 and words in err and err.count("\n") == 1 and not calls
 
@@ -551,7 +540,7 @@ def test_the_seed_decides_the_first_weights_of_what_is_fine_tuned(
     script, small_sample, films, learned, stop, name, start
 ):
     """All of a new model; the classifier on an encoder."""
-    calls = stop("minikd.experiment.runs.train")
+    calls = stop("minikd.experiment.training.run_training")
     flags = ["--dataset", films, {"train.py": "--model", "distill.py": "--teacher"}[name], learned]
     for seed in (1, 1, 2):
         torch.rand(1)  # what ran before does not matter

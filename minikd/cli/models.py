@@ -203,6 +203,25 @@ def check_plan(args, teacher: TextClassifier | None, student_width: int, fine_tu
             raise MinikdError(f"{flag} {rank}: the matrices of this model take 1 to {width}")
 
 
+def plan(args, examples: int, trains_teacher: bool) -> str:
+    """What distill.py will train, and how often, in a line."""
+    pairs = len(set(args.alpha)) * len(set(args.T))
+    steps = [f"fine-tune the teacher ({args.teacher_epochs} epochs)"] * trains_teacher
+    if args.teacher != "oracle" and args.teacher_logits == "cache":
+        steps.append(f"cache its logits on {examples:,} texts")
+    if pairs > 1:
+        steps.append(f"sweep over {pairs} students")
+    distilled = args.seeds - (pairs > 1)  # the sweep's best is that of the first seed
+    counts = [f"distil {distilled}"] if distilled else []
+    if not args.no_baseline:
+        counts.append(f"train {args.seeds} on the labels alone")
+    if counts:
+        steps.append("students: " + ", ".join(counts))
+    again = "; a finished teacher that fits is not trained again, students are" if trains_teacher else ""
+    again = "; finished models are not trained again" if args.resume else again
+    return f"to do: {'; '.join(steps)} ({args.epochs} epochs a student){again}"
+
+
 def _classifier(model: Classifier, tokenizer: Tokenizer, args, device: torch.device, source=None) -> TextClassifier:
     classifier = TextClassifier(model, tokenizer, max_length=args.max_length, device=device, precision=args.precision)
     classifier.source = source

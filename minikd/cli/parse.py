@@ -21,7 +21,7 @@ def distill_args(description: str) -> argparse.Namespace:
     flags.add_model_flags(parser)
     flags.add_distillation_flags(parser)
     flags.add_data_flags(parser)
-    flags.add_training_flags(parser, " of the students")
+    flags.add_training_flags(parser, "the students' ")
     flags.add_lora_flags(parser, "the teacher", students=True)
     flags.add_device_flags(parser)
     flags.add_output_flag(parser, "runs/<recipe or dataset>")
