@@ -194,14 +194,14 @@ def test_what_becomes_of_an_interrupted_run_is_said(tmp_path, monkeypatch, capsy
         os.kill(os.getpid(), signal.SIGTERM)
         return torch.zeros(len(batch.index), 2)
 
-    for resume, said in ((True, "nothing to resume in"), (True, "resumed from"), (False, "is discarded (`resume`")):
+    for resume, said in ((True, "nothing to resume in"), (True, "resumed from"), (False, "is discarded (resuming")):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, teacher=stop, resume=resume)
         assert (tmp_path / ".partial/adapter").exists() == (said == "resumed from")
         (tmp_path / ".partial/adapter").mkdir(exist_ok=True)  # left by a kill
         out = capsys.readouterr().out
-        assert [words in out for words in ("nothing to resume in", "resumed from", "is discarded (`resume`")] == [
-            words == said for words in ("nothing to resume in", "resumed from", "is discarded (`resume`")
+        assert [words in out for words in ("nothing to resume in", "resumed from", "is discarded (resuming")] == [
+            words == said for words in ("nothing to resume in", "resumed from", "is discarded (resuming")
         ]
         step = torch.load(tmp_path / ".partial/state.pt", weights_only=True)["step"]
         assert step == (2 if said == "resumed from" else 1)

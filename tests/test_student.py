@@ -24,7 +24,7 @@ from minikd.student import PRETRAINED_SMALL, evenly_spaced_layers, has_bert_voca
 from minikd.tokenizer import Tokenizer as WordPiece
 from minikd.tokenizer import bert_wordpiece, train_wordpiece
 
-DATA = SimpleNamespace(labels=("bad", "good"))
+DATA = SimpleNamespace(labels=("bad", "good"), validation=SimpleNamespace(texts=[]))
 CPU = torch.device("cpu")
 
 

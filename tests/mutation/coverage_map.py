@@ -90,7 +90,7 @@ TESTS = {
     "minikd/cli/start.py": ["test_flags.py", "test_own_data.py", "test_recipes.py", "test_lock.py", *SCRIPTS],
     "train.py": ["test_flags.py", *SCRIPTS, "test_lora.py"],
     "distill.py": ["test_flags.py", "test_costs.py", "test_sweep.py", *SCRIPTS, "test_recipes.py", "test_lora.py"],
-    "evaluate.py": ["test_evaluate.py", "test_flags.py", *SCRIPTS, "test_quantize.py", "test_dark_knowledge.py",
+    "evaluate.py": ["test_evaluate.py", "test_flags.py", *SCRIPTS, "test_quantize.py", "report/test_dark_knowledge.py",
                     "test_lora.py"],
 }  # fmt: skip
 
