@@ -1,8 +1,8 @@
 """A BERT encoder and classifier by hand (Devlin et al. 2019; DistilBERT: Sanh et al. 2019).
 
 Must equal transformers' BertForSequenceClassification and DistilBertForSequenceClassification in every hidden state,
-logit and gradient; tests/test_model.py checks it. Shapes in the comments: B batch, N tokens, H hidden size, A heads,
-D = H / A head size, C labels.
+logit and gradient; tests/core/test_model.py checks it.
+Shapes in the comments: B batch, N tokens, H hidden size, A heads, D = H / A head size, C labels.
 """
 
 from typing import NamedTuple

@@ -3,8 +3,8 @@
     python tests/equality.py [cpu|cuda]
 
 prints the largest differences for random BERT and DistilBERT shapes with padded batches, for the real weights of
-all-MiniLM-L6-v2, and whether checkpoints survive the way to transformers and back. tests/test_model.py and
-tests/test_checkpoint.py assert on the same functions.
+all-MiniLM-L6-v2, and whether checkpoints survive the way to transformers and back. tests/core/test_model.py and
+tests/checkpoints/test_checkpoint.py assert on the same functions.
 """
 
 import contextlib

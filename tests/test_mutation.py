@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from mutation.coverage_map import OTHER_PROCESS, TESTS, chosen_tests
+from mutation.coverage_map import OTHER_PROCESS, TESTS, chosen_tests, find
 
 TESTS_FOLDER = Path(__file__).parent
 ROOT = TESTS_FOLDER.parent
@@ -71,9 +71,9 @@ def test_the_tests_listed_for_each_module_exist():
     }
     assert set(TESTS) <= modules
     files = {file for files in TESTS.values() for file in files}
-    assert not [file for file in sorted(files) if not (TESTS_FOLDER / file).is_file()]
+    assert not files - {path.name for path in TESTS_FOLDER.rglob("test_*.py")}
     for module, parts in OTHER_PROCESS.items():
-        text = "".join((TESTS_FOLDER / file).read_text() for file in TESTS[module])
+        text = "".join(find(ROOT, file).read_text() for file in TESTS[module])
         assert not [part for part in parts if part not in text], module
 
 

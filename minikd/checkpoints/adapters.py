@@ -1,6 +1,6 @@
 """LoRA adapters on disk, in the layout of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
 
-peft's PeftModel must read what is written here and the other way round; tests/test_lora.py checks it.
+peft's PeftModel must read what is written here and the other way round; tests/techniques/test_lora.py checks it.
 """
 
 import json

@@ -1,7 +1,7 @@
 """What the files of a model folder say about its tokenizer, as transformers' AutoTokenizer understands them.
 
 The same thing is said in several places: casing in tokenizer_config.json and in tokenizer.json, added tokens in these
-and in two older files. tests/test_tokenizer.py compares the ids with those of transformers for all of them.
+and in two older files. tests/checkpoints/test_tokenizer.py compares the ids with those of transformers for all of them.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 W and b are frozen; A (r × inputs) and B (outputs × r) learn. B starts at zero, so training starts from the model as it
 was; afterwards (alpha / r) · B A can be added to W, and the adapters cost nothing. Must equal Hugging Face's PEFT in
-every logit and gradient; tests/test_lora.py checks it. Its files are read and written in adapter_files.py.
+every logit and gradient; tests/techniques/test_lora.py checks it. Its files are read and written in adapter_files.py.
 """
 
 from dataclasses import dataclass

@@ -74,11 +74,11 @@ TESTS = {
     "minikd/experiment/teacher.py": ["test_teacher.py", "test_costs.py", *SCRIPTS],
     "minikd/experiment/tracking.py": ["test_tracking.py"],
     "minikd/experiment/training.py": ["test_teacher.py", "test_runs.py", "test_lora.py", *SCRIPTS],
-    "minikd/report/drawing.py": ["test_report.py", "report/test_plots.py", "report/test_dark_knowledge.py"],
-    "minikd/report/figures.py": ["report/test_plots.py"],
-    "minikd/report/page.py": ["report/test_dark_knowledge.py"],
-    "minikd/report/panels.py": ["report/test_plots.py"],
-    "minikd/report/plots.py": ["report/test_plots.py"],
+    "minikd/report/drawing.py": ["test_report.py", "test_plots.py", "test_dark_knowledge.py"],
+    "minikd/report/figures.py": ["test_plots.py"],
+    "minikd/report/page.py": ["test_dark_knowledge.py"],
+    "minikd/report/panels.py": ["test_plots.py"],
+    "minikd/report/plots.py": ["test_plots.py"],
     "minikd/report/tables.py": ["test_report.py", "test_comparison.py", "test_sweep.py", "test_recipes.py"],
     "minikd/cli/defaults.py": ["test_flags.py", "test_recipes.py", "test_experiments.py"],
     "minikd/cli/finished.py": ["test_evaluate.py", "test_flags.py", "test_own_data.py", *SCRIPTS],
@@ -90,7 +90,7 @@ TESTS = {
     "minikd/cli/start.py": ["test_flags.py", "test_own_data.py", "test_recipes.py", "test_lock.py", *SCRIPTS],
     "train.py": ["test_flags.py", *SCRIPTS, "test_lora.py"],
     "distill.py": ["test_flags.py", "test_costs.py", "test_sweep.py", *SCRIPTS, "test_recipes.py", "test_lora.py"],
-    "evaluate.py": ["test_evaluate.py", "test_flags.py", *SCRIPTS, "test_quantize.py", "report/test_dark_knowledge.py",
+    "evaluate.py": ["test_evaluate.py", "test_flags.py", *SCRIPTS, "test_quantize.py", "test_dark_knowledge.py",
                     "test_lora.py"],
 }  # fmt: skip
 
@@ -102,6 +102,11 @@ OTHER_PROCESS = {
     "minikd/experiment/runs.py": ["stopped_by_a_signal"],
     "minikd/experiment/state.py": ["stopped_by_a_signal"],
 }
+
+
+def find(root: Path, test_file: str) -> Path:
+    """The test file of this name, in whichever folder of the tests it is."""
+    return next((root / "tests").rglob(test_file))
 
 
 def coverage_map(copy: Path, test_file: str, folder: Path) -> dict:
@@ -151,7 +156,7 @@ def _run_under_coverage(copy: Path, test_file: str, report: Path, data: Path) ->
     config = copy / ".coveragerc-map"
     config.write_text(f"[run]\ninclude =\n    {copy}/minikd/*\n    {copy}/*.py\ndata_file = {data}\n")
     arguments = pytest_arguments("--cov", f"--cov-config={config}", "--cov-context=test", "--cov-report=")
-    command = [sys.executable, "-m", "pytest", *arguments, f"tests/{test_file}"]
+    command = [sys.executable, "-m", "pytest", *arguments, str(find(copy, test_file).relative_to(copy))]
     variables = {"MUTATION_REPORT": str(report), "PYTHONPATH": os.pathsep.join([str(copy), str(HERE)])}
     done = subprocess.run(
         command, cwd=copy, env=os.environ | variables, stdin=subprocess.DEVNULL, capture_output=True, text=True
@@ -178,6 +183,6 @@ def _fingerprint(copy: Path, test_file: str) -> str:
     """A hash of the code and of all that the test file may import."""
     tests = [path for path in copy.glob("tests/**/*.py") if not path.name.startswith("test_")]
     digest = hashlib.sha256()
-    for path in sorted([*copy.glob("*.py"), *copy.rglob("minikd/**/*.py"), *tests, copy / "tests" / test_file]):
+    for path in sorted([*copy.glob("*.py"), *copy.rglob("minikd/**/*.py"), *tests, find(copy, test_file)]):
         digest.update(str(path.relative_to(copy)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

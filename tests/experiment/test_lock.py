@@ -16,7 +16,7 @@ from conftest import QUICK
 from minikd.errors import MinikdError
 from minikd.experiment import lock
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HOLD = """
 import os, subprocess, sys, time
 from pathlib import Path

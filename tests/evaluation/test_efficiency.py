@@ -21,7 +21,7 @@ from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory
 from minikd.model import Classifier, count_parameters
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = EncoderConfig(
     vocab_size=5000, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
     max_position_embeddings=12,

@@ -18,7 +18,7 @@ from conftest import QUICK, WORDS, save_model
 from minikd.batching import SORTED_TOGETHER
 from minikd.checkpoints.pretrained import from_pretrained
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "run.json"}
 
 

@@ -377,7 +377,7 @@ print(json.dumps([tokenizer.fingerprint, tokenizer.vocab], sort_keys=True))
 def test_same_texts_give_the_same_vocabulary_in_every_process():
     outputs = set()
     for seed in ("1", "2", "3"):
-        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
         command = [sys.executable, "-c", PROGRAM]
         result = subprocess.run(command, input=json.dumps(TEXTS), env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr

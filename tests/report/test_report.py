@@ -21,7 +21,7 @@ from minikd.experiment.readme import readme_with_tables, without_paths
 from minikd.experiment.results import Results, complete, read_results
 from minikd.report.tables import notes, report, table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_readmes_tables_are_those_of_the_results_files():

@@ -17,7 +17,7 @@ from minikd.cli.defaults import DEFAULTS
 from minikd.cli.recipes import RECIPES
 from minikd.errors import MinikdError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPTS = ("train.py", "distill.py", "evaluate.py")
 BY_CORPUS = "by corpus, see below"
 ORDER = (

@@ -18,7 +18,7 @@ from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb
 from minikd.model import Classifier
 from minikd.techniques.lora import LoRA
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 CONFIG = EncoderConfig(
     vocab_size=30000, hidden_size=512, num_hidden_layers=4, num_attention_heads=8, intermediate_size=2048,
@@ -47,8 +47,9 @@ def alone():
 
 
 def test_it_is_the_peak_of_a_process_that_trains_this_model_and_nothing_else(alone, tmp_path):
-    program = "import sys; sys.path[:0] = sys.argv[1:3]; import test_memory as t; print(t.train_alone(sys.argv[3]))"
-    command = [sys.executable, "-c", program, str(ROOT), str(ROOT / "tests"), str(tmp_path)]
+    program = "import sys; sys.path[:0] = sys.argv[2:]; import test_memory as t; print(t.train_alone(sys.argv[1]))"
+    folders = [ROOT, ROOT / "tests", ROOT / "tests/evaluation"]
+    command = [sys.executable, "-c", program, str(tmp_path), *map(str, folders)]
     trained = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
     assert alone == pytest.approx(trained, rel=0.1)
     used_rows = len(np.unique(make_split(48, 0).ids))

@@ -31,7 +31,7 @@ from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
 from minikd.training import TrainState, clip_gradients, linear_schedule, make_optimizer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 WORDS = "a the film plot was dull great boring fine superb awful not very".split()
 SETTINGS = Settings(epochs=3, batch_size=8, lr=1e-3, seed=5)
@@ -306,8 +306,8 @@ def test_a_state_of_another_run_is_refused_by_what_differs(data, tmp_path, monke
 
 
 def test_training_runs_where_progress_bars_are_switched_off(data, tmp_path):
-    program = "import sys; sys.path[:0] = sys.argv[1:3]; import test_training as t; t.train_once(sys.argv[3])"
-    command = [sys.executable, "-c", program, str(ROOT), str(ROOT / "tests"), str(tmp_path)]
+    program = "import sys; sys.path[:0] = sys.argv[2:]; import test_training as t; t.train_once(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(tmp_path), str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/core")]
     subprocess.run(command, check=True, env=os.environ | {"TQDM_DISABLE": "1"})
 
 

@@ -24,7 +24,7 @@ from minikd.experiment.tracking import CURVES, TensorBoardRun, Tracking
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 LABELS = ("a|b", "positive")
 WORDS = "a the film plot was dull great boring fine superb awful not very".split()
