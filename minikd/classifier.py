@@ -110,9 +110,10 @@ class TextClassifier:
     ) -> "TextClassifier":
         """A smaller classifier with the same tokenizer and labels, to be distilled or trained.
 
-        `layers`: how many, or which of this model's, counted from 0. `init`: its first weights, "teacher" (layers of
-        this model), "pretrained" (published ones, downloaded on first use), "random", or "auto", the first of these
-        that fits (`plan_student`). The head is new; `seed` decides whatever is random.
+        `layers`: how many, or which of this model's, counted from 0. `hidden`: its width; None: this model's. `init`:
+        its first weights, "teacher" (layers of this model), "pretrained" (published ones, downloaded on first use),
+        "random", or "auto", the first of these that fits. The output layer is new; `seed` decides whatever is random.
+        With BERT-base, 4 layers mean the published 512-wide BERT_SMALL (`plan_student`): init="teacher" takes layers.
         """
         plan = plan_student(self.model.config, layers, hidden, init, has_bert_vocabulary(self.tokenizer))
         if plan.init == "teacher":

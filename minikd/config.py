@@ -1,6 +1,7 @@
 """The shape of an encoder: BERT's or DistilBERT's.
 
-The two families differ in four points of behaviour, each of which is a field or a property here, so that `model.py`
+The families differ in the activation of the head, in a dropout after the attention, in the dropout before the
+classifier, and in segment embeddings, which DistilBERT lacks. Each is a field or a property here, so that `model.py`
 needs one encoder only. Their config.json is read and written in `minikd/checkpoints/config_json.py`.
 """
 
@@ -12,14 +13,14 @@ from minikd.errors import MinikdError
 DISTILBERT_CONSTANTS = {
     "type_vocab_size": 0,
     "layer_norm_eps": 1e-12,
-}  # fields of BERT that its config.json does not have
+}  # DistilBERT's config.json lacks these fields of BERT
 
 FORMATS = ("int8", "int4")  # of quantisation
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Field names and defaults are BertConfig's; the defaults are those of bert-base-uncased."""
+    """Names and defaults are those of Hugging Face's BertConfig, hence of bert-base-uncased; but for the last two."""
 
     model_type: str = "bert"  # or "distilbert": which family's head, dropouts and file layout
     vocab_size: int = 30522
@@ -35,8 +36,8 @@ class EncoderConfig:
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     pad_token_id: int | None = 0  # the row of the embeddings that is not trained; None: all are
-    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # id2label in the file
-    quantization: str | None = None  # "int8" or "int4" (quantize.py); quantization_config in the file
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # id2label in config.json
+    quantization: str | None = None  # "int8" or "int4" (quantize.py); quantization_config in config.json
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

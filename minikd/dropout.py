@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 
-def random_keep(x: Tensor, drop_prob: float) -> Tensor:
+def keep_mask(x: Tensor, drop_prob: float) -> Tensor:
     """What dropout multiplies a CPU tensor by: 0 with probability `drop_prob` (to within 2^-16), else 1, like `x`.
 
     torch's own dropout draws a number for every value, up to a sixth of a training step on the CPU. 16 bits are enough
@@ -19,8 +19,8 @@ def random_keep(x: Tensor, drop_prob: float) -> Tensor:
     return words[: x.numel()].ge_(threshold).to(x.dtype).view(x.shape)
 
 
-def is_faster(x: Tensor) -> bool:
-    """Whether `random_keep` is to be used for `x`: on the CPU, but not under torch.compile, which knows no draw in
+def use_fast_dropout(x: Tensor) -> bool:
+    """Whether `keep_mask` is to be used for `x`: on the CPU, but not under torch.compile, which knows no draw in
     place and fuses torch's own dropout with its neighbours."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -29,6 +29,6 @@ class Dropout(nn.Dropout):
     """The layer: x -> dropout of x in training mode, x itself in eval mode."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.p and is_faster(x)):
+        if not (self.training and self.p and use_fast_dropout(x)):
             return super().forward(x)
-        return (x * random_keep(x, self.p)).div_(1 - self.p)
+        return (x * keep_mask(x, self.p)).div_(1 - self.p)

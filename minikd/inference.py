@@ -62,9 +62,9 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def forward_only(device: torch.device, precision: str) -> Iterator[None]:
     """The context for passes without gradients over many batches, in `precision`.
 
-    In it autocast converts a weight once for all passes, if it is a parameter that could be trained (a frozen one, and
-    the slices of the last layer's query-key-value matrix, are converted in each pass); in torch.inference_mode it would
-    convert all of them in every pass, which is half the time of a single short text.
+    no_grad rather than inference_mode: autocast keeps the converted weights for the next pass only outside
+    inference_mode, and converting them all is half the time of a single short text. (It keeps those of trainable
+    parameters; frozen ones, and the slices of the last layer's query-key-value matrix, are converted in each pass.)
     """
     with torch.no_grad(), autocast(device, precision):
         yield
@@ -83,17 +83,19 @@ def compute_logits(
     plan = plan_by_tokens(split.lengths, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS, device)
     rows = []
     bar = tqdm(total=len(split), desc=desc, unit="ex", disable=not desc, leave=False)
-    with bar, forward_only(device, precision):
-        for batch in make_batches(split, plan, device):
-            rows.append(model(batch.input_ids, batch.attention_mask).logits.float())
-            bar.update(len(batch.index))
+    try:
+        with bar, forward_only(device, precision):
+            for batch in make_batches(split, plan, device):
+                rows.append(model(batch.input_ids, batch.attention_mask).logits.float())
+                bar.update(len(batch.index))
+    finally:
+        model.train(was_training)
     by_length = torch.cat(rows).cpu()
     if not by_length.isfinite().all():
         raise MinikdError(
             f"{desc or 'the model'}: it gives logits that are not finite; its training diverged, or "
             f"`precision` {precision} is too narrow for it"
         )
-    model.train(was_training)
     logits = torch.empty(by_length.shape)
     logits[torch.cat([torch.from_numpy(index) for index in plan])] = by_length
     return logits

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minikd.config import EncoderConfig
-from minikd.dropout import Dropout, is_faster, random_keep
+from minikd.dropout import Dropout, keep_mask, use_fast_dropout
 
 
 class EncoderOutput(NamedTuple):
@@ -77,18 +77,10 @@ class SelfAttention(nn.Module):
         # all but long texts.
         short = q.dtype == torch.bfloat16 and k.shape[2] <= 256
         if with_scores or (x.device.type == "cpu" and (dropout_prob or short)):
-            scale = q.shape[-1] ** -0.5
-            bias = None if mask is None else torch.where(mask, 0.0, -torch.inf).to(q.dtype)  # (B, 1, 1, N)
-            if with_scores:
-                scores = q @ k.transpose(-2, -1) * scale  # (B, A, N, N)
-                masked = scores if mask is None else scores + bias
-            else:  # product, scale and mask in one operation
-                bias = q.new_zeros(()) if bias is None else bias.expand(-1, self.num_heads, -1, -1).flatten(0, 1)
-                masked = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).transpose(-2, -1), alpha=scale)
-                masked = masked.unflatten(0, q.shape[:2])
+            masked, scores = masked_scores(q, k, mask, with_scores)  # (B, A, N, N) each
             probs = masked.softmax(dim=-1).type_as(v)
-            if dropout_prob and is_faster(x):
-                context = (probs * random_keep(probs, dropout_prob)) @ v  # (B, A, N, D)
+            if dropout_prob and use_fast_dropout(x):
+                context = (probs * keep_mask(probs, dropout_prob)) @ v  # (B, A, N, D)
                 context = context / (1 - dropout_prob)  # rather than the N x N probs: fewer values to divide
             else:
                 context = F.dropout(probs, dropout_prob) @ v  # (B, A, N, D)
@@ -104,6 +96,19 @@ class SelfAttention(nn.Module):
         q = F.linear(x[:, :1], weight[:hidden_size], bias[:hidden_size])  # (B, 1, H)
         k, v = F.linear(x, weight[hidden_size:], bias[hidden_size:]).chunk(2, dim=-1)  # (B, N, H) each
         return q, k, v
+
+
+def masked_scores(q: Tensor, k: Tensor, mask: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
+    """q · k / √D with −∞ at padding, for q and k (B, A, N, D); with `keep`, the scores before the mask as well."""
+    scale = q.shape[-1] ** -0.5
+    bias = None if mask is None else torch.where(mask, 0.0, -torch.inf).to(q.dtype)  # (B, 1, 1, N)
+    if keep:
+        scores = q @ k.transpose(-2, -1) * scale  # (B, A, N, N)
+        return scores if bias is None else scores + bias, scores
+    # Product, scale and mask in one operation.
+    bias = q.new_zeros(()) if bias is None else bias.expand(-1, q.shape[1], -1, -1).flatten(0, 1)
+    masked = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).transpose(-2, -1), alpha=scale)
+    return masked.unflatten(0, q.shape[:2]), None
 
 
 class FeedForward(nn.Module):

@@ -37,13 +37,12 @@ class Tokenizer:
         """One more than the largest id: the rows that an embedding needs."""
         return max(self.vocab.values()) + 1
 
-    def encode(self, texts: list[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, texts: list[str], max_length: int, desc: str = "") -> tuple[np.ndarray, np.ndarray]:
         """Token ids of all texts, end to end, each truncated to `max_length` tokens with `[CLS]` and `[SEP]` counted.
 
         Returns ids, int32 of shape (tokens,), and offsets, int64 of shape (texts + 1,): text i has
-        ids[offsets[i]:offsets[i + 1]]. The library works on all cores; a progress bar shows for more than a moment's
-        work. Raises MinikdError for a `max_length` that leaves no room for the text (below 2 the library would not
-        truncate at all).
+        ids[offsets[i]:offsets[i + 1]]. `desc` shows a progress bar where it takes more than a moment. Raises
+        MinikdError for a `max_length` that leaves no room for the text (below 2 the library would not truncate at all).
         """
         if max_length < 3:
             raise MinikdError(
@@ -51,7 +50,7 @@ class Tokenizer:
             )
         self.backend.enable_truncation(max_length, direction=self.truncation_side)
         pieces = []
-        with tqdm(total=len(texts), desc="tokenize", unit="text", delay=1, leave=False) as bar:
+        with tqdm(total=len(texts), desc=desc, unit="text", delay=1, leave=False, disable=not desc) as bar:
             for start in range(0, len(texts), 1000):
                 encodings = self.backend.encode_batch_fast(texts[start : start + 1000])
                 pieces += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from minikd.batching import Batch, TokenizedSplit, make_batches, plan_batches
 from minikd.errors import MinikdError
 from minikd.inference import autocast, compute_logits
-from minikd.losses import hard_loss
+from minikd.losses import hard_loss, kd_loss
 from minikd.metrics import confusion_matrix
 from minikd.model import Classifier
 from minikd.used_rows import only_used_rows
@@ -50,6 +50,10 @@ class TrainConfig:
         0, "stop after N epochs that are no better on validation, by accuracy and at a tie by loss; 0: never"
     )
     seed: int = setting(42, "initial weights, order of batches, dropout; the split never changes")
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Optimizer steps in which so many examples are read once."""
+        return math.ceil(math.ceil(examples / self.batch_size) / self.grad_accum)
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -138,27 +142,29 @@ def fit(
     """Trains `model` in place. At the end it has the weights of the epoch with the best validation accuracy (ties:
     the lower loss).
 
-    `loss` maps logits (B, C) and their batch to a scalar; None: cross-entropy with the labels. `saved`, the
-    `state_dict` of an earlier training, is continued. `compile` trains torch.compile's version of the model. Seeds
-    torch's random numbers. Iterate to the end, or close the generator: it restores the model's word embeddings.
+    `loss` maps logits (B, C) and their batch to a scalar: for a student `distillation_loss`; None means cross-entropy
+    with the labels. `saved`, the `state_dict` of an earlier training, is continued. `compile` trains torch.compile's
+    version of the model. Seeds torch's random numbers. Iterate to the end, or close the generator: it restores the
+    model's word embeddings.
     """
     loss = loss or (lambda logits, batch: hard_loss(logits, batch.labels, config.label_smoothing))
-    steps_per_epoch = math.ceil(math.ceil(len(data) / config.batch_size) / config.grad_accum)
+    steps_per_epoch = config.steps_per_epoch(len(data))
     total_steps = config.epochs * steps_per_epoch
     torch.manual_seed(config.seed)  # dropout depends on the seed alone, not on what ran before
     model.to(device)
-    with only_used_rows(model.encoder.embeddings, np.union1d(data.ids, data.pad_token_id)) as words:
+    with only_used_rows(model.encoder.embeddings, np.union1d(data.ids, data.pad_token_id)) as table:
         forward = torch.compile(model, dynamic=True) if compile else model
         scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         state = TrainState(model, make_optimizer(model, config, device), scaler)
         if saved:
             state.load_state_dict(saved)
 
-        for epoch in range(state.step // steps_per_epoch, config.epochs):
+        step_loss = torch.zeros(())
+        for epoch in range(len(state.history), config.epochs):  # epochs that are over
             if config.patience and state.best and epoch - state.best["epoch"] >= config.patience:
                 break
             began = time.perf_counter() - state.seconds
-            done = state.step - epoch * steps_per_epoch  # > 0 in an epoch that was interrupted
+            done = state.step - epoch * steps_per_epoch  # steps of an epoch that was interrupted, else 0
             plan = plan_batches(data.lengths, config.batch_size, config.seed, epoch)
             groups = [plan[i : i + config.grad_accum] for i in range(0, len(plan), config.grad_accum)][done:]
             batches = make_batches(data, [index for group in groups for index in group], device)
@@ -167,22 +173,38 @@ def fit(
             model.train()
             for group, lr in zip(groups, rates[done:]):
                 group_batches = list(islice(batches, len(group)))
-                last = training_step(state, forward, group_batches, loss, lr, config.clip, device, precision)
+                step_loss = training_step(state, forward, group_batches, loss, lr, config.clip, device, precision)
                 state.seconds = time.perf_counter() - began
                 examples, tokens = sum(map(len, group)), sum(int(data.lengths[index].sum()) for index in group)
-                yield Progress(state, total_steps, state.step / steps_per_epoch, lr, last, examples, tokens)
+                yield Progress(state, total_steps, state.step / steps_per_epoch, lr, step_loss, examples, tokens)
 
-            words.shrink_rest(math.prod(1 - rate * config.weight_decay for rate in rates))
+            table.decay_unused(math.prod(1 - rate * config.weight_decay for rate in rates))
             scores = validation_scores(model, validation, device, precision)
             state.history.append({"epoch": epoch + 1, **scores, "seconds": time.perf_counter() - began})
             if state.best is None or _rank(scores) > _rank(state.best["scores"]):
                 weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
                 state.best = {"epoch": epoch + 1, "scores": scores, "weights": weights}
             state.seconds = 0.0
-            yield Progress(state, total_steps, epoch + 1, lr, last, 0, 0, state.history[-1])
+            yield Progress(state, total_steps, epoch + 1, rates[-1], step_loss, 0, 0, state.history[-1])
 
         assert state.best is not None  # there was at least one epoch
         model.load_state_dict(state.best["weights"])
+
+
+def distillation_loss(
+    teacher: Tensor | Callable[[Batch], Tensor], alpha: float, T: float, label_smoothing: float = 0.0
+) -> Callable[[Tensor, Batch], Tensor]:
+    """The `loss` with which `fit` trains a student: logits (B, C) and their batch -> `kd_loss`.
+
+    `teacher`: its logits (N, C) on the training split, on the device, or a function that computes those of a batch. The
+    rows are looked up by the examples' place in the split, never by their place in the batch: batches are shuffled.
+    """
+
+    def loss(logits: Tensor, batch: Batch) -> Tensor:
+        teacher_logits = teacher[batch.index] if isinstance(teacher, Tensor) else teacher(batch)
+        return kd_loss(logits, teacher_logits, batch.labels, alpha, T, label_smoothing)
+
+    return loss
 
 
 def training_step(

@@ -20,7 +20,7 @@ from minikd.files import CleanUp
 from minikd.model import Embeddings
 
 
-class UsedRows(nn.Module):
+class CompactEmbedding(nn.Module):
     """Replaces a table of word embeddings (V, H) in training: token ids (B, N) -> vectors (B, N, H).
 
     `weight` (U, H), the rows of the `ids` in use and that of the table's padding, is trained, but for this padding,
@@ -30,37 +30,37 @@ class UsedRows(nn.Module):
     """
 
     rest: Tensor
-    rows: Tensor
+    row_of: Tensor
 
     def __init__(self, table: nn.Embedding, ids: np.ndarray):
         super().__init__()
         padding = [] if table.padding_idx is None else [table.padding_idx]
         in_use = np.union1d(ids, padding).astype(np.int64)
         others = np.setdiff1d(np.arange(table.num_embeddings), in_use)
-        rows = torch.empty(table.num_embeddings, dtype=torch.int64)  # token id -> place in `weight`, then in `rest`
-        rows[np.concatenate((in_use, others))] = torch.arange(table.num_embeddings)
+        row_of = torch.empty(table.num_embeddings, dtype=torch.int64)  # token id -> row of `weight`, then of `rest`
+        row_of[np.concatenate((in_use, others))] = torch.arange(table.num_embeddings)
         weight = table.weight.detach()
         self.weight = nn.Parameter(weight[in_use], requires_grad=table.weight.requires_grad)
         self.register_buffer("rest", weight[others])
-        self.register_buffer("rows", rows.to(weight.device), persistent=False)
+        self.register_buffer("row_of", row_of.to(weight.device), persistent=False)
         self.padding_idx = table.padding_idx
-        self.padding_row = int(rows[table.padding_idx]) if padding else None
+        self.padding_row = int(row_of[table.padding_idx]) if padding else None
 
     def forward(self, ids: Tensor) -> Tensor:
-        rows, count = self.rows[ids], len(self.weight)
+        rows, count = self.row_of[ids], len(self.weight)
         if self.training or not len(self.rest):
             return F.embedding(rows, self.weight, self.padding_row)
         trained, others = self.weight[rows.clamp(max=count - 1)], self.rest[(rows - count).clamp(min=0)]
         return torch.where((rows < count)[..., None], trained, others)
 
-    def shrink_rest(self, factor: float) -> None:
+    def decay_unused(self, factor: float) -> None:
         """Multiplies the rows that are not in use by `factor`; those of a frozen table stay as they are."""
         if self.weight.requires_grad:
             self.rest.mul_(factor)
 
-    def whole(self) -> nn.Embedding:
+    def expanded(self) -> nn.Embedding:
         """The table (V, H) with the weights of now."""
-        places = self.rows.argsort()  # the inverse: places in `weight`, then in `rest` -> token ids
+        places = self.row_of.argsort()  # the inverse: row of `weight`, then of `rest` -> token id
         table = self.weight.new_empty(len(places), self.weight.shape[1], requires_grad=False)
         table[places[: len(self.weight)]] = self.weight.detach()
         table[places[len(self.weight) :]] = self.rest
@@ -68,11 +68,11 @@ class UsedRows(nn.Module):
 
 
 @contextmanager
-def only_used_rows(embeddings: Embeddings, ids: np.ndarray) -> Iterator[UsedRows]:
-    """Within it, `embeddings` has `UsedRows` in place of its table, which is the context's value; then, also where an
-    exception ends it, a whole table again."""
-    words = UsedRows(embeddings.word_embeddings, ids)
-    embeddings.word_embeddings = words  # type: ignore[assignment]
+def only_used_rows(embeddings: Embeddings, ids: np.ndarray) -> Iterator[CompactEmbedding]:
+    """Within the block, `embeddings` has a `CompactEmbedding`, the context's value, in place of its table. Afterwards,
+    also where an exception ends it, a whole table again."""
+    table = CompactEmbedding(embeddings.word_embeddings, ids)
+    embeddings.word_embeddings = table  # type: ignore[assignment]
     with CleanUp() as at_the_end:
-        at_the_end.callback(lambda: setattr(embeddings, "word_embeddings", words.whole()))
-        yield words
+        at_the_end.callback(lambda: setattr(embeddings, "word_embeddings", table.expanded()))
+        yield table

@@ -36,7 +36,7 @@ from minikd.config import EncoderConfig
 from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
 from minikd.experiment.caches import cached_logits
 from minikd.inference import CPU_TOKENS, GPU_TOKENS, autocast, choose_device, compute_logits
-from minikd.used_rows import UsedRows
+from minikd.used_rows import CompactEmbedding
 
 
 def epochs_part(args, figures: dict, save) -> None:
@@ -131,7 +131,7 @@ def feeding_part(args, figures: dict, save) -> None:
     config, settings, device = config_of(args, "student"), settings_of(args.precision), args.device
     plan = plan_batches(data.lengths, settings.batch_size, settings.seed)
     model = fresh(config, device)
-    model.encoder.embeddings.word_embeddings = UsedRows(model.encoder.embeddings.word_embeddings, data.ids)
+    model.encoder.embeddings.word_embeddings = CompactEmbedding(model.encoder.embeddings.word_embeddings, data.ids)
     steps = training_passes(model, list(make_batches(data, plan, device)), device, args.precision)
     sides = {
         "steps": lambda: seconds_of(steps, 1, device),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from minikd.config import EncoderConfig
-from minikd.dropout import Dropout, random_keep
+from minikd.dropout import Dropout, keep_mask
 from minikd.model import Classifier
 
 N = 1_000_000
@@ -13,7 +13,7 @@ N = 1_000_000
 @pytest.mark.parametrize("prob", [0.1, 0.25, 0.5, 0.9])
 def test_the_share_that_is_dropped(prob):
     torch.manual_seed(0)
-    keep = random_keep(torch.empty(N), prob)
+    keep = keep_mask(torch.empty(N), prob)
     assert set(keep.unique().tolist()) == {0.0, 1.0}
     assert (1 - keep.double()).mean().item() == pytest.approx(prob, abs=5 * (prob * (1 - prob) / N) ** 0.5)
 
@@ -23,13 +23,13 @@ def test_the_share_is_the_probability_to_within_a_65536th(prob, monkeypatch):
     """Each word of 16 bits is as likely as any other, so that counting all of them leaves nothing to chance."""
     words = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.int64)
     monkeypatch.setattr(torch.Tensor, "random_", lambda drawn, *_: drawn.copy_(words))
-    dropped = 1 - random_keep(torch.empty(2**16), prob).double()
+    dropped = 1 - keep_mask(torch.empty(2**16), prob).double()
     assert abs(dropped.mean().item() - prob) <= 2**-16
 
 
 def test_neighbours_are_independent_within_a_draw_of_64_bits_and_across_draws():
     torch.manual_seed(0)
-    dropped = 1 - random_keep(torch.empty(N), 0.1)
+    dropped = 1 - keep_mask(torch.empty(N), 0.1)
     for lag in (1, 2, 3, 4, 5):
         both = (dropped[lag:] * dropped[:-lag]).double().mean().item()
         assert both == pytest.approx(0.01, abs=5 * (0.01 * 0.99 / N) ** 0.5), lag
@@ -40,14 +40,14 @@ def test_neighbours_are_independent_within_a_draw_of_64_bits_and_across_draws():
 @pytest.mark.parametrize("shape", [(1,), (3,), (5, 7), (2, 3, 5), (0,), (4, 0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_any_size_and_format(shape, dtype):
-    keep = random_keep(torch.empty(shape, dtype=dtype), 0.5)
+    keep = keep_mask(torch.empty(shape, dtype=dtype), 0.5)
     assert keep.shape == shape and keep.dtype == dtype
 
 
 @pytest.mark.parametrize("prob", [1e-9, 0.999999])
 def test_extreme_probabilities(prob):
     torch.manual_seed(0)
-    assert random_keep(torch.empty(10_000), prob).mean().item() == pytest.approx(1 - prob, abs=1e-3)
+    assert keep_mask(torch.empty(10_000), prob).mean().item() == pytest.approx(1 - prob, abs=1e-3)
 
 
 def test_the_seed_decides():

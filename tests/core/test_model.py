@@ -108,7 +108,7 @@ def reproducible_dropout(monkeypatch):
 
     monkeypatch.setattr(F, "dropout", dropout)
     for module in (minikd.dropout, minikd.model):  # what ours multiplies by, on the CPU
-        monkeypatch.setattr(module, "random_keep", lambda x, p: dropout(torch.ones_like(x), p) * (1 - p))
+        monkeypatch.setattr(module, "keep_mask", lambda x, p: dropout(torch.ones_like(x), p) * (1 - p))
     return calls
 
 

@@ -18,7 +18,7 @@ from minikd.experiment.caches import cached_tokens
 from minikd.inference import compute_logits
 from minikd.losses import hard_loss
 from minikd.tokenizer import Tokenizer, bert_wordpiece, train_wordpiece
-from minikd.used_rows import UsedRows, only_used_rows
+from minikd.used_rows import CompactEmbedding, only_used_rows
 
 IDS = np.array([7, 3, 3, 19])
 
@@ -60,7 +60,7 @@ def test_training_moves_the_weights_as_with_the_whole_table(data, tmp_path, monk
 
 def whole_table(embeddings, ids):
     """In place of `only_used_rows`: the table as it is, all rows of which AdamW moves and shrinks."""
-    return nullcontext(SimpleNamespace(shrink_rest=lambda factor: None))
+    return nullcontext(SimpleNamespace(decay_unused=lambda factor: None))
 
 
 def data_with_pad(pad: int):
@@ -113,7 +113,7 @@ def test_a_clean_up_that_fails_does_not_hide_the_first_error(first, broken, data
         raise Broken("clean-up")
 
     if broken != "the log":
-        monkeypatch.setattr(UsedRows, "whole", fail)
+        monkeypatch.setattr(CompactEmbedding, "expanded", fail)
     if broken != "the table":
         close = ExitStack()  # a log that cannot be closed, as on a full disk
         close.write = close.flush = lambda *_: None
@@ -128,7 +128,7 @@ def test_a_clean_up_that_fails_alone_is_the_error(data, tmp_path, monkeypatch):
     def fail(*_):
         raise Broken("clean-up")
 
-    monkeypatch.setattr(UsedRows, "whole", fail)
+    monkeypatch.setattr(CompactEmbedding, "expanded", fail)
     with pytest.raises(Broken):
         train(make_model(), *data, replace(SETTINGS, epochs=1), tmp_path, CPU)
     with pytest.raises(MinikdError, match="first"), only_used_rows(make_model().encoder.embeddings, IDS):
@@ -140,13 +140,13 @@ def test_a_text_with_tokens_that_training_did_not_see_has_the_same_logits(data):
     other_words = cached_tokens(make_split(40, 2), train_wordpiece(["wholly different letters: xyz jkq"], 200), 16)
     before = compute_logits(model, other_words, CPU, "fp32")
     embeddings = model.encoder.embeddings
-    embeddings.word_embeddings = UsedRows(embeddings.word_embeddings, data[0].ids)
+    embeddings.word_embeddings = CompactEmbedding(embeddings.word_embeddings, data[0].ids)
     assert np.setdiff1d(other_words.ids, data[0].ids).size
     torch.testing.assert_close(compute_logits(model, other_words, CPU, "fp32"), before, rtol=0, atol=0)
 
 
 def test_vectors_and_gradients_are_those_of_the_table(table):
-    rows = UsedRows(table, IDS)
+    rows = CompactEmbedding(table, IDS)
     assert rows.weight.shape == (4, 4) and rows.rest.shape == (16, 4)  # 3, 7, 19, and 5 for padding
     ids = torch.tensor([[3, 7, 5], [19, 5, 5]])
     weight = torch.randn(2, 3, 4)
@@ -159,24 +159,24 @@ def test_vectors_and_gradients_are_those_of_the_table(table):
 
 
 def test_the_table_comes_back_whole_with_what_changed(table):
-    rows = UsedRows(table, IDS)
+    rows = CompactEmbedding(table, IDS)
     with torch.no_grad():
         rows.weight += 1
-    rows.shrink_rest(0.5)
-    back, expected = rows.whole(), table.weight.detach() * 0.5
+    rows.decay_unused(0.5)
+    back, expected = rows.expanded(), table.weight.detach() * 0.5
     expected[[3, 5, 7, 19]] = table.weight.detach()[[3, 5, 7, 19]] + 1
     assert torch.equal(back.weight, expected) and back.weight.requires_grad and back.padding_idx == 5
 
 
 def test_a_frozen_table_stays_as_it_is(table):
     table.weight.requires_grad_(False)
-    rows = UsedRows(table, IDS)
-    rows.shrink_rest(0.5)
-    assert torch.equal(rows.whole().weight, table.weight) and not rows.whole().weight.requires_grad
+    rows = CompactEmbedding(table, IDS)
+    rows.decay_unused(0.5)
+    assert torch.equal(rows.expanded().weight, table.weight) and not rows.expanded().weight.requires_grad
 
 
 def test_texts_that_use_every_token_leave_no_rest(table):
-    rows = UsedRows(table, np.arange(20)).eval()
+    rows = CompactEmbedding(table, np.arange(20)).eval()
     assert not len(rows.rest)
     assert torch.equal(rows(torch.arange(20)[None]), table(torch.arange(20)[None]))
 
