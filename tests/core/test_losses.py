@@ -37,6 +37,11 @@ def test_value_computed_by_hand():
     assert kd_loss(student, teacher, torch.tensor([1]), alpha=0.3, T=2.0).item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_by_default_labels_and_teacher_weigh_the_same_at_temperature_2():
+    student, teacher, targets = logits(), logits(seed=2), labels()
+    assert kd_loss(student, teacher, targets) == kd_loss(student, teacher, targets, alpha=0.5, T=2.0)
+
+
 def test_kl_runs_from_teacher_to_student_and_not_back():
     teacher, student = torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     p, q = teacher.softmax(1), student.softmax(1)
