@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minikd.checkpoints.config_json import config_to_json, read_config
 from minikd.checkpoints.hub import model_folder, read_tensors
+from minikd.checkpoints.reading import reading
 from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
 from minikd.files import atomic_write, write_json
@@ -63,8 +64,11 @@ IGNORED = re.compile(
 HEAD = ("pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias")
 
 
-def name_map(config: EncoderConfig) -> list[tuple[str, int | None, str]]:
-    """The table, spelled out: (our tensor, third of it or None, their tensor) for every tensor of this shape."""
+NameMap = list[tuple[str, int | None, str]]  # our tensor, which third of it or None, Hugging Face's tensor
+
+
+def name_map(config: EncoderConfig) -> NameMap:
+    """The table, spelled out for every tensor of a model of this shape."""
     rows = []
     for line in (BERT if config.model_type == "bert" else DISTILBERT).strip().splitlines():
         ours, theirs = line.split()
@@ -76,24 +80,22 @@ def name_map(config: EncoderConfig) -> list[tuple[str, int | None, str]]:
             kinds = ("weight",) if ours.endswith("_embeddings") else ("weight", "bias")
             if config.quantization and QUANTIZED.search(ours):
                 kinds += ("scale",)  # transformers has no such tensor: these files are for minikd alone
-            for kind in kinds:
-                rows.append(
-                    (f"{ours}.{kind}".replace("*", str(layer)), third, f"{theirs}.{kind}".replace("*", str(layer)))
-                )
+            own, other = ours.replace("*", str(layer)), theirs.replace("*", str(layer))
+            rows += [(f"{own}.{kind}", third, f"{other}.{kind}") for kind in kinds]
     return rows
 
 
 def to_hugging_face(model: Classifier) -> dict[str, Tensor]:
     """The model's tensors under Hugging Face's names, on the CPU. Raises ValueError for a model with LoRA adapters,
     which have no place in that layout."""
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    unnamed = state.keys() - {ours for ours, _, _ in name_map(model.config)}
+    state, rows = model.state_dict(), name_map(model.config)
+    unnamed = state.keys() - {ours for ours, _, _ in rows}
     if unnamed:
         raise ValueError(f"{min(unnamed)} has no name in Hugging Face's layout: merge_lora first")
-    tensors = {}
-    for ours, third, theirs in name_map(model.config):
-        tensors[theirs] = _part(state[ours], third).clone(memory_format=torch.contiguous_format)
-    return tensors
+    return {
+        theirs: _part(state[ours].cpu(), third).clone(memory_format=torch.contiguous_format)
+        for ours, third, theirs in rows
+    }
 
 
 def _part(tensor: Tensor, third: int | None) -> Tensor:
@@ -107,48 +109,46 @@ def load_tensors(model: Classifier, tensors: dict[str, Tensor]) -> tuple[list[st
     Returns (our names of head tensors that the file lacks, names in the file that were ignored). Raises MinikdError
     that names the tensors where one is unknown, missing or of another shape.
     """
-    prefix = f"{model.config.model_type}."
-    rename = {}  # the name in our table -> the name in the file
+    name_in_file = {}  # by the name in our table
     for name in tensors:
-        known = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if known.startswith(("embeddings.", "encoder.", "transformer.", "pooler.")):  # an encoder saved alone
-            known = prefix + known
-        if known in rename:
-            raise MinikdError(f"tensors {rename[known]} and {name} are the same tensor under two names")
-        rename[known] = name
-    ignored = [name for name in rename if IGNORED.match(name)]
-    wanted = name_map(model.config)
-    unknown = sorted(rename.keys() - {theirs for _, _, theirs in wanted} - set(ignored))
-    may_lack = () if "classifier.weight" in rename else HEAD  # a trained head must be whole
-    missing = [theirs for ours, _, theirs in wanted if theirs not in rename and ours not in may_lack]
-    for problem, names in (("does not know", unknown), ("misses", missing)):
-        if names:
-            raise MinikdError(
-                f"the configuration {problem} {len(names)} tensor(s): {', '.join(names[:5])}"
-                + (", …" if len(names) > 5 else "")
-            )
+        theirs = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        if theirs.startswith(("embeddings.", "encoder.", "transformer.", "pooler.")):  # an encoder saved alone
+            theirs = f"{model.config.model_type}.{theirs}"
+        if theirs in name_in_file:
+            raise MinikdError(f"tensors {name_in_file[theirs]} and {name} are the same tensor under two names")
+        name_in_file[theirs] = name
+    ignored = [name for name in name_in_file if IGNORED.match(name)]
+    found = {theirs: tensors[name] for theirs, name in name_in_file.items() if theirs not in ignored}
+    may_lack = () if "classifier.weight" in found else HEAD  # a trained head must be whole
+    rows = [row for row in name_map(model.config) if row[2] in found or row[0] not in may_lack]
+    check_tensors(model.state_dict(), found, rows)
+    copy_tensors(model.state_dict(), found, rows)
+    return [name for name in may_lack if name not in {ours for ours, _, _ in rows}], ignored
 
-    state, new = model.state_dict(), []
-    for ours, third, theirs in wanted:
-        if theirs not in rename:
-            new.append(ours)
-            continue
-        target = _part(state[ours], third)
-        if tensors[rename[theirs]].shape != target.shape:
-            raise MinikdError(
-                f"tensor {rename[theirs]} has shape {list(tensors[rename[theirs]].shape)}, "
-                f"but config.json asks for {list(target.shape)}"
-            )
-        found = tensors[rename[theirs]].dtype
-        if found != target.dtype and not (found.is_floating_point and target.is_floating_point()):
-            raise MinikdError(f"tensor {rename[theirs]} holds {found}, but config.json asks for {target.dtype}")
-    with torch.no_grad():
-        for ours, third, theirs in wanted:
-            if ours not in new:
-                _part(state[ours], third).copy_(
-                    tensors[rename[theirs]]
-                )  # copy_ also turns fp16 files into fp32 parameters
-    return new, ignored
+
+def check_tensors(state: dict[str, Tensor], tensors: dict[str, Tensor], rows: NameMap) -> None:
+    """Raises MinikdError where `tensors` are not exactly those of the right-hand column of `rows`, in the shapes that
+    `state` has for the left-hand one (`name_map`), and in numbers of the same kind."""
+    names = [theirs for _, _, theirs in rows]
+    unknown, missing = sorted(tensors.keys() - set(names)), [name for name in names if name not in tensors]
+    for problem, wrong in (("does not know", unknown), ("misses", missing)):
+        if wrong:
+            listed = ", ".join(wrong[:5]) + (", …" if len(wrong) > 5 else "")
+            raise MinikdError(f"the configuration {problem} {len(wrong)} tensor(s): {listed}")
+    for ours, third, theirs in rows:
+        found, wanted = tensors[theirs], _part(state[ours], third)
+        if found.shape != wanted.shape:
+            shapes = f"has shape {list(found.shape)}, but the configuration asks for {list(wanted.shape)}"
+            raise MinikdError(f"tensor {theirs} {shapes}")
+        if found.dtype != wanted.dtype and not (found.is_floating_point() and wanted.is_floating_point()):
+            raise MinikdError(f"tensor {theirs} holds {found.dtype}, but the configuration asks for {wanted.dtype}")
+
+
+@torch.no_grad()
+def copy_tensors(state: dict[str, Tensor], tensors: dict[str, Tensor], rows: NameMap) -> None:
+    """Copies `tensors` that passed `check_tensors` into `state`."""
+    for ours, third, theirs in rows:
+        _part(state[ours], third).copy_(tensors[theirs])  # also turns fp16 files into fp32 parameters
 
 
 def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) -> Classifier:
@@ -173,10 +173,8 @@ def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) ->
             f"{folder / 'config.json'}: a classifier needs two or more different labels, not {list(config.labels)}"
         )
     model = new_model(config)
-    try:
+    with reading(path):
         new, ignored = load_tensors(model, tensors)
-    except MinikdError as error:
-        raise MinikdError(f"{path}: {error}") from None
     print(
         f"loaded {path}: {len(tensors) - len(ignored)} tensors"
         + (f", {len(ignored)} ignored (pre-training heads, position_ids)" if ignored else "")
@@ -187,8 +185,6 @@ def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) ->
 
 def save_pretrained(model: Classifier, folder) -> None:
     """Writes config.json and model.safetensors so that transformers' AutoModelForSequenceClassification loads them."""
-    folder = Path(folder)
-    write_json(folder / "config.json", config_to_json(model.config))
-    atomic_write(
-        folder / "model.safetensors", safetensors_torch.save(to_hugging_face(model), metadata={"format": "pt"})
-    )
+    write_json(Path(folder) / "config.json", config_to_json(model.config))
+    content = safetensors_torch.save(to_hugging_face(model), metadata={"format": "pt"})
+    atomic_write(Path(folder) / "model.safetensors", content)
