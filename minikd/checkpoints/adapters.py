@@ -28,26 +28,16 @@ ANY_VALUE = {
 }  # fmt: skip
 ONE_OF = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
 
-# The shortest endings of Hugging Face's names that mean the matrices of a target and no others. BERT's feed-forward
-# output needs one a layer, for output.dense is the attention's as well.
+# The shortest endings of Hugging Face's names that mean the matrices of a target and no others, in BERT and DistilBERT.
+# BERT's feed-forward output needs one a layer (*), for output.dense is the attention's as well.
 TARGET_MODULES = {
-    "bert": {
-        "query": "query",
-        "key": "key",
-        "value": "value",
-        "attention_output": "attention.output.dense",
-        "intermediate": "intermediate.dense",
-        "ffn_output": "*.output.dense",
-    },
-    "distilbert": {
-        "query": "q_lin",
-        "key": "k_lin",
-        "value": "v_lin",
-        "attention_output": "out_lin",
-        "intermediate": "lin1",
-        "ffn_output": "lin2",
-    },
-}
+    "query":            ("query", "q_lin"),
+    "key":              ("key", "k_lin"),
+    "value":            ("value", "v_lin"),
+    "attention_output": ("attention.output.dense", "out_lin"),
+    "intermediate":     ("intermediate.dense", "lin1"),
+    "ffn_output":       ("*.output.dense", "lin2"),
+}  # fmt: skip
 
 
 def save_adapters(model: Classifier, folder, base_model_name: str | None) -> None:
@@ -121,7 +111,7 @@ def base_model(name_or_dir) -> str | None:
     return base
 
 
-def load_adapted(folder) -> Classifier:
+def load_merged(folder) -> Classifier:
     """The base model of a folder of adapters, with them merged in.
 
     Its labels are those that `save_adapters` recorded. PEFT records none: then they are those of a fine-tuned base, or
@@ -177,8 +167,6 @@ def _head_map(config: EncoderConfig) -> NameMap:
 
 def target_modules(config: EncoderConfig, targets) -> list[str]:
     """PEFT's `target_modules` for these targets: endings of Hugging Face's names."""
-    found = []
-    for ending in (TARGET_MODULES[config.model_type][target] for target in targets):
-        layers = range(config.num_hidden_layers) if "*" in ending else [0]
-        found += [ending.replace("*", str(layer)) for layer in layers]
-    return found
+    endings = [TARGET_MODULES[target][config.model_type == "distilbert"] for target in targets]
+    layers = range(config.num_hidden_layers)
+    return [e.replace("*", str(layer)) for e in endings for layer in (layers if "*" in e else [0])]

@@ -53,14 +53,13 @@ def config_from_json(fields: dict) -> EncoderConfig:
 
     ours = {"model_type": model_type, "labels": _labels(fields), "quantization": _quantization(fields)}
     if model_type == "distilbert":
-        ours |= {"num_hidden_layers": 6, "classifier_dropout": 0.2} | DISTILBERT_CONSTANTS
-        fields = {name: value for name, value in fields.items() if name not in DISTILBERT_CONSTANTS}
+        ours |= {"num_hidden_layers": 6, "classifier_dropout": 0.2}
     for name in EncoderConfig.__dataclass_fields__:
         if name not in ("model_type", "labels", "quantization") and fields.get(names.get(name, name)) is not None:
             ours[name] = fields[names.get(name, name)]
     if "pad_token_id" in fields:
         ours["pad_token_id"] = fields["pad_token_id"]  # null means none; in other fields it means the default
-    return EncoderConfig(**ours)
+    return EncoderConfig(**ours | (DISTILBERT_CONSTANTS if model_type == "distilbert" else {}))
 
 
 def config_to_json(config: EncoderConfig) -> dict:

@@ -11,19 +11,9 @@ from minikd.checkpoints.reading import read_json, reading
 from minikd.errors import MinikdError
 
 # Where transformers looks for weights, in its order; an index lists the files ("shards") of a model that is in several.
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json",
+                   "added_tokens.json")  # fmt: skip
 
 
 def model_folder(name_or_dir) -> Path:

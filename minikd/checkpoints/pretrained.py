@@ -1,7 +1,7 @@
 """Hugging Face's checkpoints to our classifier and back.
 
-The tables below are nearly the whole difference in naming; old names and missing prefixes are in `load_tensors`.
-transformers' modeling_bert.py and modeling_distilbert.py are the authority for the right-hand column.
+The table below is nearly the whole difference in naming; old names and missing prefixes are in `load_tensors`.
+transformers' modeling_bert.py and modeling_distilbert.py are the authority for the second and third column.
 """
 
 import re
@@ -20,41 +20,23 @@ from minikd.files import atomic_write, write_json
 from minikd.model import Classifier
 from minikd.techniques.quantize import QUANTIZED, new_model
 
-# One line a module: our name, Hugging Face's name. "*" is the layer's number. qkv[0], [1] and [2] are the thirds of our
-# fused query-key-value matrix.
-BERT = """
-encoder.embeddings.word_embeddings        bert.embeddings.word_embeddings
-encoder.embeddings.position_embeddings    bert.embeddings.position_embeddings
-encoder.embeddings.token_type_embeddings  bert.embeddings.token_type_embeddings
-encoder.embeddings.LayerNorm              bert.embeddings.LayerNorm
-encoder.layers.*.attention.qkv[0]         bert.encoder.layer.*.attention.self.query
-encoder.layers.*.attention.qkv[1]         bert.encoder.layer.*.attention.self.key
-encoder.layers.*.attention.qkv[2]         bert.encoder.layer.*.attention.self.value
-encoder.layers.*.attention.output         bert.encoder.layer.*.attention.output.dense
-encoder.layers.*.attention_norm           bert.encoder.layer.*.attention.output.LayerNorm
-encoder.layers.*.feed_forward.intermediate  bert.encoder.layer.*.intermediate.dense
-encoder.layers.*.feed_forward.output      bert.encoder.layer.*.output.dense
-encoder.layers.*.feed_forward_norm        bert.encoder.layer.*.output.LayerNorm
-pooler                                    bert.pooler.dense
-classifier                                classifier
+# One line a module: our name, BERT's, DistilBERT's; in a state_dict they begin with encoder., bert. and distilbert.
+# "*" is the layer's number; qkv[0], [1] and [2] are the thirds of our fused query-key-value matrix.
+ENCODER = """
+embeddings.word_embeddings          embeddings.word_embeddings                  embeddings.word_embeddings
+embeddings.position_embeddings      embeddings.position_embeddings              embeddings.position_embeddings
+embeddings.token_type_embeddings    embeddings.token_type_embeddings            -
+embeddings.LayerNorm                embeddings.LayerNorm                        embeddings.LayerNorm
+layers.*.attention.qkv[0]           encoder.layer.*.attention.self.query        transformer.layer.*.attention.q_lin
+layers.*.attention.qkv[1]           encoder.layer.*.attention.self.key          transformer.layer.*.attention.k_lin
+layers.*.attention.qkv[2]           encoder.layer.*.attention.self.value        transformer.layer.*.attention.v_lin
+layers.*.attention.output           encoder.layer.*.attention.output.dense      transformer.layer.*.attention.out_lin
+layers.*.attention_norm             encoder.layer.*.attention.output.LayerNorm  transformer.layer.*.sa_layer_norm
+layers.*.feed_forward.intermediate  encoder.layer.*.intermediate.dense          transformer.layer.*.ffn.lin1
+layers.*.feed_forward.output        encoder.layer.*.output.dense                transformer.layer.*.ffn.lin2
+layers.*.feed_forward_norm          encoder.layer.*.output.LayerNorm            transformer.layer.*.output_layer_norm
 """
-
-DISTILBERT = """
-encoder.embeddings.word_embeddings        distilbert.embeddings.word_embeddings
-encoder.embeddings.position_embeddings    distilbert.embeddings.position_embeddings
-encoder.embeddings.LayerNorm              distilbert.embeddings.LayerNorm
-encoder.layers.*.attention.qkv[0]         distilbert.transformer.layer.*.attention.q_lin
-encoder.layers.*.attention.qkv[1]         distilbert.transformer.layer.*.attention.k_lin
-encoder.layers.*.attention.qkv[2]         distilbert.transformer.layer.*.attention.v_lin
-encoder.layers.*.attention.output         distilbert.transformer.layer.*.attention.out_lin
-encoder.layers.*.attention_norm           distilbert.transformer.layer.*.sa_layer_norm
-encoder.layers.*.feed_forward.intermediate  distilbert.transformer.layer.*.ffn.lin1
-encoder.layers.*.feed_forward.output      distilbert.transformer.layer.*.ffn.lin2
-encoder.layers.*.feed_forward_norm        distilbert.transformer.layer.*.output_layer_norm
-pooler                                    pre_classifier
-classifier                                classifier
-"""
-
+POOLER = {"bert": "bert.pooler.dense", "distilbert": "pre_classifier"}
 # Tensors that a classifier does not need: the pre-training heads, and a buffer that old versions saved.
 IGNORED = re.compile(
     r"cls\.predictions\.|cls\.seq_relationship\.|vocab_(transform|layer_norm|projector)\."
@@ -69,9 +51,12 @@ NameMap = list[tuple[str, int | None, str]]  # our tensor, which third of it or 
 
 def name_map(config: EncoderConfig) -> NameMap:
     """The table, spelled out for every tensor of a model of this shape."""
+    column = {"bert": 1, "distilbert": 2}[config.model_type]
+    table = [line.split() for line in ENCODER.strip().splitlines()]
+    modules = [(f"encoder.{line[0]}", f"{config.model_type}.{line[column]}") for line in table]
+    modules += [("pooler", POOLER[config.model_type]), ("classifier", "classifier")]
     rows = []
-    for line in (BERT if config.model_type == "bert" else DISTILBERT).strip().splitlines():
-        ours, theirs = line.split()
+    for ours, theirs in modules:
         if "token_type" in ours and not config.type_vocab_size:
             continue
         third = int(ours[-2]) if ours.endswith("]") else None

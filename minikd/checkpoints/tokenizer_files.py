@@ -38,6 +38,7 @@ VALUES = {
     "truncation_side": ("right", "left"),
 }
 
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
 SPECIAL_NAMES = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}  # pad_token: [PAD], …
 
 
@@ -68,8 +69,8 @@ def load_tokenizer(folder) -> Tokenizer:
         else:
             _check_is_bert(content, path, general)
             vocab = content["model"]["vocab"]
-        if general and content:
-            settings = settings | _normalizer_settings(content)
+            if general:
+                settings = settings | _normalizer_settings(content)
         backend = bert_wordpiece(vocab, settings, _added_tokens(settings, content, numbered, general))
         missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
         if missing:
@@ -174,9 +175,8 @@ def _added_tokens(settings: dict, content: dict, numbered: dict, general: bool) 
     """
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
     named = [settings[name] for name in ("mask_token", "bos_token", "eos_token") if settings.get(name)]
-    named = [
-        _token(token, special=True) for token in named + list(extra.values() if isinstance(extra, dict) else extra)
-    ]
+    named += extra.values() if isinstance(extra, dict) else extra
+    named = [_token(token, special=True) for token in named]
     special = [*SPECIAL_TOKENS, *(token.content for token in named)]
     listed = settings.get("added_tokens_decoder")
     tokens = []
@@ -195,9 +195,7 @@ def _added_tokens(settings: dict, content: dict, numbered: dict, general: bool) 
 def _token(given, name: str = "a token", **flags) -> AddedToken:
     """The library's object for a token that a file gives as a text or as an object. Raises MinikdError for others."""
     fields = given if isinstance(given, dict) else {"content": given}
-    own = {
-        flag: fields[flag] for flag in ("single_word", "lstrip", "rstrip", "normalized", "special") if flag in fields
-    }
+    own = {flag: fields[flag] for flag in FLAGS if flag in fields}
     if not isinstance(fields.get("content"), str) or not all(isinstance(flag, bool) for flag in own.values()):
         raise MinikdError(f"{name} must be a text, or an object with its content and flags of true or false")
     return AddedToken(fields["content"], **(own | flags))

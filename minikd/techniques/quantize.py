@@ -46,8 +46,8 @@ def quantize(model: Classifier, format: str) -> Classifier:
         if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
             if not state[f"{name}.weight"].isfinite().all():
                 raise MinikdError(f"{name}.weight: holds values that are not finite; they cannot be quantised")
-            to_whole = to_int8 if format == "int8" else to_int4
-            state[f"{name}.weight"], state[f"{name}.scale"] = to_whole(state[f"{name}.weight"])
+            convert = to_int8 if format == "int8" else to_int4
+            state[f"{name}.weight"], state[f"{name}.scale"] = convert(state[f"{name}.weight"])
     quantized.load_state_dict(state)
     return quantized.eval()
 
@@ -85,9 +85,7 @@ def to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     weights often pays, because all others are then rounded more finely. Raises MinikdError for an odd width I.
     """
     if weight.shape[1] % 2:
-        raise MinikdError(
-            f"int4: a matrix is {weight.shape[1]} wide; two weights share a byte, so the width must be even"
-        )
+        raise MinikdError(f"int4: a matrix is {weight.shape[1]} wide; two weights share a byte: the width must be even")
     groups = weight.unflatten(1, (-1, group_size(weight.shape[1])))  # (N, groups, size)
     largest = groups.abs().amax(dim=-1, keepdim=True).clamp_min(1e-6)
     best = torch.full_like(largest, torch.inf)

@@ -15,7 +15,7 @@ from equality import CONFIGS, load_quietly, randomised
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from minikd.checkpoints.adapters import load_adapted, save_adapters
+from minikd.checkpoints.adapters import load_merged, save_adapters
 from minikd.checkpoints.config_json import config_from_json, config_to_json
 from minikd.checkpoints.hub import is_fine_tuned, model_folder, read_tensors
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
@@ -304,7 +304,7 @@ def test_adapters_load_onto_a_base_in_shards_under_wrapped_names(saved, tmp_path
                 parameter.add_(0.3)
     save_adapters(model, tmp_path / "adapter", str(folder))
     merge_lora(model)
-    assert_same_weights(model, load_adapted(tmp_path / "adapter"))
+    assert_same_weights(model, load_merged(tmp_path / "adapter"))
 
 
 def test_a_run_starts_from_a_bare_encoder_in_shards_with_one_label(script, corpus, bare, tmp_path):

@@ -17,7 +17,7 @@ from test_model import DROPOUTS, reproducible_dropout
 from test_training import CPU, SETTINGS, make_split
 from torch.nn import functional as F
 
-from minikd.checkpoints.adapters import base_model, load_adapted, load_adapters, save_adapters, target_modules
+from minikd.checkpoints.adapters import base_model, load_adapters, load_merged, save_adapters, target_modules
 from minikd.checkpoints.pretrained import save_pretrained
 from minikd.config import BERT_BASE
 from minikd.errors import MinikdError
@@ -438,7 +438,7 @@ def test_a_merged_model_has_the_labels_that_we_recorded_or_else_those_of_its_bas
     save_pretrained(base, tmp_path / "base")
     model = adapted(CONFIGS["bert"].with_labels(("no", "yes")), dtype=torch.float32)
     save_adapters(model, tmp_path / "ours", str(tmp_path / "base"))
-    assert load_adapted(tmp_path / "ours").config.labels == ("no", "yes")
+    assert load_merged(tmp_path / "ours").config.labels == ("no", "yes")
     path = tmp_path / "ours" / "adapter_model.safetensors"
     save_file(load_file(path), path)  # PEFT records none
-    assert load_adapted(tmp_path / "ours").config.labels == ("bad", "good")
+    assert load_merged(tmp_path / "ours").config.labels == ("bad", "good")
