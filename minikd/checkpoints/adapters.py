@@ -125,6 +125,10 @@ def load_merged(folder) -> Classifier:
     if not outputs and not is_fine_tuned(base):
         raise MinikdError(f"{path}: has no classifier, and neither has its base model {base}; fine-tune it first")
     model = from_pretrained(base, labels=labels or [f"LABEL_{i}" for i in range(outputs)])
+    if model.config.quantization:
+        raise MinikdError(
+            f"{base}: is quantised ({model.config.quantization}); adapters are for the model it was made of"
+        )
     load_adapters(model, folder)
     merge_lora(model)
     if labels:

@@ -136,21 +136,16 @@ def copy_tensors(state: dict[str, Tensor], tensors: dict[str, Tensor], rows: Nam
         _part(state[ours], third).copy_(tensors[theirs])  # also turns fp16 files into fp32 parameters
 
 
-def from_pretrained(name_or_dir, labels=None, may_be_quantized: bool = False) -> Classifier:
-    """A classifier from a folder in Hugging Face's layout, or from a name on its hub.
+def from_pretrained(name_or_dir, labels=None) -> Classifier:
+    """A classifier, quantised or not, from a folder in Hugging Face's layout, or from a name on its hub.
 
     `labels`: those of a new head, where the file has none. A head in the file keeps its own labels and their order
     (label_order.py brings them into the data's). Prints one line that says what was loaded. Raises MinikdError that
-    names the file and the field or tensor for everything that does not fit, and for a quantised model, which can be
-    neither trained nor taken layers from, unless it `may_be_quantized`.
+    names the file and the field or tensor for everything that does not fit.
     """
     folder = model_folder(name_or_dir)
     path, tensors = read_tensors(folder)
     config = read_config(folder / "config.json")
-    if config.quantization and not may_be_quantized:
-        raise MinikdError(
-            f"{folder}: is quantised ({config.quantization}), for evaluate.py alone; give the model that it was made of"
-        )
     if labels is not None and "classifier.weight" not in tensors:
         config = config.with_labels(labels)
     elif len(config.labels) < 2:
