@@ -45,7 +45,6 @@ IGNORED = re.compile(
 # The only tensors that a file may lack, and only where it has no classifier: a pre-trained encoder.
 HEAD = ("pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias")
 
-
 NameMap = list[tuple[str, int | None, str]]  # our tensor, which third of it or None, Hugging Face's tensor
 
 
