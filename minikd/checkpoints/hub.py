@@ -69,7 +69,8 @@ def _fetch(name: str, file: str, offline: bool) -> Path | None:
     try:
         return Path(hf_hub_download(name, file, local_files_only=offline))
     except Exception as error:  # of kinds that differ between the library's versions
-        if isinstance(error, EntryNotFoundError) and (offline or not isinstance(error, LocalEntryNotFoundError)):
+        absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
+        if offline or absent:
             return None
         reason = type(error.__cause__ or error).__name__
         raise MinikdError(f"{name}: {file} cannot be fetched from the hub ({reason}); run the command again") from None
