@@ -7,25 +7,37 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors import torch as safetensors_torch
 
-from minikd.checkpoints.hub import is_fine_tuned
-from minikd.checkpoints.pretrained import HEAD, from_pretrained, name_map
+from minikd.checkpoints.hub import is_fine_tuned, read_weights
+from minikd.checkpoints.pretrained import HEAD, NameMap, check_tensors, copy_tensors, from_pretrained, name_map
+from minikd.checkpoints.reading import read_json, reading
 from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
 from minikd.files import atomic_write, write_json
 from minikd.model import Classifier
 from minikd.techniques.lora import TARGETS, adapters, add_lora, merge_lora
 
-# adapter_config.json: the fields that are fine with any value, or with these; all others must be empty, for what they
-# turn on (DoRA, another rank for some layers, …) changes the computation in a way that is not implemented here.
+# The values that the fields of an adapter_config.json may have. Other fields must be empty, for what they turn on
+# (DoRA, another rank for some layers, …) changes the computation in a way that is not implemented here.
 ANY_VALUE = {
     "r", "lora_alpha", "lora_dropout", "auto_mapping", "base_model_name_or_path", "ensure_weight_tying",
     "exclude_modules", "inference_mode", "layers_pattern", "megatron_core", "modules_to_save", "peft_version",
     "qalora_group_size", "revision", "target_modules", "task_type",
 }  # fmt: skip
-THESE_VALUES = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
+ONE_OF = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
+
+# The shortest endings of Hugging Face's names that mean the matrices of a target and no others, in BERT and DistilBERT.
+# BERT's feed-forward output needs one a layer (*), for output.dense is the attention's as well.
+TARGET_MODULES = {
+    "query":            ("query", "q_lin"),
+    "key":              ("key", "k_lin"),
+    "value":            ("value", "v_lin"),
+    "attention_output": ("attention.output.dense", "out_lin"),
+    "intermediate":     ("intermediate.dense", "lin1"),
+    "ffn_output":       ("*.output.dense", "lin2"),
+}  # fmt: skip
 
 
 def save_adapters(model: Classifier, folder, base_model_name: str | None) -> None:
@@ -54,9 +66,8 @@ def save_adapters(model: Classifier, folder, base_model_name: str | None) -> Non
         "init_lora_weights": True,
         "inference_mode": True,
     }
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    names = _adapter_names(model.config, targets) | _head_names(model.config)
-    tensors = {theirs: state[ours] for theirs, ours in names.items()}
+    rows, state = _adapter_map(model.config, targets) + _head_map(model.config), model.state_dict()
+    tensors = {theirs: state[ours].cpu().contiguous() for ours, _, theirs in rows}
     metadata = {"format": "pt", "labels": json.dumps(model.config.labels)}  # PEFT has no field for them
     write_json(folder / "adapter_config.json", config)
     atomic_write(folder / "adapter_model.safetensors", safetensors_torch.save(tensors, metadata=metadata))
@@ -69,41 +80,21 @@ def load_adapters(model: Classifier, folder) -> None:
     Prints one line that says what was loaded. Raises MinikdError that names the file and the field or tensor.
     """
     path = Path(folder) / "adapter_model.safetensors"
-    rank, alpha, dropout = _read_settings(Path(folder) / "adapter_config.json")
-    try:
-        tensors = safetensors_torch.load_file(path)
-    except OSError:
-        raise MinikdError(f"{path}: cannot be read; a folder of adapters needs this file") from None
-    except SafetensorError as error:
-        raise MinikdError(f"{path}: is incomplete or damaged ({error}); fetch it again") from None
-
-    targets = [target for target in TARGETS if tensors.keys() & _adapter_names(model.config, [target]).keys()]
-    head = {theirs: ours for theirs, ours in _head_names(model.config).items() if theirs in tensors}
-    names = _adapter_names(model.config, targets) | head
-    unknown, missing = sorted(tensors.keys() - names.keys()), sorted(names.keys() - tensors.keys())
-    for problem, wrong in (("holds tensors that this model has no place for", unknown), ("lacks tensors", missing)):
-        if wrong:
-            raise MinikdError(f"{path}: {problem}: {', '.join(wrong[:3])}" + (", …" if len(wrong) > 3 else ""))
-    try:
-        with torch.device("meta"):  # a twin without memory tells the shapes before the model is touched
-            twin = Classifier(model.config)
-            add_lora(twin, rank, alpha, dropout, targets)
-    except MinikdError as error:
-        raise MinikdError(f"{path}: {error}") from None
-    shapes = {name: tensor.shape for name, tensor in twin.state_dict().items()}
-    for theirs, ours in names.items():
-        if tensors[theirs].shape != shapes[ours]:
-            found, wanted = list(tensors[theirs].shape), list(shapes[ours])
-            raise MinikdError(f"{path}: tensor {theirs} has shape {found}, but rank and model ask for {wanted}")
-
-    add_lora(model, rank, alpha, dropout, targets)
-    state = model.state_dict()
-    with torch.no_grad():
-        for theirs, ours in names.items():
-            state[ours].copy_(tensors[theirs])
-    kept = [ours for theirs, ours in _head_names(model.config).items() if theirs not in head]
+    fields, tensors, config = _read_config(Path(folder) / "adapter_config.json"), read_weights(path), model.config
+    targets = [target for target in TARGETS if any(row[2] in tensors for row in _adapter_map(config, [target]))]
+    targets = targets or list(TARGETS)  # of a file without any: the error names what it holds instead
+    head = [row for row in _head_map(config) if row[2] in tensors]
+    rows = _adapter_map(config, targets) + head
+    arguments = fields["r"], fields["lora_alpha"], fields.get("lora_dropout", 0.0), targets
+    with reading(path), torch.device("meta"):  # a twin without memory tells the shapes before the model is touched
+        twin = Classifier(config)
+        add_lora(twin, *arguments)
+        check_tensors(twin.state_dict(), tensors, rows)
+    add_lora(model, *arguments)
+    copy_tensors(model.state_dict(), tensors, rows)
+    kept = [row[0] for row in _head_map(config) if row not in head]
     print(
-        f"loaded {path}: rank {rank} on {', '.join(targets)}"
+        f"loaded {path}: rank {fields['r']} on {', '.join(targets)}"
         + (f"; not in it and left as they were: {', '.join(kept)}" if kept else "")
     )
 
@@ -114,14 +105,13 @@ def base_model(name_or_dir) -> str | None:
     path = Path(name_or_dir) / "adapter_config.json"
     if not path.is_file():
         return None
-    _read_settings(path)
-    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = _read_config(path).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise MinikdError(f"{path}: does not name its base model; add base_model_name_or_path, a folder or a name")
     return base
 
 
-def load_adapted(folder) -> Classifier:
+def load_merged(folder) -> Classifier:
     """The base model of a folder of adapters, with them merged in.
 
     Its labels are those that `save_adapters` recorded. PEFT records none: then they are those of a fine-tuned base, or
@@ -129,15 +119,16 @@ def load_adapted(folder) -> Classifier:
     adapters have a classifier.
     """
     path, base = Path(folder) / "adapter_model.safetensors", base_model(folder)
-    try:
-        with safe_open(path, "pt") as file:
-            bias, labels = "base_model.model.classifier.bias", json.loads((file.metadata() or {}).get("labels", "[]"))
-            outputs = len(file.get_tensor(bias)) if bias in file.keys() else 0
-    except (OSError, SafetensorError, ValueError):
-        raise MinikdError(f"{path}: is missing or damaged; fetch it again") from None
+    outputs = len(read_weights(path).get("base_model.model.classifier.bias", ()))
+    with reading(path, "is damaged ({}); fetch it again"), safe_open(path, "pt") as file:
+        labels = json.loads((file.metadata() or {}).get("labels", "[]"))
     if not outputs and not is_fine_tuned(base):
         raise MinikdError(f"{path}: has no classifier, and neither has its base model {base}; fine-tune it first")
     model = from_pretrained(base, labels=labels or [f"LABEL_{i}" for i in range(outputs)])
+    if model.config.quantization:
+        raise MinikdError(
+            f"{base}: is quantised ({model.config.quantization}); adapters are for the model it was made of"
+        )
     load_adapters(model, folder)
     merge_lora(model)
     if labels:
@@ -145,59 +136,41 @@ def load_adapted(folder) -> Classifier:
     return model
 
 
-def _read_settings(path: Path) -> tuple[int, float, float]:
-    """(rank, alpha, dropout) of an adapter_config.json. Raises MinikdError that names the file and the field."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MinikdError(f"{path}: cannot be read ({error.strerror}); a folder of adapters needs this file") from None
-    except ValueError as error:
-        raise MinikdError(f"{path}: is not JSON ({error})") from None
-    if not isinstance(fields, dict) or not {"peft_type", "r", "lora_alpha"} <= fields.keys():
-        raise MinikdError(f"{path}: is not LoRA's adapter_config.json (it lacks some of peft_type, r, lora_alpha)")
-    for name, value in fields.items():
-        if value not in THESE_VALUES[name] if name in THESE_VALUES else value and name not in ANY_VALUE:
-            raise MinikdError(f"{path}: {name} {value!r} is not implemented: minikd has plain LoRA only")
-    rank, alpha, dropout = fields["r"], fields["lora_alpha"], fields.get("lora_dropout", 0.0)
-    for name, value in (("r", rank), ("lora_alpha", alpha), ("lora_dropout", dropout)):
-        if type(value) not in ((int,) if name == "r" else (int, float)):  # a bool is an int to isinstance
-            raise MinikdError(f"{path}: {name} must be a number, not {value!r}")
-    return rank, alpha, dropout
+def _read_config(path: Path) -> dict:
+    """The fields of an adapter_config.json. Raises MinikdError that names the file and the field."""
+    fields = read_json(path, "is not LoRA's adapter_config.json ({})")
+    with reading(path):
+        for name in ("peft_type", "r", "lora_alpha"):
+            if name not in fields:
+                raise MinikdError(f"is not LoRA's adapter_config.json ({name} is missing)")
+        for name, value in fields.items():
+            if value not in ONE_OF[name] if name in ONE_OF else value and name not in ANY_VALUE:
+                raise MinikdError(f"{name} {value!r} is not implemented: minikd has plain LoRA only")
+        for name, kinds in (("r", (int,)), ("lora_alpha", (int, float)), ("lora_dropout", (int, float))):
+            if type(fields.get(name, 0)) not in kinds:  # a bool is an int to isinstance
+                raise MinikdError(f"{name} must be a number, not {fields[name]!r}")
+    return fields
 
 
-def _hugging_face_paths(config: EncoderConfig, target: str) -> dict[str, str]:
-    """A target's matrix in every layer: Hugging Face's name -> ours, both without ".weight"."""
-    name, third = TARGETS[target]
-    rows = [row for row in name_map(config) if row[0].endswith(f".{name}.weight") and row[1] == third]
-    return {theirs.removesuffix(".weight"): ours.removesuffix(".weight") for ours, _, theirs in rows}
-
-
-def _adapter_names(config: EncoderConfig, targets) -> dict[str, str]:
-    """PEFT's name of every tensor of the adapters -> the name in our state_dict."""
-    return {
-        f"base_model.model.{theirs}.{matrix}.weight": f"{ours}.adapters.{target}.{matrix}.weight"
+def _adapter_map(config: EncoderConfig, targets) -> NameMap:
+    """As `name_map`, for the adapters of these targets: (our tensor, None, PEFT's)."""
+    return [
+        (f"{ours.removesuffix('weight')}adapters.{target}.{matrix}.weight", None,
+         f"base_model.model.{theirs.removesuffix('weight')}{matrix}.weight")
         for target in targets
-        for theirs, ours in _hugging_face_paths(config, target).items()
+        for ours, third, theirs in name_map(config)
+        if third == TARGETS[target][1] and ours.endswith(f".{TARGETS[target][0]}.weight")
         for matrix in ("lora_A", "lora_B")
-    }
+    ]  # fmt: skip
 
 
-def _head_names(config: EncoderConfig) -> dict[str, str]:
-    """PEFT's name of every tensor of the head, which it saves whole -> ours."""
-    return {f"base_model.model.{theirs}": ours for ours, _, theirs in name_map(config) if ours in HEAD}
+def _head_map(config: EncoderConfig) -> NameMap:
+    """As `name_map`, for the head, which PEFT saves whole."""
+    return [(ours, None, f"base_model.model.{theirs}") for ours, _, theirs in name_map(config) if ours in HEAD]
 
 
 def target_modules(config: EncoderConfig, targets) -> list[str]:
-    """The shortest endings of Hugging Face's names that mean these projections and nothing else: query, q_lin, ….
-
-    BERT's feed-forward output needs one a layer, 0.output.dense, because output.dense is the attention's as well.
-    """
-    everything = [theirs.removesuffix(".weight") for _, _, theirs in name_map(config)]
-    found = []
-    for target in targets:
-        own = _hugging_face_paths(config, target)
-        for path in own:
-            parts = path.split(".")
-            endings = [".".join(parts[-count:]) for count in range(1, len(parts))]
-            found.append(next(e for e in endings if all(n in own for n in everything if f".{n}".endswith(f".{e}"))))
-    return list(dict.fromkeys(found))
+    """PEFT's `target_modules` for these targets: endings of Hugging Face's names."""
+    endings = [TARGET_MODULES[target][config.model_type == "distilbert"] for target in targets]
+    layers = range(config.num_hidden_layers)
+    return [e.replace("*", str(layer)) for e in endings for layer in (layers if "*" in e else [0])]

@@ -3,10 +3,10 @@
 Must agree with transformers' BertConfig and DistilBertConfig, whose fields have different names.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
+from minikd.checkpoints.reading import read_json, reading
 from minikd.config import DISTILBERT_CONSTANTS, FORMATS, EncoderConfig
 from minikd.errors import MinikdError
 
@@ -31,6 +31,7 @@ IMPLEMENTED = {
     "pruned_heads": ({}, None),
     "problem_type": ("single_label_classification", None),
 }
+NO_CONFIG = "is not a model's config.json ({})"
 
 
 def config_from_json(fields: dict) -> EncoderConfig:
@@ -52,14 +53,13 @@ def config_from_json(fields: dict) -> EncoderConfig:
 
     ours = {"model_type": model_type, "labels": _labels(fields), "quantization": _quantization(fields)}
     if model_type == "distilbert":
-        ours |= {"num_hidden_layers": 6, "classifier_dropout": 0.2} | DISTILBERT_CONSTANTS
-        fields = {name: value for name, value in fields.items() if name not in DISTILBERT_CONSTANTS}
+        ours |= {"num_hidden_layers": 6, "classifier_dropout": 0.2}
     for name in EncoderConfig.__dataclass_fields__:
         if name not in ("model_type", "labels", "quantization") and fields.get(names.get(name, name)) is not None:
             ours[name] = fields[names.get(name, name)]
     if "pad_token_id" in fields:
         ours["pad_token_id"] = fields["pad_token_id"]  # null means none; in other fields it means the default
-    return EncoderConfig(**ours)
+    return EncoderConfig(**ours | (DISTILBERT_CONSTANTS if model_type == "distilbert" else {}))
 
 
 def config_to_json(config: EncoderConfig) -> dict:
@@ -81,16 +81,11 @@ def config_to_json(config: EncoderConfig) -> dict:
     return fields
 
 
-def read_config(path) -> EncoderConfig:
+def read_config(path: Path) -> EncoderConfig:
     """The shape in a config.json. Raises MinikdError that names the file for a missing, broken or unsupported one."""
-    try:
-        return config_from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise MinikdError(f"{path}: cannot be read ({error.strerror}); a model folder needs a config.json") from None
-    except MinikdError as error:
-        raise MinikdError(f"{path}: {error}") from None
-    except (ValueError, AttributeError, TypeError) as error:
-        raise MinikdError(f"{path}: is not a model's config.json ({error})") from None
+    fields = read_json(path, NO_CONFIG)
+    with reading(path, NO_CONFIG):
+        return config_from_json(fields)
 
 
 def _labels(fields: dict) -> tuple[str, ...]:

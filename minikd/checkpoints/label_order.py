@@ -16,7 +16,8 @@ from torch import Tensor
 from minikd.errors import MinikdError
 from minikd.model import Classifier
 
-MOST_LABELS = 8  # whose 40,320 orders are compared
+MAX_LABELS = 8  # whose 40,320 orders are compared
+OnValidation = Callable[[], tuple[Tensor, Tensor]]
 
 
 def match_labels(
@@ -24,7 +25,7 @@ def match_labels(
     source,
     labels: tuple[str, ...],
     label_order: Sequence[str] | None = None,
-    on_validation: Callable[[], tuple[Tensor, Tensor]] | None = None,
+    on_validation: OnValidation | None = None,
 ) -> None:
     """Puts the rows of the model's classifier into the order of `labels`, in place, and renames its labels.
 
@@ -35,7 +36,7 @@ def match_labels(
     MinikdError that names the model, `source`, where there is none of these.
     """
     own = model.config.labels
-    order, unnamed = order_by_name(own, labels), _unnamed(own)
+    order, unnamed = order_by_name(own, labels), all(re.fullmatch(r"LABEL_\d+", name) for name in own)
     if label_order and order is not None and not unnamed:
         print(f"{source}: has the data's labels by name; the order given is ignored")
     elif len(own) != len(labels) or order is None and not label_order and not unnamed:
@@ -46,7 +47,7 @@ def match_labels(
     elif label_order:
         order = order_by_name(label_order, labels)
     elif order is None:
-        order = _order_on_validation(source, own, labels, on_validation)
+        order = _order_on_validation(source, labels, on_validation)
     with torch.no_grad():
         model.classifier.weight.copy_(model.classifier.weight[order].clone())
         model.classifier.bias.copy_(model.classifier.bias[order].clone())
@@ -80,16 +81,10 @@ def order_by_name(own, labels) -> list[int] | None:
     return None
 
 
-def _unnamed(labels) -> bool:
-    return all(re.fullmatch(r"LABEL_\d+", name) for name in labels)
-
-
-def _order_on_validation(
-    source, own: tuple[str, ...], labels: tuple[str, ...], on_validation: Callable[[], tuple[Tensor, Tensor]] | None
-) -> list[int]:
+def _order_on_validation(source, labels: tuple[str, ...], on_validation: OnValidation | None) -> list[int]:
     """The order of outputs that clearly fits the validation split. Prints its accuracy. Raises MinikdError."""
-    unknown = f"{source}: its config.json does not say which labels {own[0]}, … are"
-    if len(labels) > MOST_LABELS:
+    unknown = f"{source}: its config.json does not say which labels LABEL_0, … are"
+    if len(labels) > MAX_LABELS:
         raise MinikdError(f"{unknown}; name all {len(labels)} by `label_order`, in the order of the outputs")
     if on_validation is None:
         raise MinikdError(f"{unknown}, and there are no validation texts to tell; name them by `label_order`")

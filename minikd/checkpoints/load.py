@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minikd.checkpoints.adapters import base_model, load_adapted
+from minikd.checkpoints.adapters import base_model, load_merged
 from minikd.checkpoints.hub import model_folder
 from minikd.checkpoints.label_order import match_labels
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
@@ -27,7 +27,7 @@ def load_classifier(
     (`match_labels`, which explains the other two). Raises MinikdError.
     """
     base = base_model(name_or_dir)  # of a folder of LoRA adapters
-    model = load_adapted(name_or_dir) if base else from_pretrained(name_or_dir, labels, may_be_quantized=True)
+    model = load_merged(name_or_dir) if base else from_pretrained(name_or_dir, labels)
     tokenizer = load_tokenizer(model_folder(base or name_or_dir))
     if labels is not None:
         answers = on_validation and (lambda: on_validation(model, tokenizer))

@@ -2,10 +2,11 @@
 
 W and b are frozen; A (r × inputs) and B (outputs × r) learn. B starts at zero, so training starts from the model as it
 was; afterwards (alpha / r) · B A can be added to W, and the adapters cost nothing. Must equal Hugging Face's PEFT in
-every logit and gradient; tests/techniques/test_lora.py checks it. Its files are read and written in adapter_files.py.
+every logit and gradient; tests/techniques/test_lora.py checks it. Its files: `minikd/checkpoints/adapters.py`.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from minikd.dropout import Dropout
 from minikd.errors import MinikdError
 from minikd.model import Classifier, SelfAttention
 
-# target: the matrix of an encoder layer, and which third of it, as in checkpoint.py's tables
+# target: the matrix of an encoder layer, and which third of it (None: all)
 TARGETS = {
     "query": ("attention.qkv", 0),
     "key": ("attention.qkv", 1),
@@ -91,13 +92,13 @@ def add_lora(model: Classifier, rank: int, alpha: float, dropout: float, targets
     model.requires_grad_(False)
     model.pooler.requires_grad_(True)
     model.classifier.requires_grad_(True)
-    for layer in range(len(model.encoder.layers)):
-        for target in (target for target in TARGETS if target in targets):  # one order: a seed gives the same A
-            linear, weight = _matrix(model, layer, target)
-            adapter = Adapter(linear.in_features, len(weight), rank, alpha, dropout)
-            if not hasattr(linear, "adapters"):
-                linear.adapters = nn.ModuleDict()
-            linear.adapters[target] = adapter.to(weight.device, weight.dtype).train(linear.training)
+    ordered = [target for target in TARGETS if target in targets]  # one order: a seed gives the same A
+    for layer, target in product(range(len(model.encoder.layers)), ordered):
+        linear, weight = _matrix(model, layer, target)
+        adapter = Adapter(linear.in_features, len(weight), rank, alpha, dropout)
+        if not hasattr(linear, "adapters"):
+            linear.adapters = nn.ModuleDict()
+        linear.adapters[target] = adapter.to(weight.device, weight.dtype).train(linear.training)
     _match_classes(model)
 
 
@@ -123,11 +124,10 @@ def merge_lora(model: Classifier) -> None:
 def adapters(model: Classifier) -> dict[tuple[int, str], Adapter]:
     """The model's adapters by (layer, target); empty where there are none."""
     found = {}
-    for layer in range(len(model.encoder.layers)):
-        for target in TARGETS:
-            linear, _ = _matrix(model, layer, target)
-            if target in getattr(linear, "adapters", {}):
-                found[layer, target] = linear.adapters[target]
+    for layer, target in product(range(len(model.encoder.layers)), TARGETS):
+        linear, _ = _matrix(model, layer, target)
+        if target in getattr(linear, "adapters", {}):
+            found[layer, target] = linear.adapters[target]
     return found
 
 

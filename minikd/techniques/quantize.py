@@ -1,16 +1,16 @@
 """Quantisation of a finished model: 8- or 4-bit weights in place of 32-bit ones, without any training or data.
 
-A weight is stored as a whole number q, and rows or groups of weights share a scale: w ≈ scale · q (Jacob et al. 2018;
-scales per token and per group of weights: Yao et al. 2022). Rounding changes a weight by at most half a scale, so what
-matters is how few weights share one, and how far the largest of them lies out (int4 clips it where that pays).
+A weight is stored as an integer q, and rows or groups of weights share a scale: w ≈ scale · q (Jacob et al. 2018;
+scales per token and per group of weights: Yao et al. 2022). Rounding changes a weight by at most half a scale, so the
+error depends on how few weights share a scale, and on the largest of them (int4 clips it where that pays).
 
-int8 (for speed on a CPU): one scale per row of a matrix, and in each pass one per token of its input, whose values are
-rounded to 8 bits as well ("dynamic", W8A8). The product of whole numbers is exact, in 32 bits; the two scales are
-multiplied in afterwards, because they do not depend on the index that is summed over:
+int8 (for speed on a CPU): one scale per row of a matrix, and in each pass one per token of its input, which is rounded
+to 8 bits as well ("dynamic", W8A8). The product of integers is exact, in 32 bits. The two scales are multiplied in
+afterwards, because they do not depend on the index that is summed over:
     y[t, o] = Σ_i x[t, i] · w[o, i]  ≈  scale_x[t] · scale_w[o] · Σ_i q_x[t, i] · q_w[o, i]
 
 int4 (for size): groups of up to 128 weights of a row share a scale, because 15 steps are too coarse for a whole row;
-two weights lie in a byte. In a pass they are turned back into floating point first.
+two weights share a byte. In a pass they are first turned into floating point.
 
 The word embeddings, half of a small model, are quantised like matrices. LayerNorms, biases, the few position and
 segment embeddings and the classifier stay in fp32.
@@ -28,7 +28,7 @@ from minikd.errors import MinikdError
 from minikd.model import Classifier, SelfAttention
 
 GROUP = 128  # most weights that share a scale in int4
-TOKENS = 1024  # at a time in int8, so that what lies between the roundings takes little memory
+TOKENS = 1024  # multiplied at a time in int8, to save memory
 QUANTIZED = re.compile(r"word_embeddings|attention\.(qkv|output)|feed_forward\.(intermediate|output)|pooler")
 
 
@@ -46,8 +46,8 @@ def quantize(model: Classifier, format: str) -> Classifier:
         if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
             if not state[f"{name}.weight"].isfinite().all():
                 raise MinikdError(f"{name}.weight: holds values that are not finite; they cannot be quantised")
-            to_whole = to_int8 if format == "int8" else to_int4
-            state[f"{name}.weight"], state[f"{name}.scale"] = to_whole(state[f"{name}.weight"])
+            convert = to_int8 if format == "int8" else to_int4
+            state[f"{name}.weight"], state[f"{name}.scale"] = convert(state[f"{name}.weight"])
     quantized.load_state_dict(state)
     return quantized.eval()
 
@@ -85,9 +85,7 @@ def to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     weights often pays, because all others are then rounded more finely. Raises MinikdError for an odd width I.
     """
     if weight.shape[1] % 2:
-        raise MinikdError(
-            f"int4: a matrix is {weight.shape[1]} wide; two weights share a byte, so the width must be even"
-        )
+        raise MinikdError(f"int4: a matrix is {weight.shape[1]} wide; two weights share a byte: the width must be even")
     groups = weight.unflatten(1, (-1, group_size(weight.shape[1])))  # (N, groups, size)
     largest = groups.abs().amax(dim=-1, keepdim=True).clamp_min(1e-6)
     best = torch.full_like(largest, torch.inf)
@@ -111,14 +109,14 @@ def group_size(width: int) -> int:
 
 
 def dequantize(weight: Tensor, scale: Tensor) -> Tensor:
-    """What `to_int8` (int8) or `to_int4` (uint8) made, as fp32 again: (…, I)."""
+    """The fp32 values (…, I) of what `to_int8` (int8) or `to_int4` (uint8) returned."""
     if weight.dtype == torch.uint8:
         weight = torch.stack((weight & 15, weight >> 4), dim=-1).flatten(-2).to(torch.int8) - 8
     return (weight.unflatten(-1, (scale.shape[-1], -1)) * scale.float()[..., None]).flatten(-2)
 
 
 def _parameters(rows: int, width: int, format: str) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight and scale of the right shapes and types, to be filled in."""
+    """Weight and scale of the right shapes and types, still without values."""
     if format == "int8":
         weight, scale = torch.zeros(rows, width, dtype=torch.int8), torch.ones(rows, 1)
     else:
@@ -128,7 +126,7 @@ def _parameters(rows: int, width: int, format: str) -> tuple[nn.Parameter, nn.Pa
 
 
 class QuantizedEmbedding(nn.Module):
-    """Token ids (B, N) -> fp32 vectors (B, N, I): only the rows that are looked up are turned back."""
+    """Token ids (B, N) -> fp32 vectors (B, N, I): only the rows that are looked up are dequantised."""
 
     def __init__(self, rows: int, width: int, format: str):
         super().__init__()
@@ -141,8 +139,8 @@ class QuantizedEmbedding(nn.Module):
 class QuantizedLinear(nn.Module):
     """x (…, I) -> x · Wᵀ + bias (…, O), or only the outputs of some `rows` of W.
 
-    int8 on a CPU gives fp32, from whole numbers; otherwise the weights are turned back, and autocast decides. torch's
-    product of int8 is fast on processors with instructions for it (VNNI and the like), and slow on others.
+    int8 on a CPU multiplies integers and gives fp32; otherwise the weights are dequantised, and autocast decides.
+    torch's product of int8 is fast on processors with instructions for it (VNNI and the like), and slow on others.
     """
 
     def __init__(self, rows: int, width: int, format: str):
@@ -152,7 +150,7 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
         weight, scale, bias = self.weight[rows], self.scale[rows], self.bias[rows]
-        if weight.dtype != torch.int8 or x.device.type != "cpu":  # torch's product of int8 asks GPUs for large batches
+        if weight.dtype != torch.int8 or x.device.type != "cpu":  # on a GPU, _int_mm needs large batches
             return F.linear(x, dequantize(weight, scale), bias)
         x, leading = x.flatten(0, -2), x.shape[:-1]  # (T, I)
         y = x.new_empty(len(x), len(weight), dtype=torch.float32)  # (T, O)

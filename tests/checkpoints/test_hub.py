@@ -15,7 +15,7 @@ from equality import CONFIGS, load_quietly, randomised
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from minikd.checkpoints.adapters import load_adapted, save_adapters
+from minikd.checkpoints.adapters import load_merged, save_adapters
 from minikd.checkpoints.config_json import config_from_json, config_to_json
 from minikd.checkpoints.hub import is_fine_tuned, model_folder, read_tensors
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
@@ -165,7 +165,7 @@ DAMAGES = {
     "an empty weight_map": (write_index(b'{"weight_map": {}}'), "index.json: is not an index of shards"),
     "a weight_map of numbers": (write_index(b'{"weight_map": {"a": 1}}'), "index.json: is not an index of shards"),
     "a weight_map that is a list": (write_index(b'{"weight_map": ["a"]}'), "index.json: is not an index of shards"),
-    "no shard": (lambda folder, kind: (folder / FIRST[kind]).unlink(), "00001-of-00002.{ending}, which is not in"),
+    "no shard": (lambda folder, kind: (folder / FIRST[kind]).unlink(), "00001-of-00002.{ending}: cannot be read"),
     "half a shard": (
         lambda folder, kind: (folder / FIRST[kind]).write_bytes((folder / FIRST[kind]).read_bytes()[:-700]),
         "00001-of-00002.{ending}: ",
@@ -304,7 +304,7 @@ def test_adapters_load_onto_a_base_in_shards_under_wrapped_names(saved, tmp_path
                 parameter.add_(0.3)
     save_adapters(model, tmp_path / "adapter", str(folder))
     merge_lora(model)
-    assert_same_weights(model, load_adapted(tmp_path / "adapter"))
+    assert_same_weights(model, load_merged(tmp_path / "adapter"))
 
 
 def test_a_run_starts_from_a_bare_encoder_in_shards_with_one_label(script, corpus, bare, tmp_path):
@@ -335,6 +335,14 @@ class Hub:
         self.fetched.append(file)
         return str(self.cache / file)
 
+    def take_the_place_of_the_real(self, monkeypatch):
+        def metadata(url):
+            if self.offline:
+                raise ConnectionError
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", self)
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+
 
 @both_kinds
 @pytest.mark.parametrize("shards", [1, 3])
@@ -349,7 +357,7 @@ def test_a_model_is_fetched_by_name_with_all_its_files_and_then_found_offline(
     (folder / "README.md").write_text("not needed")
     wanted = {path.name for path in folder.iterdir()} - {"README.md"}
     hub = Hub(folder, tmp_path / "cache")
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    hub.take_the_place_of_the_real(monkeypatch)
     assert model_folder("someone/some-model") == tmp_path / "cache"
     assert sorted(hub.fetched) == sorted(wanted)  # nothing else, and nothing twice
     assert {path.name for path in (tmp_path / "cache").iterdir()} == wanted
@@ -365,14 +373,14 @@ def test_an_index_on_the_hub_that_names_files_elsewhere_fetches_none_of_them(sav
     rewrite(folder, "model.safetensors", 2)
     edit_map(lambda shard_of: shard_of.update({"classifier.bias": "../outside"}))(folder, "model.safetensors")
     hub = Hub(folder, tmp_path / "cache")
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    hub.take_the_place_of_the_real(monkeypatch)
     assert "names the shard '../outside'" in refusal(model_folder, "someone/some-model")
     assert hub.fetched == ["config.json", "model.safetensors.index.json"]
 
 
 def test_a_repository_without_weights_is_answered_with_what_to_put_where(saved, tmp_path, monkeypatch):
     (saved[1] / "model.safetensors").unlink()
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", Hub(saved[1], tmp_path / "cache"))
+    Hub(saved[1], tmp_path / "cache").take_the_place_of_the_real(monkeypatch)
     assert "neither a folder here nor to be fetched" in refusal(model_folder, "someone/some-model")
 
 
@@ -459,7 +467,7 @@ def test_files_that_do_not_exist_on_the_hub_are_ignored_and_a_copy_serves_while_
 
 def test_what_the_hub_does_not_have_is_answered_with_what_to_put_where(hub):
     (hub.folder / "model.safetensors").unlink()
-    assert "neither a folder here nor to be fetched from the hub (RemoteEntryNotFoundError). Put its" in refusal(
+    assert "neither a folder here nor to be fetched from the hub (it lacks files there). Put its" in refusal(
         model_folder, "someone/some-model"
     )
     (hub.folder / "config.json").unlink()

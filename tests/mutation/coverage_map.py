@@ -48,7 +48,6 @@ TESTS = {
     "minikd/checkpoints/load.py": ["test_label_order.py", "test_lora.py", "test_quantize.py", *SCRIPTS],
     "minikd/checkpoints/pretrained.py": ["test_checkpoint.py", "test_hub.py", "test_label_order.py", "test_lora.py"],
     "minikd/checkpoints/tokenizer_files.py": ["test_tokenizer.py", "test_checkpoint.py", "test_hub.py"],
-    "minikd/checkpoints/tokenizer_settings.py": ["test_tokenizer.py", "test_checkpoint.py"],
     "minikd/techniques/lora.py": ["test_lora.py", "test_hub.py", "test_label_order.py"],
     "minikd/techniques/quantize.py": ["test_quantize.py", "test_claims.py"],
     "minikd/evaluation/bag_of_words.py": ["test_bag_of_words.py", "test_report.py"],

@@ -277,7 +277,7 @@ def test_quantised_copies_agree_with_their_own_original(script, reviews, spread,
         assert rows[f"{folder.name}-int4"]["agreement"] == pytest.approx(np.mean([a == b for a, b in zip(own, full)]))
         assert "agreement" not in rows[folder.name]
         assert f"{folder.name}-int4 against {folder.name} in fp32: latency one at a time" in out
-        assert from_pretrained(f"out/{folder.name}-int4", may_be_quantized=True).config.quantization == "int4"
+        assert from_pretrained(f"out/{folder.name}-int4").config.quantization == "int4"
         assert read_json(f"out/{folder.name}-int4/run.json")["quantized_from"] == str(folder)
 
 

@@ -342,7 +342,7 @@ def broken_models(folder):
     """(what is wrong, teacher folder, words of the complaint) of each kind of broken model folder."""
     weights = save_model(folder / "cut") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    yield "cut weights", folder / "cut", "model.safetensors: is incomplete or damaged"
+    yield "cut weights", folder / "cut", "model.safetensors: cannot be loaded as weights"
     (save_model(folder / "empty") / "model.safetensors").unlink()
     yield "no weights", folder / "empty", "has no model.safetensors or pytorch_model.bin"
     (save_model(folder / "noconfig") / "config.json").unlink()

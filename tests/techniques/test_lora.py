@@ -17,7 +17,7 @@ from test_model import DROPOUTS, reproducible_dropout
 from test_training import CPU, SETTINGS, make_split
 from torch.nn import functional as F
 
-from minikd.checkpoints.adapters import base_model, load_adapted, load_adapters, save_adapters, target_modules
+from minikd.checkpoints.adapters import base_model, load_adapters, load_merged, save_adapters, target_modules
 from minikd.checkpoints.pretrained import save_pretrained
 from minikd.config import BERT_BASE
 from minikd.errors import MinikdError
@@ -366,10 +366,10 @@ QUERY_A = f"{LAYER}.attention.self.query.lora_A.weight"
 @pytest.mark.parametrize(("spoil", "message"), [
     (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: cannot be read"),
     (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors: cannot be read"),
-    (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json: is not JSON"),
-    (lambda folder: (folder / "adapter_config.json").write_bytes(b"\xff"), "adapter_config.json: is not JSON"),
+    (lambda folder: (folder / "adapter_config.json").write_text("{"), "is not LoRA's adapter_config.json"),
+    (lambda folder: (folder / "adapter_config.json").write_bytes(b"\xff"), "is not LoRA's adapter_config.json"),
     (lambda folder: (folder / "adapter_config.json").write_text("[]"), "is not LoRA's adapter_config.json"),
-    (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x" * 99), "is incomplete or damaged"),
+    (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x" * 99), "cannot be loaded as weights"),
     (edit_config(peft_type="IA3"), "peft_type 'IA3' is not implemented"),
     (edit_config(use_dora=True), "use_dora True is not implemented"),
     (edit_config(use_rslora=True), "use_rslora True is not implemented"),
@@ -381,12 +381,12 @@ QUERY_A = f"{LAYER}.attention.self.query.lora_A.weight"
     (edit_config(lora_alpha=None), "lora_alpha must be a number, not None"),
     (edit_config(lora_dropout=2), "LoRA dropout 2: must be a probability"),
     (edit_config(r=99), "LoRA rank 99"),
-    (edit_config(r=4), f"tensor {QUERY_A} has shape [3, 24], but rank and model ask for [4, 24]"),
-    (edit_tensors(lambda t: t.pop(QUERY_A)), f"lacks tensors: {QUERY_A}"),
-    (edit_tensors(lambda t: [t.pop(name) for name in list(t) if ".layer.0." in name]), "lacks tensors"),
-    (edit_tensors(lambda t: t.update({f"{LAYER}.x": torch.ones(1)})), f"has no place for: {LAYER}.x"),
+    (edit_config(r=4), f"tensor {QUERY_A} has shape [3, 24], but the configuration asks for [4, 24]"),
+    (edit_tensors(lambda t: t.pop(QUERY_A)), f"misses 1 tensor(s): {QUERY_A}"),
+    (edit_tensors(lambda t: [t.pop(name) for name in list(t) if ".layer.0." in name]), "misses 4 tensor(s)"),
+    (edit_tensors(lambda t: t.update({f"{LAYER}.x": torch.ones(1)})), f"does not know 1 tensor(s): {LAYER}.x"),
     (edit_tensors(lambda t: t.update({"base_model.model.classifier.bias": torch.ones(3)})), "bias has shape [3], but"),
-    (edit_tensors(lambda t: [t.pop(name) for name in list(t) if "lora" in name]), "LoRA target (none)"),
+    (edit_tensors(lambda t: [t.pop(name) for name in list(t) if "lora" in name]), "misses 24 tensor(s)"),
 ])  # fmt: skip
 def test_a_folder_that_does_not_fit_gives_one_line_and_leaves_the_model_alone(spoil, message, tmp_path):
     save_adapters(adapted(CONFIGS["bert"], dtype=torch.float32), tmp_path, "some-base")
@@ -403,7 +403,7 @@ def test_a_folder_that_does_not_fit_gives_one_line_and_leaves_the_model_alone(sp
 
 def test_adapters_of_another_family_do_not_fit(tmp_path):
     save_adapters(adapted(CONFIGS["distilbert"]), tmp_path, None)
-    with pytest.raises(MinikdError, match="this model has no place for: base_model.model.distilbert"):
+    with pytest.raises(MinikdError, match=r"does not know \d+ tensor\(s\): base_model.model.distilbert"):
         load_adapters(randomised(CONFIGS["bert"]), tmp_path)
 
 
@@ -438,7 +438,7 @@ def test_a_merged_model_has_the_labels_that_we_recorded_or_else_those_of_its_bas
     save_pretrained(base, tmp_path / "base")
     model = adapted(CONFIGS["bert"].with_labels(("no", "yes")), dtype=torch.float32)
     save_adapters(model, tmp_path / "ours", str(tmp_path / "base"))
-    assert load_adapted(tmp_path / "ours").config.labels == ("no", "yes")
+    assert load_merged(tmp_path / "ours").config.labels == ("no", "yes")
     path = tmp_path / "ours" / "adapter_model.safetensors"
     save_file(load_file(path), path)  # PEFT records none
-    assert load_adapted(tmp_path / "ours").config.labels == ("bad", "good")
+    assert load_merged(tmp_path / "ours").config.labels == ("bad", "good")

@@ -9,10 +9,12 @@ import torch
 import transformers
 from equality import CONFIGS, load_quietly, random_batch, randomised, real_batch
 
+from minikd.checkpoints.adapters import load_merged, save_adapters
 from minikd.checkpoints.config_json import config_from_json, config_to_json
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.errors import MinikdError
 from minikd.evaluation.costs import model_size
+from minikd.techniques.lora import add_lora
 from minikd.techniques.quantize import (
     QuantizedEmbedding,
     QuantizedLinear,
@@ -145,7 +147,7 @@ def test_an_example_has_the_same_logits_in_any_company():
 def test_saved_and_loaded_to_the_bit(name, format, tmp_path, capsys):
     model, batch = quantize(randomised(EVEN[name]), format), tokens(EVEN[name])
     save_pretrained(model, tmp_path)
-    again = from_pretrained(tmp_path, may_be_quantized=True).eval()
+    again = from_pretrained(tmp_path).eval()
     assert again.config == model.config and again.config.quantization == format
     assert torch.equal(again(**batch).logits, model(**batch).logits)
     fields = json.loads((tmp_path / "config.json").read_text())
@@ -169,10 +171,13 @@ def test_real_weights_shrink_as_promised_and_the_representation_stays(minilm, fo
 
 
 @every_format
-def test_only_evaluate_takes_a_quantised_model(format, tmp_path):
-    save_pretrained(quantize(randomised(BERT), format), tmp_path)
-    with pytest.raises(MinikdError, match=rf"is quantised \({format}\)"):
-        from_pretrained(tmp_path)
+def test_adapters_are_not_added_to_a_quantised_model(format, tmp_path):
+    model = randomised(BERT)
+    save_pretrained(quantize(model, format), tmp_path / "base")
+    add_lora(model, 2, 4.0, 0.0, ["query"])
+    save_adapters(model, tmp_path / "adapter", str(tmp_path / "base"))
+    with pytest.raises(MinikdError, match=rf"base: is quantised \({format}\)"):
+        load_merged(tmp_path / "adapter")
 
 
 def test_what_cannot_be_quantised_or_read_is_refused_by_name(tmp_path):
@@ -201,7 +206,7 @@ def test_weights_of_another_type_than_the_config_says_are_refused(tmp_path):
     save_pretrained(model, tmp_path)
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(MinikdError, match="scale"):
-        from_pretrained(tmp_path, may_be_quantized=True)
+        from_pretrained(tmp_path)
 
 
 def test_evaluate_adds_saves_and_reads_quantised_models(script, corpus, fine_tuned, tmp_path):
@@ -247,7 +252,7 @@ def test_weights_of_another_type_are_refused_rather_than_wrapped(tmp_path, minil
     for other in (tensors[name].int() * 1000, tensors[name].view(torch.uint8)):
         save_file(tensors | {name: other}, folder / "model.safetensors")
         with pytest.raises(MinikdError, match=f"{name} holds"):
-            from_pretrained(folder, may_be_quantized=True)
+            from_pretrained(folder)
 
 
 def test_weights_beyond_the_scales_of_int4_are_refused():

@@ -1,0 +1,37 @@
+"""Files that others wrote: whatever is wrong with one is a MinikdError, one line that names the file."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from minikd.errors import MinikdError
+
+
+@contextmanager
+def reading(path: Path, fault: str | None = None) -> Iterator[None]:
+    """Within the block, a MinikdError gets the name of the file in front, and an OSError becomes a MinikdError.
+
+    With `fault`, so does every other error: "is damaged ({})", with the reason in place of {}. The block should do
+    little else than parse, for the libraries have many kinds of errors for a file that they cannot read.
+    """
+    try:
+        yield
+    except MinikdError as error:
+        raise MinikdError(f"{path}: {error}") from None
+    except OSError as error:
+        raise MinikdError(f"{path}: cannot be read ({error.strerror or error}); this file is needed") from None
+    except Exception as error:
+        if fault is None:
+            raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise MinikdError(f"{path}: {fault.format(reason[0])}") from None
+
+
+def read_json(path: Path, fault: str = "is damaged ({})") -> dict:
+    """The object in a JSON file. Raises MinikdError as `reading` does."""
+    with reading(path, fault):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+        return content
