@@ -63,9 +63,8 @@ def members(path: Path, pattern: str) -> Iterator[tuple[re.Match, bytes]]:
         read = _zip_members if path.suffix == ".zip" else _tar_members
     try:
         yield from read(path, matcher)
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise damaged(path, error) from error
-    except (NotImplementedError, RuntimeError) as error:  # a zip with a password or an unknown compression
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
+        # RuntimeError: a zip with a password or an unknown compression
         raise damaged(path, error) from error
     except OSError as error:
         raise MinikdError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
@@ -112,16 +111,12 @@ def download(url: str, path, sha256: str) -> None:
         found = _sha256_of(part)
     except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
         reason = getattr(error, "reason", None) or error
-        raise MinikdError(
-            f"{path.name} could not be downloaded ({reason}): run again to continue from there, "
-            f"or fetch {url} and put it at {path}"
-        ) from error
+        remedy = f"run again to continue from there, or fetch {url} and put it at {path}"
+        raise MinikdError(f"{path.name} could not be downloaded ({reason}): {remedy}") from error
     if found != sha256:
         part.unlink()
-        raise MinikdError(
-            f"{url} has the wrong SHA-256 ({found[:16]}…, not {sha256[:16]}…), deleted: "
-            f"run again, or put a good copy at {path}"
-        )
+        hashes = f"{found[:16]}…, not {sha256[:16]}…"
+        raise MinikdError(f"{url} has the wrong SHA-256 ({hashes}), deleted: run again, or put a good copy at {path}")
     os.replace(part, path)
 
 
@@ -137,9 +132,8 @@ def _fetch(url: str, part: Path) -> None:
         part.unlink()  # longer than the file, or as long with other bytes
         return _fetch(url, part)
     with response:
-        if response.status != http.client.PARTIAL_CONTENT or not response.headers.get("Content-Range", "").startswith(
-            f"bytes {done}-"
-        ):
+        continues = response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
+        if response.status != http.client.PARTIAL_CONTENT or not continues:
             done = 0  # the server ignores ranges and sends the file from its start
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minikd.datasets import Dataset, Split
 from minikd.datasets.rows import Layout, read_rows
+from minikd.datasets.splits import Dataset, Split
 from minikd.errors import MinikdError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -29,7 +29,7 @@ def load(folder: Path = FOLDER) -> Dataset:
 def read_split(path: Path) -> Split:
     """One CSV file of the corpus. Raises MinikdError, which names the file and the line, if it is missing or broken."""
     try:
-        rows = read_rows(path)
+        rows = read_rows(path, Layout())
         positive = [row.label for row in read_rows(path, Layout(label_column="p_positive"))]
         for row, p in zip(rows, positive):
             if row.label not in LABELS:

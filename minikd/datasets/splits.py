@@ -9,6 +9,7 @@ the version of a random number generator.
 """
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -62,23 +63,19 @@ class Dataset:
         `validation` a tenth of them becomes it (`make_dataset`). Raises MinikdError.
         """
         if label_names is None:
-            known = dict.fromkeys(sorted(set(labels), key=lambda label: (isinstance(label, str), label)))
-            label_names = [str(label) for label in known]
+            known = sorted(set(labels), key=lambda label: (isinstance(label, str), label))
             ids = {label: i for i, label in enumerate(known)}
         else:
-            ids = {label: i for i, label in enumerate(label_names)} | {i: i for i in range(len(label_names))}
-        if len(set(label_names)) < max(2, len(label_names)):
-            raise MinikdError(
-                f"{name}: two or more different labels are needed, not {', '.join(label_names) or 'none'}"
-            )
+            known = label_names
+            ids = {label: i for i, label in enumerate(known)} | {i: i for i in range(len(known))}
+        names = [str(label) for label in known]
+        if len(set(names)) < max(2, len(names)):
+            raise MinikdError(f"{name}: two or more different labels are needed, not {', '.join(names) or 'none'}")
         if validation and not test:
             raise MinikdError(f"{name}: `validation` without `test`: give both, or neither, or `test` alone")
+        given = {"train": (texts, labels), "test": test, "validation": validation}
         return make_dataset(
-            name,
-            label_names,
-            _examples(texts, labels, ids, f"{name}, train"),
-            test and _examples(*test, ids, f"{name}, test"),
-            validation and _examples(*validation, ids, f"{name}, validation"),
+            name, names, *(pair and _examples(*pair, ids, f"{name}, {split}") for split, pair in given.items())
         )
 
     @property
@@ -165,33 +162,31 @@ def hold_out(examples: Split, parts: int, where: str | Path = "data") -> list[Sp
     a part falls short of its number only where whole groups cannot fill it. A printed line names the data `where` and
     says how many texts stay in the rest for that reason, where they are 5 % or more.
     """
-    group_names, shared = containment_groups(examples.texts)
+    group_of, shared = containment_groups(examples.texts)
     if sum(shared) >= NOTICEABLE * len(shared) > 0:
         share = f"{sum(shared):,} of {len(shared):,} texts ({sum(shared) / len(shared):.0%})"
-        print(
-            f"{where}: {share} appear inside several others and stay in training; the parts set aside hold longer texts"
-        )
-    groups: dict[str, list[int]] = {}
-    for index, name in enumerate(group_names):
+        consequence = "stay in training; the parts set aside hold longer texts"
+        print(f"{where}: {share} appear inside several others and {consequence}")
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(group_of):
         if not shared[index]:
-            groups.setdefault(name, []).append(index)
+            groups[name].append(index)
 
-    def draw(key: str) -> bytes:
-        return hashlib.sha256(f"{SEED} {key}".encode("utf-8", "surrogatepass")).digest()
+    def draw(name: str) -> bytes:
+        return hashlib.sha256(f"{SEED} {name}".encode("utf-8", "surrogatepass")).digest()
 
     totals = Counter(examples.labels)
-    room = [{label: max(1, round(SHARE * total)) for label, total in totals.items()} for _ in range(parts)]
-    indices: list[list[int]] = [[i for i, several in enumerate(shared) if several], *([] for _ in range(parts))]
-    for key in sorted(groups, key=draw):
-        needed = Counter(examples.labels[index] for index in groups[key])
-        part = next((i for i in range(parts) if all(room[i][label] >= n for label, n in needed.items())), None)
-        if part is None:
-            indices[0] += groups[key]
-        else:
-            indices[part + 1] += groups[key]
-            for label, n in needed.items():
-                room[part][label] -= n
-    return [replace(_select(examples, sorted(chosen)), positions=sorted(chosen)) for chosen in indices]
+    sides = [[] for _ in range(parts)] + [[i for i, stays in enumerate(shared) if stays]]
+    room = [{label: max(1, round(SHARE * n)) for label, n in totals.items()} for _ in range(parts)]
+    room.append(dict.fromkeys(totals, math.inf))  # the rest takes every group that fits nowhere else
+    for name in sorted(groups, key=draw):
+        needed = Counter(examples.labels[index] for index in groups[name])
+        side = next(i for i, free in enumerate(room) if all(free[label] >= n for label, n in needed.items()))
+        sides[side] += groups[name]
+        for label, n in needed.items():
+            room[side][label] -= n
+    rest = sides.pop()
+    return [replace(_select(examples, sorted(side)), positions=sorted(side)) for side in (rest, *sides)]
 
 
 def _about_largest_group(examples: Split) -> str:

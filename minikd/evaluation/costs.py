@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from minikd.batching import Batch, TokenizedSplit, make_batches
 from minikd.checkpoints.config_json import config_from_json, config_to_json
-from minikd.config import EncoderConfig
 from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
-from minikd.inference import autocast, forward_only
+from minikd.inference import forward_only
 from minikd.losses import hard_loss
 from minikd.model import Classifier, count_parameters
 from minikd.techniques.lora import LoRA, add_lora
 from minikd.techniques.quantize import new_model
-from minikd.training import TrainConfig, clip_gradients, make_optimizer
+from minikd.training import TrainConfig, TrainState, make_optimizer, training_step
 from minikd.used_rows import only_used_rows
 
 SINGLES = 16  # examples that are timed one at a time
@@ -94,25 +94,23 @@ def _sample(split: TokenizedSplit) -> np.ndarray:
 
 def _take_turns(work: list[tuple[Classifier, list[Batch]]], device, precision: str, seconds: float) -> list:
     """Seconds (turns, models, batches): in each turn, every model reads all its batches once."""
-    with tqdm(total=len(work) * (1 + TURNS[0]), desc="speed", unit="pass", leave=False) as bar:
 
-        def turn() -> list[list[float]]:
-            times = []
-            for model, batches in work:
-                times.append(_pass_seconds(model, batches, device, precision))
-                bar.update()
-            return times
+    def turn() -> list[list[float]]:
+        return [_pass_seconds(model, batches, device, precision) for model, batches in work]
 
-        for model, batches in work:  # warm-up: allocations, choice of kernels
-            _pass_seconds(model, batches[-SINGLES:], device, precision)
+    for model, batches in work:  # warm-up: allocations, choice of kernels
+        _pass_seconds(model, batches[-SINGLES:], device, precision)
+    with tqdm(total=1 + TURNS[0], desc="speed", unit="turn", leave=False) as bar:
         first = turn()
+        bar.update()
         took = sum(map(sum, first))
         count = min(max(int(seconds / max(took, 1e-9)), TURNS[0]), TURNS[1])
         # The first turn warms up the large batches and does not count, unless it is so long that this is lost in it.
         turns = [first] if took > seconds else []
-        bar.total = bar.n + len(work) * (count - len(turns))
+        bar.total = 1 + count - len(turns)
         while len(turns) < count:
             turns.append(turn())
+            bar.update()
     return turns
 
 
@@ -121,17 +119,14 @@ def _pass_seconds(model: Classifier, batches: list[Batch], device: torch.device,
     was_training, times = model.training, []
     model.eval()
     with forward_only(device, precision):
-        model(
-            batches[-1].input_ids, batches[-1].attention_mask
-        )  # converts the weights, as a pass over a split does once
-        for batch in batches:
+        for batch in [batches[-1], *batches]:  # the first pass converts the weights, once for all, and is not counted
             synchronize(device)
             started = time.perf_counter()
             model(batch.input_ids, batch.attention_mask)
             synchronize(device)
             times.append(time.perf_counter() - started)
     model.train(was_training)
-    return times
+    return times[1:]
 
 
 def synchronize(device: torch.device) -> None:
@@ -155,13 +150,7 @@ def inference_memory_mb(model: Classifier, split: TokenizedSplit, device: torch.
         return _cuda_pass_mb(model, split, device, precision)
     if peak_memory_mb(device) is None:
         return None
-    request = {
-        "config": config_to_json(model.config),
-        "lengths": split.lengths[_sample(split)].tolist(),
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-    }
-    return _in_own_process(json.dumps(request), "a forward pass")
+    return _in_own_process(_request(model, split.lengths[_sample(split)], precision), "a forward pass")
 
 
 def training_memory_mb(
@@ -182,18 +171,16 @@ def training_memory_mb(
     """
     if peak_memory_mb(device) is None:
         return None
-    request = {
-        "config": config_to_json(model.config),
-        "lengths": np.sort(data.lengths)[-batch_size:].tolist(),
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "training": {
-            "device": device.type,
-            "rows": len(np.unique(data.ids)),
-            "lora": lora and asdict(lora),
-        },
-    }
-    return _in_own_process(json.dumps(request), "training")
+    training = {"device": device.type, "rows": len(np.unique(data.ids)), "lora": lora and asdict(lora)}
+    longest = np.sort(data.lengths)[-batch_size:]
+    return _in_own_process(_request(model, longest, precision, training), "training")
+
+
+def _request(model: Classifier, lengths: np.ndarray, precision: str, training: dict | None = None) -> str:
+    """What the process that measures memory must know, as JSON."""
+    threads, config = torch.get_num_threads(), config_to_json(model.config)
+    request = {"config": config, "lengths": lengths.tolist(), "precision": precision, "threads": threads}
+    return json.dumps(request | {"training": training})
 
 
 @cache
@@ -219,38 +206,35 @@ def _in_own_process(request: str, what: str) -> float | None:
     return None
 
 
-def _peak_of(request: dict) -> float:
+def _peak_of(request: dict) -> float | None:
     """What that process does: a forward pass or two steps of training. Returns its peak memory in MiB."""
     torch.set_num_threads(request["threads"])
-    config, training = config_from_json(request["config"]), request.get("training")
+    config, precision, training = config_from_json(request["config"]), request["precision"], request["training"]
     device = torch.device(training["device"] if training else "cpu")
     lengths = torch.tensor(request["lengths"])
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)  # (B, N)
-    batch = torch.zeros(mask.shape, dtype=torch.int64, device=device), None if mask.all() else mask
-    if training:
-        _two_steps(config, batch, device, request["precision"], training)
-    else:
+    ids, labels = torch.zeros(mask.shape, dtype=torch.int64, device=device), torch.zeros_like(lengths, device=device)
+    batch = Batch(torch.arange(len(lengths)), ids, None if mask.all() else mask, labels)
+    if not training:
         model = new_model(config).eval()
-        with forward_only(device, request["precision"]):
-            model(*batch)
-    return peak_memory_mb(device)
+        with forward_only(device, precision):
+            model(batch.input_ids, batch.attention_mask)
+        return peak_memory_mb(device)
 
-
-def _two_steps(config: EncoderConfig, batch: tuple, device: torch.device, precision: str, training: dict) -> None:
-    """Two steps of `minikd.training`: in the second, AdamW's moments exist while the activations do."""
     keep_freed_memory()
-    model, labels = Classifier(config).to(device).train(), torch.zeros(len(batch[0]), dtype=torch.int64, device=device)
+    model = Classifier(config).to(device).train()
     if training["lora"]:
         add_lora(model, **training["lora"])
     with only_used_rows(model.encoder.embeddings, np.arange(training["rows"])):
-        optimizer = make_optimizer(model, TrainConfig(lr=1e-4), device)
-        for _ in range(2):
-            with autocast(device, precision):
-                logits = model(*batch).logits
-            hard_loss(logits, labels).backward()
-            clip_gradients(optimizer, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+        scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        state = TrainState(model, make_optimizer(model, TrainConfig(lr=1e-4), device), scaler)
+        for _ in range(2):  # in the second step, AdamW's moments exist while the activations do
+            training_step(state, model, [batch], _loss, 1e-4, 1.0, device, precision)
+    return peak_memory_mb(device)
+
+
+def _loss(logits: Tensor, batch: Batch) -> Tensor:
+    return hard_loss(logits, batch.labels)
 
 
 def _cuda_pass_mb(model: Classifier, split: TokenizedSplit, device: torch.device, precision: str) -> float:

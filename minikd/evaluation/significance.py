@@ -27,7 +27,11 @@ def compare(a, b) -> dict:
 
     Raises ValueError for shapes that differ, no examples, or anything but booleans.
     """
-    a, b = _correctness(a, b)
+    a, b = np.atleast_2d(a, b)  # (N,) is one seed
+    if a.dtype != bool or b.dtype != bool:
+        raise ValueError(f"correctness must be boolean (predicted == labels), not {a.dtype} and {b.dtype}")
+    if a.shape != b.shape or a.ndim != 2 or not a.size:
+        raise ValueError(f"both models need one shape (S, N) with examples in it, not {a.shape} and {b.shape}")
     counts = [(int((one & ~two).sum()), int((two & ~one).sum())) for one, two in zip(a, b)]
     return _record(counts, a.shape[1], interval(a.astype(np.int8) - b))
 
@@ -130,23 +134,12 @@ def chance_margin(examples: int) -> float:
 
 
 def _record(counts: list[tuple[int, int]], examples: int, limits: tuple[float, float]) -> dict:
-    tests = [{"only_a": one, "only_b": two, "p": mcnemar(one, two)} for one, two in counts]
     return {
         "difference": sum(one - two for one, two in counts) / (len(counts) * examples),
         "low": limits[0],
         "high": limits[1],
         "confidence": 0.95,
         "method": "Bonett-Price" if len(counts) == 1 else "two-way analysis of variance",
-        "seeds": tests,
+        "seeds": [{"only_a": one, "only_b": two, "p": mcnemar(one, two)} for one, two in counts],
         "examples": examples,
     }
-
-
-def _correctness(a, b) -> tuple[np.ndarray, np.ndarray]:
-    """Both as boolean arrays (S, N); (N,) is one seed."""
-    a, b = np.atleast_2d(a, b)
-    if a.dtype != bool or b.dtype != bool:
-        raise ValueError(f"correctness must be boolean (predicted == labels), not {a.dtype} and {b.dtype}")
-    if a.shape != b.shape or a.ndim != 2 or not a.size:
-        raise ValueError(f"both models need one shape (S, N) with examples in it, not {a.shape} and {b.shape}")
-    return a, b
