@@ -45,9 +45,9 @@ def locate(source: Source, data_dir) -> Path:
 
 
 def damaged(path, why) -> MinikdError:
-    """The error for a file the user has, that does not hold what it should."""
-    advice = "delete it so that it is downloaded again, or replace it"
-    return MinikdError(f"{path} is incomplete or damaged ({why}): {advice}")
+    """The error for a file that does not hold what it should."""
+    remedy = "delete it so that it is downloaded again, or replace it"
+    return MinikdError(f"{path} is incomplete or damaged ({why}): {remedy}")
 
 
 def members(path: Path, pattern: str) -> Iterator[tuple[re.Match, bytes]]:
@@ -57,10 +57,7 @@ def members(path: Path, pattern: str) -> Iterator[tuple[re.Match, bytes]]:
     Raises MinikdError for an archive that cannot be read to its end.
     """
     matcher = re.compile(r"(?:.*/)?" + pattern)  # re-packed archives may have more or fewer folders above
-    if path.is_dir():
-        read = _folder_members
-    else:
-        read = _zip_members if path.suffix == ".zip" else _tar_members
+    read = _folder_members if path.is_dir() else _zip_members if path.suffix == ".zip" else _tar_members
     try:
         yield from read(path, matcher)
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
@@ -97,10 +94,10 @@ def _tar_members(path: Path, matcher):
 
 
 def download(url: str, path, sha256: str) -> None:
-    """Download `url` to `path` by way of `path`.part, which a later call continues, and compare its SHA-256.
+    """Downloads `url` to `path`.part, which a later call continues, and renames it once its SHA-256 is right.
 
-    `path` appears only when it is whole and verified. Raises MinikdError: when the address cannot be reached or the
-    connection breaks (the part stays), or when the checksum is wrong (the part is deleted).
+    Raises MinikdError when the address cannot be reached or the connection breaks (the part stays), and when the
+    checksum is wrong (the part is deleted).
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
@@ -121,7 +118,7 @@ def download(url: str, path, sha256: str) -> None:
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Bring `part` to the full length of `url`, continuing what it already holds if the server can."""
+    """Downloads what `part` still lacks of `url`, or all of it where the server cannot continue."""
     done = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "minikd"} | ({"Range": f"bytes={done}-"} if done else {})
     try:

@@ -57,7 +57,7 @@ def _split_files(folder: Path) -> dict[str, Path]:
 
 
 def _label_names(written: set[str], where) -> list[str]:
-    """The different labels, sorted; prints which are written as 1.0 and read as 1. Raises MinikdError for one alone."""
+    """The labels, sorted; prints which are written as 1.0 and read as 1. Raises MinikdError for fewer than two."""
     labels = {integer_label(label) for label in written} if all(map(INTEGER.fullmatch, written)) else written
     if changed := sorted(written - labels):
         examples = ", ".join(f"{label!r} as {integer_label(label)!r}" for label in changed[:5])
