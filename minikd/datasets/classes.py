@@ -1,12 +1,12 @@
 """Whether a column of labels holds classes, and how many examples each class has.
 
-Three kinds of columns are refused, by rules that a look at the column can check:
+Three kinds of columns are refused:
 
 - numbers of which one has a fraction, "3.7" or "3,7": a quantity to predict, which a classifier cannot;
-- cells that hold several labels: a list in brackets, or labels joined by ; , or | of which each also stands alone in
-  the column ("sports;politics" beside "sports" and "politics"), or which occur in two orders ("a;b" and "b;a"); the
-  class names "Books, new" and "Books, used" are accepted;
-- more different labels than half the rows: fewer than two examples of a label on average, too few to learn from.
+- cells that hold several labels: a list in brackets, or labels joined by ; , or | of which each also occurs alone
+  ("sports;politics" beside "sports" and "politics"), or which occur in two orders ("a;b" and "b;a"); the class names
+  "Books, new" and "Books, used" are accepted;
+- more different labels than half the rows: too few examples of a label to learn from.
 """
 
 import re
@@ -19,11 +19,12 @@ from minikd.errors import MinikdError
 NUMBER = re.compile(r"[-+]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][-+]?[0-9]+)?")
 INTEGER = re.compile(r"(-?[0-9]+)(\.0*)?")  # pandas writes whole numbers as 1.0 where one of the column is missing
 LIST = re.compile(r"\[(\s*|.*['\",].*|[0-9\s.]+)\]", re.DOTALL)  # JSON, Python, numpy; and not the name [NEG]
-FEW = 10  # training examples: with fewer, a warning
+FEW = 10  # training examples of a label: fewer are warned of
 
 
 def check_classes(rows: list[Row], where) -> None:
-    """Raises MinikdError, with the line, where the labels of `rows` are no classes by the rules above."""
+    """Raises MinikdError, with the line, where the labels of `rows` are no classes by the rules above; `where` is the
+    file."""
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row.label, row)

@@ -25,13 +25,13 @@ def containment_groups(texts: list[str]) -> tuple[list[str], list[bool]]:
     Takes time almost linear in the number of words: only texts that no longer one contains are searched, and each
     of their positions by bisection.
     """
-    words = [words_of(text) for text in texts]
+    words, normalized = [words_of(text) for text in texts], [normalize(text) for text in texts]
     names: dict[str, str] = {}  # words -> the first, in sorted order, of the normalized texts that have them
-    for text, own in zip(texts, words):
-        names[own] = min(names.get(own, normalize(text)), normalize(text))
-    group, shared = _longest_containing(names.keys() - {""})
-    of_texts = [names[group[own]] if own else normalize(text) for text, own in zip(texts, words)]
-    return of_texts, [own in shared for own in words]
+    for key, text in zip(words, normalized):
+        names[key] = min(names.get(key, text), text)
+    longest, shared = _longest_containing(names.keys() - {""})
+    groups = [names[longest[key]] if key else text for key, text in zip(words, normalized)]
+    return groups, [key in shared for key in words]
 
 
 def words_of(text: str) -> str:

@@ -58,15 +58,9 @@ class Row:
     label: str = ""
 
 
-def read_texts(path: Path, layout: Layout) -> list[str]:
-    """The texts of a file to be labelled, in order: a line each of a .txt file, else the text column of a CSV, TSV or
-    JSONL file, which needs no labels. Raises MinikdError naming the file and the line."""
-    return [row.text for row in read_rows(path, layout, labelled=False)]
-
-
 def read_rows(path: Path, layout: Layout, labelled: bool = True) -> list[Row]:
-    """All rows of one file, in order; without `labelled`, the labels are not read and need not be there. Raises
-    MinikdError naming the file and the line."""
+    """All rows of one file, in order. Without `labelled`, its labels are ignored, and a line of a .txt file is a text.
+    Raises MinikdError naming the file and the line."""
     suffix = path.suffix.lower()
     formats = FORMATS if labelled else (*FORMATS, ".txt")
     if suffix not in formats:

@@ -21,8 +21,8 @@ def bag_of_words(data: Dataset, epochs: int = 5, batch_size: int = 64) -> dict[s
     bias = len(vocabulary)  # one more row, which every text has: the intercept
 
     def encode(split: Split) -> list[torch.Tensor]:
-        rows = ([vocabulary[word] for word in _words(text) if word in vocabulary] for text in split.texts)
-        return [torch.tensor([bias, *own]) for own in rows]
+        known = ([vocabulary[word] for word in _words(text) if word in vocabulary] for text in split.texts)
+        return [torch.tensor([bias, *ids]) for ids in known]
 
     def logits_of(model: nn.EmbeddingBag, texts: list[torch.Tensor]) -> torch.Tensor:
         offsets = torch.tensor([0] + [len(words) for words in texts[:-1]]).cumsum(0)

@@ -28,12 +28,12 @@ from minikd.used_rows import only_used_rows
 SINGLES = 16  # examples that are timed one at a time
 LARGEST = 128  # examples in the largest batch that is timed, and in the pass whose memory is measured
 TURNS = 3, 30  # at least and at most; how many in between depends on the time they take
-CHILD_SECONDS = 600  # after so long, the process that measures memory does nothing but swap
+CHILD_SECONDS = 600  # a process that measures memory and takes longer only swaps
 
 
 def model_size(model: Classifier) -> dict:
-    """parameters (a count; of a quantised model, those it stands for) and size_mb (MiB that they take in memory and,
-    within a few kB, on disk)."""
+    """parameters: their number (before quantisation, if any); size_mb: the MiB that they take in memory and, within a
+    few kB, on disk."""
     bytes_used = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     if model.config.quantization:
         with torch.device("meta"):
@@ -56,25 +56,22 @@ def measure_speed(
     throughput                         examples/s in the batch of 100
     tokens_per_example, padded_tokens  of the 128 examples: their mean length, and the longest, to which all are padded
 
-    `splits` holds the same texts for every model, as its own tokenizer cuts them. All models read the same examples,
+    `splits` holds the same texts for every model, as its own tokenizer splits them. All models read the same examples,
     drawn with a fixed seed and, as they would come to a server, not sorted by length; a split of fewer than 128 is
-    repeated, and a line says so. Models take turns, so that a busy moment of the machine hits all of them. There are as
-    many turns as fit into `seconds`, but 3 to 30, and the median over the turns counts. The device is synchronised
-    before each reading of the clock.
-
-    The pass is that of `compute_logits`. Models are left on `device`, in the mode that they had.
+    repeated, and a line says so. Models take turns, so that a busy moment of the machine hits all of them: as many
+    turns as fit into `seconds`, but 3 to 30, of which the median counts. Models stay on `device`, in their mode.
     """
     if len(splits[0]) < LARGEST:
         print(f"speed: the split has {len(splits[0])} examples; the batches of 100 and {LARGEST} repeat them")
     work, results = [], []
     for model, split in zip(models, splits):
-        chosen = _sample(split)
+        chosen = _measured_examples(split)
         plan = [chosen, chosen[:100], *chosen[:SINGLES, None]]
         work.append((model.to(device), list(make_batches(split, plan, device))))
 
     medians = 1000 * np.median(_take_turns(work, device, precision, seconds), axis=0)  # ms (models, batches)
     for split, (batch_128, batch_100, *singles) in zip(splits, medians.tolist()):
-        lengths = split.lengths[_sample(split)]
+        lengths = split.lengths[_measured_examples(split)]
         results.append({
             "latency_1_ms": statistics.mean(singles),
             "batch_100_ms": batch_100,
@@ -87,7 +84,7 @@ def measure_speed(
     return results
 
 
-def _sample(split: TokenizedSplit) -> np.ndarray:
+def _measured_examples(split: TokenizedSplit) -> np.ndarray:
     """Positions (128,) in the split of the examples that are measured; a split of fewer is repeated."""
     return np.resize(np.random.default_rng(0).permutation(len(split)), LARGEST)
 
@@ -105,7 +102,7 @@ def _take_turns(work: list[tuple[Classifier, list[Batch]]], device, precision: s
         bar.update()
         took = sum(map(sum, first))
         count = min(max(int(seconds / max(took, 1e-9)), TURNS[0]), TURNS[1])
-        # The first turn warms up the large batches and does not count, unless it is so long that this is lost in it.
+        # The first turn warms up the large batches and does not count, unless it is so long that this does not matter.
         turns = [first] if took > seconds else []
         bar.total = 1 + count - len(turns)
         while len(turns) < count:
@@ -141,16 +138,15 @@ def inference_memory_mb(model: Classifier, split: TokenizedSplit, device: torch.
     """Peak memory, MiB, of a forward pass over the batch of 128 that `measure_speed` times; None where not measurable.
 
     CPU: the whole resident set of a fresh process that holds this model alone, as a server of it would: Python and
-    torch (some 200 MiB or more, the same for every model), weights and activations. The process builds the model anew
-    from `model.config` and the batch from its lengths, because memory depends on shapes alone; threads and precision
-    are those of this process. If it fails, a line says so. CUDA: weights and activations in torch's allocator, less
-    what else is on the device. mps keeps no peak.
+    torch (some 200 MiB or more, the same for every model), weights and activations. It builds the model and the batch
+    anew, because memory depends on shapes alone. If it fails, a line says so. CUDA: weights and activations in torch's
+    allocator, less what else is on the device. mps keeps no peak.
     """
     if device.type == "cuda":
         return _cuda_pass_mb(model, split, device, precision)
     if peak_memory_mb(device) is None:
         return None
-    return _in_own_process(_request(model, split.lengths[_sample(split)], precision), "a forward pass")
+    return _in_own_process(_request(model, split.lengths[_measured_examples(split)], precision), "a forward pass")
 
 
 def training_memory_mb(
@@ -164,10 +160,9 @@ def training_memory_mb(
     """Peak memory, MiB, of training a model of this shape, or adapters on it (`lora`), on a batch of the longest texts;
     None where not measurable.
 
-    That of a fresh process that does nothing else: what this one holds, and what it trained before, do not count, and
-    models of one shape have one figure. Weights, gradients, AdamW's moments and activations; a teacher that runs in
-    each step is not part of it. CPU: the whole resident set, with Python and torch. CUDA: what torch's allocator gave
-    to tensors. If the process fails, a line says so. mps keeps no peak.
+    That of a fresh process that does nothing else, so that models of one shape have one figure: weights, gradients,
+    AdamW's moments and activations, without a teacher that runs in each step. CPU: the whole resident set, with Python
+    and torch. CUDA: what torch's allocator gave to tensors. If the process fails, a line says so. mps keeps no peak.
     """
     if peak_memory_mb(device) is None:
         return None
@@ -239,7 +234,7 @@ def _loss(logits: Tensor, batch: Batch) -> Tensor:
 
 def _cuda_pass_mb(model: Classifier, split: TokenizedSplit, device: torch.device, precision: str) -> float:
     """Peak MiB of weights and activations. Resets the device's peak."""
-    batches = list(make_batches(split, [_sample(split)], device))
+    batches = list(make_batches(split, [_measured_examples(split)], device))
     model.to(device)
     _pass_seconds(model, batches, device, precision)  # what torch allocates once for all models is now allocated
     others = torch.cuda.memory_allocated(device) / 2**20 - model_size(model)["size_mb"]

@@ -80,9 +80,8 @@ def two_way_interval(difference: np.ndarray, confidence: float = 0.95) -> tuple[
     Each part has its own quantile, Student's t with S − 1 degrees of freedom and the normal one, and the squares of
     the two half-widths add up (Howe 1974; Zou & Donner 2008). One t for the sum (Satterthwaite 1946) would be too
     narrow where two or three seeds happen to agree. The seeds' half-width is at least what the residual alone gives,
-    so that the interval is never narrower than that of the examples. With two seeds it is very wide, as t is 12.7.
-
-    As in `paired_interval`, two examples are added, one that only a has right and one that only b has, in all seeds.
+    so that the interval is never narrower than that of the examples. With two seeds it is very wide, as t is 12.7. Two
+    examples are added as in `paired_interval`, in all seeds.
     """
     seeds = len(difference)
     extra = np.tile(np.array([1, -1], dtype=difference.dtype), (seeds, 1))
