@@ -61,6 +61,7 @@ class Dataset:
         `test` and `validation` are texts and labels too. Without `test` the examples are divided 80/10/10; without
         `validation` a tenth of them becomes it (`make_dataset`). Raises MinikdError.
         """
+        known: Sequence[str | int]
         if label_names is None:
             known = sorted(set(labels), key=lambda label: (isinstance(label, str), label))
             ids = {label: i for i, label in enumerate(known)}
@@ -72,9 +73,12 @@ class Dataset:
             raise MinikdError(f"{name}: two or more different labels are needed, not {', '.join(names) or 'none'}")
         if validation and not test:
             raise MinikdError(f"{name}: `validation` without `test`: give both, or neither, or `test` alone")
-        given = {"train": (texts, labels), "test": test, "validation": validation}
         return make_dataset(
-            name, names, *(pair and _examples(*pair, ids, f"{name}, {split}") for split, pair in given.items())
+            name,
+            names,
+            _examples(texts, labels, ids, f"{name}, train"),
+            test and _examples(*test, ids, f"{name}, test"),
+            validation and _examples(*validation, ids, f"{name}, validation"),
         )
 
     @property
@@ -83,7 +87,8 @@ class Dataset:
         splits = (self.train, self.validation, self.test)
         texts, labels = ([one for split in splits for one in getattr(split, name)] for name in ("texts", "labels"))
         if all(split.positions is not None for split in splits):
-            return _select(Split(texts, labels), np.argsort([i for split in splits for i in split.positions or ()]))
+            positions = [i for split in splits for i in split.positions or ()]
+            return _select(Split(texts, labels), np.argsort(positions).tolist())
         known = all(split.probabilities is not None for split in splits)
         return Split(texts, labels, np.concatenate([split.probabilities for split in splits]) if known else None)
 
@@ -170,10 +175,10 @@ def hold_out(examples: Split, parts: int, where: str | Path = "data") -> list[Sp
     def draw(name: str) -> bytes:
         return hashlib.sha256(f"{SEED} {name}".encode("utf-8", "surrogatepass")).digest()
 
-    totals = Counter(examples.labels)
-    sides = [[] for _ in range(parts)] + [[i for i, stays in enumerate(shared) if stays]]
-    room = [{label: max(1, round(SHARE * n)) for label, n in totals.items()} for _ in range(parts)]
-    room.append(dict.fromkeys(totals, math.inf))  # the rest takes every group that fits nowhere else
+    tenth = {label: max(1.0, round(SHARE * n)) for label, n in Counter(examples.labels).items()}
+    room = [tenth.copy() for _ in range(parts)]
+    room.append(dict.fromkeys(tenth, math.inf))  # the rest takes every group that fits nowhere else
+    sides: list[list[int]] = [[] for _ in range(parts)] + [[i for i, stays in enumerate(shared) if stays]]
     for name in sorted(groups, key=draw):
         needed = Counter(examples.labels[index] for index in groups[name])
         side = next(i for i, free in enumerate(room) if all(free[label] >= n for label, n in needed.items()))

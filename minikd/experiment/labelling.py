@@ -33,7 +33,7 @@ def label_file(model: TextClassifier, texts: list[str], output: Path) -> None:
 
 
 def texts_of(file: Path, text_column: str | None, encoding: str | None) -> list[str]:
-    """The texts of a .txt file (its lines), or of the text column of a .csv, .tsv or .jsonl file. Raises MinikdError."""
+    """The texts of a .txt file (its lines) or of a .csv, .tsv or .jsonl file (its text column). Raises MinikdError."""
     return [row.text for row in read_rows(file, Layout(text_column, encoding=encoding), labelled=False)]
 
 
