@@ -3,11 +3,13 @@
 import os
 from collections.abc import Sequence
 
+from minikd.datasets import fpb, imdb, own, sample, sst2
 from minikd.datasets.rows import Layout
 from minikd.datasets.splits import Dataset, Split, data_fingerprint
 from minikd.errors import MinikdError
 
 __all__ = ["Dataset", "Split", "data_fingerprint", "load_dataset"]
+CORPORA = ("imdb", "sst2", "fpb", "sample")
 
 
 def load_dataset(
@@ -23,28 +25,21 @@ def load_dataset(
     """The corpus called imdb, sst2, fpb or sample, or the user's own data at a path (see minikd/datasets/own.py).
 
     Archives are looked for in `data_dir` and downloaded into it where missing. `agreement` is the least share of
-    annotators that agree on a Financial PhraseBank sentence: 50, 66, 75 or all. The columns and the encoding are for
-    the user's own data alone, and so are `model_labels`: the labels of a finished model, for which all examples are
-    wanted and none trains. With them, splits and classes may be as small as they like. Raises MinikdError.
+    annotators that agree on a Financial PhraseBank sentence: 50, 66, 75 or all. The other settings are for the user's
+    own data. `model_labels` are the labels of a finished model, with which nothing is trained: splits and classes may
+    then be as small as they like. Raises MinikdError.
     """
-    from minikd.datasets import fpb, imdb, own, sst2  # here, since they import this package
-
     name = os.fspath(name_or_path)
     layout = Layout(text_column, label_column, encoding)
-    if name in ("sample", "imdb", "sst2", "fpb"):
-        for field, value in vars(layout).items():
-            if value is not None:
-                raise MinikdError(f"`{field}`: {name} is read as its authors wrote it; leave it out")
+    if name not in CORPORA:
+        if not os.path.exists(name):
+            raise MinikdError(f"`dataset` {name}: no such file or folder, and none of the names {', '.join(CORPORA)}")
+        return own.load(name, layout, model_labels)
+    for field, value in vars(layout).items():
+        if value is not None:
+            raise MinikdError(f"`{field}`: {name} is read as its authors wrote it; leave it out")
     if name == "sample":
-        from minikd.datasets import sample
-
         return sample.load()
-    if name == "imdb":
-        return imdb.load(data_dir)
-    if name == "sst2":
-        return sst2.load(data_dir)
     if name == "fpb":
         return fpb.load(data_dir, agreement)
-    if not os.path.exists(name):
-        raise MinikdError(f"`dataset` {name}: no such file or folder, and none of the names imdb, sst2, fpb, sample")
-    return own.load(name, layout, model_labels)
+    return imdb.load(data_dir) if name == "imdb" else sst2.load(data_dir)

@@ -45,9 +45,9 @@ def locate(source: Source, data_dir) -> Path:
 
 
 def damaged(path, why) -> MinikdError:
-    """The error for a file the user has, that does not hold what it should."""
-    advice = "delete it so that it is downloaded again, or replace it"
-    return MinikdError(f"{path} is incomplete or damaged ({why}): {advice}")
+    """The error for a file that does not hold what it should."""
+    remedy = "delete it so that it is downloaded again, or replace it"
+    return MinikdError(f"{path} is incomplete or damaged ({why}): {remedy}")
 
 
 def members(path: Path, pattern: str) -> Iterator[tuple[re.Match, bytes]]:
@@ -57,15 +57,11 @@ def members(path: Path, pattern: str) -> Iterator[tuple[re.Match, bytes]]:
     Raises MinikdError for an archive that cannot be read to its end.
     """
     matcher = re.compile(r"(?:.*/)?" + pattern)  # re-packed archives may have more or fewer folders above
-    if path.is_dir():
-        read = _folder_members
-    else:
-        read = _zip_members if path.suffix == ".zip" else _tar_members
+    read = _folder_members if path.is_dir() else _zip_members if path.suffix == ".zip" else _tar_members
     try:
         yield from read(path, matcher)
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise damaged(path, error) from error
-    except (NotImplementedError, RuntimeError) as error:  # a zip with a password or an unknown compression
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
+        # RuntimeError: a zip with a password or an unknown compression
         raise damaged(path, error) from error
     except OSError as error:
         raise MinikdError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
@@ -98,10 +94,10 @@ def _tar_members(path: Path, matcher):
 
 
 def download(url: str, path, sha256: str) -> None:
-    """Download `url` to `path` by way of `path`.part, which a later call continues, and compare its SHA-256.
+    """Downloads `url` to `path`.part, which a later call continues, and renames it once its SHA-256 is right.
 
-    `path` appears only when it is whole and verified. Raises MinikdError: when the address cannot be reached or the
-    connection breaks (the part stays), or when the checksum is wrong (the part is deleted).
+    Raises MinikdError when the address cannot be reached or the connection breaks (the part stays), and when the
+    checksum is wrong (the part is deleted).
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
@@ -112,21 +108,17 @@ def download(url: str, path, sha256: str) -> None:
         found = _sha256_of(part)
     except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
         reason = getattr(error, "reason", None) or error
-        raise MinikdError(
-            f"{path.name} could not be downloaded ({reason}): run again to continue from there, "
-            f"or fetch {url} and put it at {path}"
-        ) from error
+        remedy = f"run again to continue from there, or fetch {url} and put it at {path}"
+        raise MinikdError(f"{path.name} could not be downloaded ({reason}): {remedy}") from error
     if found != sha256:
         part.unlink()
-        raise MinikdError(
-            f"{url} has the wrong SHA-256 ({found[:16]}…, not {sha256[:16]}…), deleted: "
-            f"run again, or put a good copy at {path}"
-        )
+        hashes = f"{found[:16]}…, not {sha256[:16]}…"
+        raise MinikdError(f"{url} has the wrong SHA-256 ({hashes}), deleted: run again, or put a good copy at {path}")
     os.replace(part, path)
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Bring `part` to the full length of `url`, continuing what it already holds if the server can."""
+    """Downloads what `part` still lacks of `url`, or all of it where the server cannot continue."""
     done = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "minikd"} | ({"Range": f"bytes={done}-"} if done else {})
     try:
@@ -137,9 +129,8 @@ def _fetch(url: str, part: Path) -> None:
         part.unlink()  # longer than the file, or as long with other bytes
         return _fetch(url, part)
     with response:
-        if response.status != http.client.PARTIAL_CONTENT or not response.headers.get("Content-Range", "").startswith(
-            f"bytes {done}-"
-        ):
+        continues = response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
+        if response.status != http.client.PARTIAL_CONTENT or not continues:
             done = 0  # the server ignores ranges and sends the file from its start
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None

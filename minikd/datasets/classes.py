@@ -1,12 +1,12 @@
 """Whether a column of labels holds classes, and how many examples each class has.
 
-Three kinds of columns are refused, by rules that a look at the column can check:
+Three kinds of columns are refused:
 
 - numbers of which one has a fraction, "3.7" or "3,7": a quantity to predict, which a classifier cannot;
-- cells that hold several labels: a list in brackets, or labels joined by ; , or | of which each also stands alone in
-  the column ("sports;politics" beside "sports" and "politics"), or which occur in two orders ("a;b" and "b;a"); the
-  class names "Books, new" and "Books, used" are accepted;
-- more different labels than half the rows: fewer than two examples of a label on average, too few to learn from.
+- cells that hold several labels: a list in brackets, or labels joined by ; , or | of which each also occurs alone
+  ("sports;politics" beside "sports" and "politics"), or which occur in two orders ("a;b" and "b;a"); the class names
+  "Books, new" and "Books, used" are accepted;
+- more different labels than half the rows: too few examples of a label to learn from.
 """
 
 import re
@@ -17,18 +17,19 @@ from minikd.datasets.splits import Dataset
 from minikd.errors import MinikdError
 
 NUMBER = re.compile(r"[-+]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][-+]?[0-9]+)?")
-WHOLE = re.compile(r"(-?[0-9]+)(\.0*)?")  # pandas writes whole numbers as 1.0 where one of the column is missing
+INTEGER = re.compile(r"(-?[0-9]+)(\.0*)?")  # pandas writes whole numbers as 1.0 where one of the column is missing
 LIST = re.compile(r"\[(\s*|.*['\",].*|[0-9\s.]+)\]", re.DOTALL)  # JSON, Python, numpy; and not the name [NEG]
-FEW = 10  # training examples: with fewer, a warning
+FEW = 10  # training examples of a label: fewer are warned of
 
 
 def check_classes(rows: list[Row], where) -> None:
-    """Raises MinikdError, with the line, where the labels of `rows` are no classes by the rules above."""
+    """Raises MinikdError, with the line, where the labels of `rows` are no classes by the rules above; `where` is the
+    file."""
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row.label, row)
     remedy = "give each text one class (rename classes that only look so), or name another column by `label_column`"
-    fraction = next((row for row in first.values() if not WHOLE.fullmatch(row.label)), None)
+    fraction = next((row for row in first.values() if not INTEGER.fullmatch(row.label)), None)
     if fraction and all(NUMBER.fullmatch(label) for label in first):
         what = f"the label {fraction.label!r} is a number with a fraction, as of a quantity to predict"
         raise MinikdError(f"{where}, line {fraction.line}: {what}; only classes can be predicted: {remedy}")
@@ -54,9 +55,9 @@ def _first_with_several(first: dict[str, Row]) -> Row | None:
     return None
 
 
-def whole_number(label: str) -> str:
-    """The label, without the point where it is a whole number that was written with one."""
-    match = WHOLE.fullmatch(label)
+def integer_label(label: str) -> str:
+    """The label; of a whole number that is written as 1.0, without the point: 1."""
+    match = INTEGER.fullmatch(label)
     return match[1] if match else label
 
 
@@ -65,11 +66,9 @@ def doubtful_labels(labels: list[str]) -> list[str]:
     alike: dict[str, list[str]] = {}
     for label in labels:
         alike.setdefault(label.casefold(), []).append(label)
-    several = ["/".join(names) for names in alike.values() if len(names) > 1]
     warnings = []
-    if several:
-        names = ", ".join(several[:5])
-        warnings.append(f"warning: labels that differ in case alone are different classes: {names}")
+    if several := ["/".join(names) for names in alike.values() if len(names) > 1]:
+        warnings.append(f"warning: labels that differ in case alone are different classes: {', '.join(several[:5])}")
     if "nan" in alike:
         warnings.append(f"warning: {alike['nan'][0]!r} is taken as a class: remove its rows if their label is missing")
     return warnings
@@ -77,13 +76,13 @@ def doubtful_labels(labels: list[str]) -> list[str]:
 
 def label_counts(data: Dataset) -> str:
     """How many examples of each label there are in train + validation + test; of many labels, the extremes."""
-    counts = list(_counts(data).items())
-    shown = [f"{label}: {' + '.join(f'{count:,}' for count in numbers)}" for label, numbers in counts]
-    if len(shown) > 20:
-        order = sorted(range(len(counts)), key=lambda i: -counts[i][1][0])
-        most, fewest = ([shown[i] for i in part] for part in (order[:5], order[-5:]))
-        return f"{len(shown)} labels (train + validation + test): {'; '.join(most)}; …; {'; '.join(fewest)}"
-    return f"labels (train + validation + test): {'; '.join(shown)}"
+    counts = _counts(data)
+    shown = {label: f"{label}: {' + '.join(f'{count:,}' for count in numbers)}" for label, numbers in counts.items()}
+    if len(shown) <= 20:
+        return f"labels (train + validation + test): {'; '.join(shown.values())}"
+    ordered = [shown[label] for label in sorted(counts, key=lambda label: -counts[label][0])]
+    extremes = "; ".join([*ordered[:5], "…", *ordered[-5:]])
+    return f"{len(shown)} labels (train + validation + test): {extremes}"
 
 
 def rare_labels(data: Dataset) -> str:

@@ -1,4 +1,4 @@
-"""Which texts contain which others: what is set aside must not appear inside a training text."""
+"""Groups of texts that contain each other: what is set aside must not appear inside a training text."""
 
 import re
 import unicodedata
@@ -12,27 +12,26 @@ WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
 
 
 def normalize(text: str) -> str:
-    """The text without case and with single spaces: an uncased tokenizer reads texts that agree in this as the same."""
+    """The text without case and with single spaces; to an uncased tokenizer, texts that agree in this are the same."""
     return " ".join(text.split()).casefold()
 
 
 def containment_groups(texts: list[str]) -> tuple[list[str], list[bool]]:
     """The group of each text, and whether it also appears in a text of another group.
 
-    A group has the name, normalized, of a text that no longer one contains. Each text joins the group of the longest
-    text in which its words (`words_of`) appear side by side; texts of the same words are one group. A text without
-    words is grouped with those that are the same when normalized, and no others.
+    A text joins the group of the longest text in which its words (`words_of`) appear side by side; the group has the
+    name of that text, normalized. A text without words is grouped with those that are the same when normalized.
 
     Takes time almost linear in the number of words: only texts that no longer one contains are searched, and each
     of their positions by bisection.
     """
-    words = [words_of(text) for text in texts]
+    words, normalized = [words_of(text) for text in texts], [normalize(text) for text in texts]
     names: dict[str, str] = {}  # words -> the first, in sorted order, of the normalized texts that have them
-    for text, own in zip(texts, words):
-        names[own] = min(names.get(own, normalize(text)), normalize(text))
-    group, shared = _longest_containing(names.keys() - {""})
-    of_texts = [names[group[own]] if own else normalize(text) for text, own in zip(texts, words)]
-    return of_texts, [own in shared for own in words]
+    for key, text in zip(words, normalized):
+        names[key] = min(names.get(key, text), text)
+    longest, shared = _longest_containing(names.keys() - {""})
+    groups = [names[longest[key]] if key else text for key, text in zip(words, normalized)]
+    return groups, [key in shared for key in words]
 
 
 def words_of(text: str) -> str:

@@ -15,7 +15,7 @@ MARKS = {
 WORKBOOK = "is a workbook: save its sheet as CSV (in Excel: “CSV UTF-8”)"
 
 
-def decode(content: bytes, where, encoding: str | None) -> str:
+def decode(content: bytes, where, encoding: str | None = None) -> str:
     """The text, in the encoding of its byte-order mark, else in `encoding`, else in UTF-8. Raises MinikdError."""
     if content.startswith(b"PK\3\4"):
         raise MinikdError(f"{where} {WORKBOOK}")
@@ -39,14 +39,13 @@ def decode(content: bytes, where, encoding: str | None) -> str:
         ) from error
     if not marked and encoding and codecs.lookup(encoding).name != "utf-8" and _is_utf_8(content):
         print(f"{where}: is valid UTF-8, and read as {encoding} as asked for")
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        remedy = "save the file as UTF-8, or give its encoding (`encoding` utf-16-le?)"
-        raise MinikdError(f"{where}, line {line}: a NUL byte, which no text has: {remedy}")
-    if half := re.search("[\ud800-\udfff]", text):  # utf-7 and unicode_escape let it through
-        line = text.count("\n", 0, half.start()) + 1
-        remedy = "fix the row, or give the file's own encoding"
-        raise MinikdError(f"{where}, line {line}: half a surrogate pair, read as {used}: {remedy}")
+    if bad := re.search("[\0\ud800-\udfff]", text):
+        what, remedy = f"half a surrogate pair, read as {used}", "fix the row, or give the file's own encoding"  # utf-7
+        if bad[0] == "\0":
+            what = "a NUL byte, which no text has"
+            remedy = "save the file as UTF-8, or give its encoding (`encoding` utf-16-le?)"
+        line = text.count("\n", 0, bad.start()) + 1
+        raise MinikdError(f"{where}, line {line}: {what}: {remedy}")
     return text
 
 

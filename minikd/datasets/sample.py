@@ -1,7 +1,7 @@
 """The embedded corpus: film reviews written by the grammar in data/sample/generate.py, with known label probabilities.
 
-Every row holds a text, a label drawn by a coin, and the probability with which the coin fell on `positive`. So the best
-possible accuracy is known, and so is how far any model's probabilities are from the true ones.
+A row holds a text, the probability of `positive`, and a label drawn with it. So the best possible accuracy is known,
+and how far a model's probabilities are from the true ones.
 """
 
 import re
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minikd.datasets import Dataset, Split
 from minikd.datasets.rows import Layout, read_rows
+from minikd.datasets.splits import Dataset, Split
 from minikd.errors import MinikdError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -29,7 +29,7 @@ def load(folder: Path = FOLDER) -> Dataset:
 def read_split(path: Path) -> Split:
     """One CSV file of the corpus. Raises MinikdError, which names the file and the line, if it is missing or broken."""
     try:
-        rows = read_rows(path)
+        rows = read_rows(path, Layout())
         positive = [row.label for row in read_rows(path, Layout(label_column="p_positive"))]
         for row, p in zip(rows, positive):
             if row.label not in LABELS:
@@ -45,10 +45,9 @@ def read_split(path: Path) -> Split:
 def bayes_accuracy(split: Split) -> float:
     """The accuracy on `split` of the classifier that knows the grammar: it answers the label of larger probability.
 
-    It is counted on the labels as they were drawn, not taken as the expectation mean(max(p, 1 - p)). The models in a
-    table are judged on the same drawn labels, so luck in the draw moves their accuracies and this bound together: the
-    gap between them is then the models' own. (The two differ by about 0.007 on 2,000 reviews.) A score of exactly
-    zero, p = 0.5, is answered `negative`, as argmax does. Raises ValueError if the probabilities are not known.
+    Counted on the labels as drawn, on which models are judged too, and not the expectation mean(max(p, 1 - p)): luck in
+    the draw then moves models and bound together. (The two differ by about 0.007 on 2,000 reviews.) p = 0.5 is
+    answered `negative`, as argmax does. Raises ValueError if the probabilities are not known.
     """
     if split.probabilities is None:
         raise ValueError("bayes_accuracy needs a split whose label probabilities are known")

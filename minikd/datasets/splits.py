@@ -1,14 +1,14 @@
-"""What a corpus is to the rest of the project, and the one way in which train, validation and test are kept apart.
+"""`Dataset` and `Split`, and how train, validation and test are kept apart.
 
-Three promises hold for every corpus: no test text is in train or validation, no validation text is in train, and what
-is set aside keeps the shares of the labels. A fourth holds for what is set aside here: no text of it appears, word for
-word, inside a training text, whatever the case, accents and punctuation. SST-2's training set holds the phrases of its
-own sentences; divided at random, 87 of 100 validation texts would be parts of training texts, and validation would say
-nothing about new sentences. Which side a text falls on depends on the texts alone, not on their order in the file or
-the version of a random number generator.
+For every corpus: no test text is in train or validation, and no validation text is in train. What is set aside here
+keeps the shares of the labels, and no text of it appears, word for word, inside a training text, whatever the case,
+accents and punctuation. SST-2's training set holds the phrases of its own sentences: divided at random, 87 of 100
+validation texts would be parts of training texts. Which side a text falls on depends on the texts alone, not on their
+order in the file or on a random number generator.
 """
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from minikd.files import fingerprint
 SEED = 42  # fixed: results of different runs are comparable only on the same split
 SHARE = 0.1  # of the data, for validation and (where a corpus has no official one) for test
 MINIMUM = 2  # training examples of each label
-NOTICEABLE = 0.05  # of the texts: so many that stay in training because several others contain them are mentioned
+NOTICEABLE = 0.05  # a line is printed where so many of the texts must stay in training
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,21 @@ class Dataset:
         `test` and `validation` are texts and labels too. Without `test` the examples are divided 80/10/10; without
         `validation` a tenth of them becomes it (`make_dataset`). Raises MinikdError.
         """
+        known: Sequence[str | int]
         if label_names is None:
-            known = dict.fromkeys(sorted(set(labels), key=lambda label: (isinstance(label, str), label)))
-            label_names = [str(label) for label in known]
+            known = sorted(set(labels), key=lambda label: (isinstance(label, str), label))
             ids = {label: i for i, label in enumerate(known)}
         else:
-            ids = {label: i for i, label in enumerate(label_names)} | {i: i for i in range(len(label_names))}
-        if len(set(label_names)) < max(2, len(label_names)):
-            raise MinikdError(
-                f"{name}: two or more different labels are needed, not {', '.join(label_names) or 'none'}"
-            )
+            known = label_names
+            ids = {label: i for i, label in enumerate(known)} | {i: i for i in range(len(known))}
+        names = [str(label) for label in known]
+        if len(set(names)) < max(2, len(names)):
+            raise MinikdError(f"{name}: two or more different labels are needed, not {', '.join(names) or 'none'}")
         if validation and not test:
             raise MinikdError(f"{name}: `validation` without `test`: give both, or neither, or `test` alone")
         return make_dataset(
             name,
-            label_names,
+            names,
             _examples(texts, labels, ids, f"{name}, train"),
             test and _examples(*test, ids, f"{name}, test"),
             validation and _examples(*validation, ids, f"{name}, validation"),
@@ -87,14 +87,14 @@ class Dataset:
         splits = (self.train, self.validation, self.test)
         texts, labels = ([one for split in splits for one in getattr(split, name)] for name in ("texts", "labels"))
         if all(split.positions is not None for split in splits):
-            order = np.argsort([position for split in splits for position in split.positions or ()])
-            return Split([texts[i] for i in order], [labels[i] for i in order])
+            positions = [i for split in splits for i in split.positions or ()]
+            return _select(Split(texts, labels), np.argsort(positions).tolist())
         known = all(split.probabilities is not None for split in splits)
         return Split(texts, labels, np.concatenate([split.probabilities for split in splits]) if known else None)
 
 
 def data_fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over label names, texts and label ids of all splits, in order; the dataset's own name is left out."""
+    """SHA-256 of label names, texts and label ids of all splits, in order, and not of the dataset's name."""
     parts: list[str | np.ndarray] = ["\n".join(dataset.labels)]
     for split in (dataset.train, dataset.validation, dataset.test):
         # One long text and the lengths of its pieces: as unambiguous as a digest per text, and many times as fast.
@@ -132,7 +132,7 @@ def make_dataset(
     Raises MinikdError where a label would have fewer than `minimum` training examples or, unless that is 0, a split
     would be empty.
     """
-    where = where or name
+    where, undivided = where or name, None
     if test is None:
         undivided = train
         train, validation, test = hold_out(undivided, 2, where)
@@ -140,16 +140,14 @@ def make_dataset(
         undivided = _without(train, "training", {"test": test}, where)
         train, validation = hold_out(undivided, 1, where)
     else:
-        undivided = None
         validation = _without(validation, "validation", {"test": test}, where)
         train = _without(train, "training", {"test": test, "validation": validation}, where)
     counts = Counter(train.labels)
     for label, label_name in enumerate(labels):
         if counts[label] < minimum:
-            raise MinikdError(
-                f"{where}: {counts[label]} of its examples are left to train label {label_name!r} with, where at least "
-                f"{minimum} are needed: give more examples of it, or none"
-            )
+            left = f"{counts[label]} of its examples are left to train label {label_name!r} with"
+            needed = f"at least {minimum} are needed: give more examples of it, or none"
+            raise MinikdError(f"{where}: {left}, where {needed}")
     for split_name, split in (("validation", validation), ("test", test)):
         if minimum and not split.texts:
             remedy = (undivided and _about_largest_group(undivided)) or "give more (distinct) examples"
@@ -158,53 +156,49 @@ def make_dataset(
 
 
 def hold_out(examples: Split, parts: int, where: str | Path = "data") -> list[Split]:
-    """The rest of `examples` and `parts` disjoint tenths of them that are held out: [rest, part 1, …], in their order.
+    """[rest, part 1, …]: `parts` disjoint tenths of `examples` that are held out, and the rest, each in their order.
 
-    Stratified: a part takes round(n / 10) examples, and at least one, of a label that has n. Grouped: a text and those
-    that it contains move together (`containment_groups`), and a text that several groups contain stays in the rest. So
-    a part falls short of its number only where whole groups cannot fill it. A printed line names the data `where` and
-    says how many texts stay in the rest for that reason, where they are 5 % or more.
+    Stratified: of a label with n examples, a part takes round(n / 10), at least one, or fewer where whole groups do not
+    fit. Grouped: a text and those that it contains move together (`containment_groups`), and a text that several
+    groups contain stays in the rest; where these are 5 % or more, a line says how many, naming the data `where`.
     """
-    group_names, shared = containment_groups(examples.texts)
+    group_of, shared = containment_groups(examples.texts)
     if sum(shared) >= NOTICEABLE * len(shared) > 0:
         share = f"{sum(shared):,} of {len(shared):,} texts ({sum(shared) / len(shared):.0%})"
-        print(
-            f"{where}: {share} appear inside several others and stay in training; the parts set aside hold longer texts"
-        )
-    groups: dict[str, list[int]] = {}
-    for index, name in enumerate(group_names):
+        consequence = "stay in training; the parts set aside hold longer texts"
+        print(f"{where}: {share} appear inside several others and {consequence}")
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(group_of):
         if not shared[index]:
-            groups.setdefault(name, []).append(index)
+            groups[name].append(index)
 
-    def draw(key: str) -> bytes:
-        return hashlib.sha256(f"{SEED} {key}".encode("utf-8", "surrogatepass")).digest()
+    def draw(name: str) -> bytes:
+        return hashlib.sha256(f"{SEED} {name}".encode("utf-8", "surrogatepass")).digest()
 
-    totals = Counter(examples.labels)
-    room = [{label: max(1, round(SHARE * total)) for label, total in totals.items()} for _ in range(parts)]
-    indices: list[list[int]] = [[i for i, several in enumerate(shared) if several], *([] for _ in range(parts))]
-    for key in sorted(groups, key=draw):
-        needed = Counter(examples.labels[index] for index in groups[key])
-        part = next((i for i in range(parts) if all(room[i][label] >= n for label, n in needed.items())), None)
-        if part is None:
-            indices[0] += groups[key]
-        else:
-            indices[part + 1] += groups[key]
-            for label, n in needed.items():
-                room[part][label] -= n
-    return [replace(_select(examples, sorted(chosen)), positions=sorted(chosen)) for chosen in indices]
+    tenth = {label: max(1.0, round(SHARE * n)) for label, n in Counter(examples.labels).items()}
+    room = [tenth.copy() for _ in range(parts)]
+    room.append(dict.fromkeys(tenth, math.inf))  # the rest takes every group that fits nowhere else
+    sides: list[list[int]] = [[] for _ in range(parts)] + [[i for i, stays in enumerate(shared) if stays]]
+    for name in sorted(groups, key=draw):
+        needed = Counter(examples.labels[index] for index in groups[name])
+        side = next(i for i, free in enumerate(room) if all(free[label] >= n for label, n in needed.items()))
+        sides[side] += groups[name]
+        for label, n in needed.items():
+            room[side][label] -= n
+    rest = sides.pop()
+    return [replace(_select(examples, sorted(side)), positions=sorted(side)) for side in (rest, *sides)]
 
 
 def _about_largest_group(examples: Split) -> str:
-    """Which text contains so many others that their group is larger than a part may be; empty where none does."""
-    groups = defaultdict(set)
-    for text, name in zip(examples.texts, containment_groups(examples.texts)[0]):
-        groups[name].add(normalize(text))
-    name, members = max(groups.items(), key=lambda item: len(item[1]))
-    if len(members) < max(2, SHARE * sum(map(len, groups.values()))):
+    """The text that contains more others than a part may hold, in words; empty where there is none."""
+    texts: dict[str, str] = {}  # normalized -> as it is first written
+    for text in examples.texts:
+        texts.setdefault(normalize(text), text)
+    ((name, size),) = Counter(containment_groups(list(texts))[0]).most_common(1)
+    if size < max(2, SHARE * len(texts)):
         return ""
-    text = next(text for text in examples.texts if normalize(text) == name)
-    others = f"{len(members) - 1:,} of the other texts, with which it must stay together"
-    return f"the text {text[:60]!r} contains {others}: remove it or split it up"
+    others = f"{size - 1:,} of the other texts, with which it must stay together"
+    return f"the text {texts[name][:60]!r} contains {others}: remove it or split it up"
 
 
 def _select(split: Split, indices: Sequence[int]) -> Split:
@@ -215,7 +209,6 @@ def _without(split: Split, kind: str, held_out: dict[str, Split], where: str | P
     """`split` less the texts that appear in the splits `held_out`; prints how many, if any."""
     seen = {normalize(text) for other in held_out.values() for text in other.texts}
     kept = [index for index, text in enumerate(split.texts) if normalize(text) not in seen]
-    dropped = len(split.texts) - len(kept)
-    if dropped:
+    if dropped := len(split.texts) - len(kept):
         print(f"{where}: {dropped} {kind} texts dropped because they also appear in {' or '.join(held_out)}")
     return _select(split, kept)

@@ -74,13 +74,10 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The T that minimises the NLL of softmax(logits / T), for logits (N, C) and label ids (N,) of a validation split.
 
-    Temperature scaling (Guo et al. 2017, section 4.2). T > 1 where the model was too sure of itself. The order of a
-    row's logits stays, and with it every prediction and the accuracy. The NLL is convex in 1/T, so its slope has one
-    zero, found here by bisection in log T to the precision of fp64.
-
-    T stays in [0.05, 20]. Where every prediction is right the NLL has no minimum, it falls as T goes to 0: the lower
-    bound is returned. So is the upper one where the NLL falls all the way there: the logits are worse than chance.
-    Raises ValueError as `reliability_curve` does.
+    Temperature scaling (Guo et al. 2017, section 4.2). T > 1 where the model was too sure of itself; predictions and
+    accuracy stay the same. The NLL is convex in 1/T, so its slope has one zero, found by bisection in log T to the
+    precision of fp64. T stays in [0.05, 20]: the lower bound where every prediction is right, as the NLL then falls
+    until T is 0, and the upper one where the logits are worse than chance. Raises ValueError as `reliability_curve`.
     """
     _check(logits, labels)
     logits = logits.double()

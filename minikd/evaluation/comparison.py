@@ -1,5 +1,8 @@
 """The figures of quality of finished models, and how models compare. Their costs are measured in costs.py."""
 
+from itertools import repeat
+from operator import truediv
+
 import torch
 from torch import Tensor
 
@@ -59,42 +62,39 @@ def compare_with_first(row: dict, first: dict) -> dict:
     and `memory_change`, of inference.
     """
 
-    def compare(function, key):
-        figures = row.get(key), first.get(key)
-        return None if None in figures else _each(function, *figures)
+    def points(key):
+        return _each(lambda mine, its: 100 * (mine - its), row.get(key), first.get(key))
 
-    def points(mine, its):
-        return 100 * (mine - its)
+    def change(key):
+        return _each(lambda mine, its: mine / its - 1, row.get(key), first.get(key))
 
-    def ratio(mine, its):
-        return mine / its if its else None
+    def ratio(key):
+        return _each(truediv, row.get(key), first.get(key))
 
-    def change(mine, its):
-        return mine / its - 1 if its else None
-
-    retention, fraction = compare(ratio, "accuracy"), compare(ratio, "parameters")
     return {
-        "accuracy_change": compare(points, "accuracy"),
-        "weighted_f1_change": compare(points, "weighted_f1"),
-        "latency_1_change": compare(change, "latency_1_ms"),
-        "latency_change": compare(change, "batch_100_ms"),
-        "throughput_change": compare(change, "throughput"),
-        "parameter_change": compare(change, "parameters"),
-        "size_change": compare(change, "size_mb"),
-        "memory_change": compare(change, "peak_memory_mb"),
-        "retention": retention,
-        "f1_retention": compare(ratio, "f1"),
-        "speed_up": compare(lambda mine, its: ratio(its, mine), "batch_128_ms"),
-        "parameter_fraction": fraction,
-        "efficiency_ratio": None if None in (retention, fraction) else _each(ratio, retention, fraction),
+        "accuracy_change": points("accuracy"),
+        "weighted_f1_change": points("weighted_f1"),
+        "latency_1_change": change("latency_1_ms"),
+        "latency_change": change("batch_100_ms"),
+        "throughput_change": change("throughput"),
+        "parameter_change": change("parameters"),
+        "size_change": change("size_mb"),
+        "memory_change": change("peak_memory_mb"),
+        "retention": ratio("accuracy"),
+        "f1_retention": ratio("f1"),
+        "speed_up": _each(truediv, first.get("batch_128_ms"), row.get("batch_128_ms")),
+        "parameter_fraction": ratio("parameters"),
+        "efficiency_ratio": _each(truediv, ratio("accuracy"), ratio("parameters")),
     }
 
 
-def _each(function, mine, its):
-    """`function` of two figures; where one is a list over seeds, of each of its values."""
-    if not isinstance(mine, list) and not isinstance(its, list):
-        return function(mine, its)
-    count = len(mine if isinstance(mine, list) else its)
-    mine, its = (value if isinstance(value, list) else [value] * count for value in (mine, its))
-    values = [function(a, b) for a, b in zip(mine, its)]
-    return None if None in values else values
+def _each(formula, mine, its):
+    """`formula` of two figures; where one is a list over seeds, of each of its values. None where it has no value."""
+    if mine is None or its is None:
+        return None
+    try:
+        if not isinstance(mine, list) and not isinstance(its, list):
+            return formula(mine, its)
+        return [formula(a, b) for a, b in zip(*(v if isinstance(v, list) else repeat(v) for v in (mine, its)))]
+    except ZeroDivisionError:
+        return None

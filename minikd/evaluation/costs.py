@@ -11,29 +11,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from minikd.batching import Batch, TokenizedSplit, make_batches
 from minikd.checkpoints.config_json import config_from_json, config_to_json
-from minikd.config import EncoderConfig
 from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
-from minikd.inference import autocast, forward_only
+from minikd.inference import forward_only
 from minikd.losses import hard_loss
 from minikd.model import Classifier, count_parameters
 from minikd.techniques.lora import LoRA, add_lora
 from minikd.techniques.quantize import new_model
-from minikd.training import TrainConfig, clip_gradients, make_optimizer
+from minikd.training import TrainConfig, TrainState, make_optimizer, training_step
 from minikd.used_rows import only_used_rows
 
 SINGLES = 16  # examples that are timed one at a time
 LARGEST = 128  # examples in the largest batch that is timed, and in the pass whose memory is measured
 TURNS = 3, 30  # at least and at most; how many in between depends on the time they take
-CHILD_SECONDS = 600  # after so long, the process that measures memory does nothing but swap
+CHILD_SECONDS = 600  # a process that measures memory and takes longer only swaps
 
 
 def model_size(model: Classifier) -> dict:
-    """parameters (a count; of a quantised model, those it stands for) and size_mb (MiB that they take in memory and,
-    within a few kB, on disk)."""
+    """parameters: their number (before quantisation, if any); size_mb: the MiB that they take in memory and, within a
+    few kB, on disk."""
     bytes_used = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     if model.config.quantization:
         with torch.device("meta"):
@@ -56,25 +56,22 @@ def measure_speed(
     throughput                         examples/s in the batch of 100
     tokens_per_example, padded_tokens  of the 128 examples: their mean length, and the longest, to which all are padded
 
-    `splits` holds the same texts for every model, as its own tokenizer cuts them. All models read the same examples,
+    `splits` holds the same texts for every model, as its own tokenizer splits them. All models read the same examples,
     drawn with a fixed seed and, as they would come to a server, not sorted by length; a split of fewer than 128 is
-    repeated, and a line says so. Models take turns, so that a busy moment of the machine hits all of them. There are as
-    many turns as fit into `seconds`, but 3 to 30, and the median over the turns counts. The device is synchronised
-    before each reading of the clock.
-
-    The pass is that of `compute_logits`. Models are left on `device`, in the mode that they had.
+    repeated, and a line says so. Models take turns, so that a busy moment of the machine hits all of them: as many
+    turns as fit into `seconds`, but 3 to 30, of which the median counts. Models stay on `device`, in their mode.
     """
     if len(splits[0]) < LARGEST:
         print(f"speed: the split has {len(splits[0])} examples; the batches of 100 and {LARGEST} repeat them")
     work, results = [], []
     for model, split in zip(models, splits):
-        chosen = _sample(split)
+        chosen = _measured_examples(split)
         plan = [chosen, chosen[:100], *chosen[:SINGLES, None]]
         work.append((model.to(device), list(make_batches(split, plan, device))))
 
     medians = 1000 * np.median(_take_turns(work, device, precision, seconds), axis=0)  # ms (models, batches)
     for split, (batch_128, batch_100, *singles) in zip(splits, medians.tolist()):
-        lengths = split.lengths[_sample(split)]
+        lengths = split.lengths[_measured_examples(split)]
         results.append({
             "latency_1_ms": statistics.mean(singles),
             "batch_100_ms": batch_100,
@@ -87,32 +84,30 @@ def measure_speed(
     return results
 
 
-def _sample(split: TokenizedSplit) -> np.ndarray:
+def _measured_examples(split: TokenizedSplit) -> np.ndarray:
     """Positions (128,) in the split of the examples that are measured; a split of fewer is repeated."""
     return np.resize(np.random.default_rng(0).permutation(len(split)), LARGEST)
 
 
 def _take_turns(work: list[tuple[Classifier, list[Batch]]], device, precision: str, seconds: float) -> list:
     """Seconds (turns, models, batches): in each turn, every model reads all its batches once."""
-    with tqdm(total=len(work) * (1 + TURNS[0]), desc="speed", unit="pass", leave=False) as bar:
 
-        def turn() -> list[list[float]]:
-            times = []
-            for model, batches in work:
-                times.append(_pass_seconds(model, batches, device, precision))
-                bar.update()
-            return times
+    def turn() -> list[list[float]]:
+        return [_pass_seconds(model, batches, device, precision) for model, batches in work]
 
-        for model, batches in work:  # warm-up: allocations, choice of kernels
-            _pass_seconds(model, batches[-SINGLES:], device, precision)
+    for model, batches in work:  # warm-up: allocations, choice of kernels
+        _pass_seconds(model, batches[-SINGLES:], device, precision)
+    with tqdm(total=1 + TURNS[0], desc="speed", unit="turn", leave=False) as bar:
         first = turn()
+        bar.update()
         took = sum(map(sum, first))
         count = min(max(int(seconds / max(took, 1e-9)), TURNS[0]), TURNS[1])
-        # The first turn warms up the large batches and does not count, unless it is so long that this is lost in it.
+        # The first turn warms up the large batches and does not count, unless it is so long that this does not matter.
         turns = [first] if took > seconds else []
-        bar.total = bar.n + len(work) * (count - len(turns))
+        bar.total = 1 + count - len(turns)
         while len(turns) < count:
             turns.append(turn())
+            bar.update()
     return turns
 
 
@@ -121,17 +116,14 @@ def _pass_seconds(model: Classifier, batches: list[Batch], device: torch.device,
     was_training, times = model.training, []
     model.eval()
     with forward_only(device, precision):
-        model(
-            batches[-1].input_ids, batches[-1].attention_mask
-        )  # converts the weights, as a pass over a split does once
-        for batch in batches:
+        for batch in [batches[-1], *batches]:  # the first pass converts the weights, once for all, and is not counted
             synchronize(device)
             started = time.perf_counter()
             model(batch.input_ids, batch.attention_mask)
             synchronize(device)
             times.append(time.perf_counter() - started)
     model.train(was_training)
-    return times
+    return times[1:]
 
 
 def synchronize(device: torch.device) -> None:
@@ -146,22 +138,15 @@ def inference_memory_mb(model: Classifier, split: TokenizedSplit, device: torch.
     """Peak memory, MiB, of a forward pass over the batch of 128 that `measure_speed` times; None where not measurable.
 
     CPU: the whole resident set of a fresh process that holds this model alone, as a server of it would: Python and
-    torch (some 200 MiB or more, the same for every model), weights and activations. The process builds the model anew
-    from `model.config` and the batch from its lengths, because memory depends on shapes alone; threads and precision
-    are those of this process. If it fails, a line says so. CUDA: weights and activations in torch's allocator, less
-    what else is on the device. mps keeps no peak.
+    torch (some 200 MiB or more, the same for every model), weights and activations. It builds the model and the batch
+    anew, because memory depends on shapes alone. If it fails, a line says so. CUDA: weights and activations in torch's
+    allocator, less what else is on the device. mps keeps no peak.
     """
     if device.type == "cuda":
         return _cuda_pass_mb(model, split, device, precision)
     if peak_memory_mb(device) is None:
         return None
-    request = {
-        "config": config_to_json(model.config),
-        "lengths": split.lengths[_sample(split)].tolist(),
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-    }
-    return _in_own_process(json.dumps(request), "a forward pass")
+    return _in_own_process(_request(model, split.lengths[_measured_examples(split)], precision), "a forward pass")
 
 
 def training_memory_mb(
@@ -175,25 +160,22 @@ def training_memory_mb(
     """Peak memory, MiB, of training a model of this shape, or adapters on it (`lora`), on a batch of the longest texts;
     None where not measurable.
 
-    That of a fresh process that does nothing else: what this one holds, and what it trained before, do not count, and
-    models of one shape have one figure. Weights, gradients, AdamW's moments and activations; a teacher that runs in
-    each step is not part of it. CPU: the whole resident set, with Python and torch. CUDA: what torch's allocator gave
-    to tensors. If the process fails, a line says so. mps keeps no peak.
+    That of a fresh process that does nothing else, so that models of one shape have one figure: weights, gradients,
+    AdamW's moments and activations, without a teacher that runs in each step. CPU: the whole resident set, with Python
+    and torch. CUDA: what torch's allocator gave to tensors. If the process fails, a line says so. mps keeps no peak.
     """
     if peak_memory_mb(device) is None:
         return None
-    request = {
-        "config": config_to_json(model.config),
-        "lengths": np.sort(data.lengths)[-batch_size:].tolist(),
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "training": {
-            "device": device.type,
-            "rows": len(np.unique(data.ids)),
-            "lora": lora and asdict(lora),
-        },
-    }
-    return _in_own_process(json.dumps(request), "training")
+    training = {"device": device.type, "rows": len(np.unique(data.ids)), "lora": lora and asdict(lora)}
+    longest = np.sort(data.lengths)[-batch_size:]
+    return _in_own_process(_request(model, longest, precision, training), "training")
+
+
+def _request(model: Classifier, lengths: np.ndarray, precision: str, training: dict | None = None) -> str:
+    """What the process that measures memory must know, as JSON."""
+    threads, config = torch.get_num_threads(), config_to_json(model.config)
+    request = {"config": config, "lengths": lengths.tolist(), "precision": precision, "threads": threads}
+    return json.dumps(request | {"training": training})
 
 
 @cache
@@ -219,43 +201,40 @@ def _in_own_process(request: str, what: str) -> float | None:
     return None
 
 
-def _peak_of(request: dict) -> float:
+def _peak_of(request: dict) -> float | None:
     """What that process does: a forward pass or two steps of training. Returns its peak memory in MiB."""
     torch.set_num_threads(request["threads"])
-    config, training = config_from_json(request["config"]), request.get("training")
+    config, precision, training = config_from_json(request["config"]), request["precision"], request["training"]
     device = torch.device(training["device"] if training else "cpu")
     lengths = torch.tensor(request["lengths"])
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)  # (B, N)
-    batch = torch.zeros(mask.shape, dtype=torch.int64, device=device), None if mask.all() else mask
-    if training:
-        _two_steps(config, batch, device, request["precision"], training)
-    else:
+    ids, labels = torch.zeros(mask.shape, dtype=torch.int64, device=device), torch.zeros_like(lengths, device=device)
+    batch = Batch(torch.arange(len(lengths)), ids, None if mask.all() else mask, labels)
+    if not training:
         model = new_model(config).eval()
-        with forward_only(device, request["precision"]):
-            model(*batch)
-    return peak_memory_mb(device)
+        with forward_only(device, precision):
+            model(batch.input_ids, batch.attention_mask)
+        return peak_memory_mb(device)
 
-
-def _two_steps(config: EncoderConfig, batch: tuple, device: torch.device, precision: str, training: dict) -> None:
-    """Two steps of `minikd.training`: in the second, AdamW's moments exist while the activations do."""
     keep_freed_memory()
-    model, labels = Classifier(config).to(device).train(), torch.zeros(len(batch[0]), dtype=torch.int64, device=device)
+    model = Classifier(config).to(device).train()
     if training["lora"]:
         add_lora(model, **training["lora"])
     with only_used_rows(model.encoder.embeddings, np.arange(training["rows"])):
-        optimizer = make_optimizer(model, TrainConfig(lr=1e-4), device)
-        for _ in range(2):
-            with autocast(device, precision):
-                logits = model(*batch).logits
-            hard_loss(logits, labels).backward()
-            clip_gradients(optimizer, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+        scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        state = TrainState(model, make_optimizer(model, TrainConfig(lr=1e-4), device), scaler)
+        for _ in range(2):  # in the second step, AdamW's moments exist while the activations do
+            training_step(state, model, [batch], _loss, 1e-4, 1.0, device, precision)
+    return peak_memory_mb(device)
+
+
+def _loss(logits: Tensor, batch: Batch) -> Tensor:
+    return hard_loss(logits, batch.labels)
 
 
 def _cuda_pass_mb(model: Classifier, split: TokenizedSplit, device: torch.device, precision: str) -> float:
     """Peak MiB of weights and activations. Resets the device's peak."""
-    batches = list(make_batches(split, [_sample(split)], device))
+    batches = list(make_batches(split, [_measured_examples(split)], device))
     model.to(device)
     _pass_seconds(model, batches, device, precision)  # what torch allocates once for all models is now allocated
     others = torch.cuda.memory_allocated(device) / 2**20 - model_size(model)["size_mb"]

@@ -1,4 +1,4 @@
-"""The most memory in use at once."""
+"""The peak memory of this process, and what the C library does with freed memory."""
 
 import ctypes
 import re
@@ -19,7 +19,18 @@ def peak_memory_mb(device: torch.device) -> float | None:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return _peak_resident_mb() if device.type == "cpu" else None
+    if device.type != "cpu":
+        return None
+    with suppress(OSError):  # not Linux
+        # Rather than getrusage, whose figure survives exec: a child would report its parent's peak.
+        peak = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if peak:
+            return int(peak[1]) / 2**10
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def keep_freed_memory() -> None:
@@ -44,17 +55,3 @@ def reset_peak_memory(device: torch.device) -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)  # what `keep_freed_memory` has kept is not in use
         with suppress(OSError):  # not Linux, or not permitted
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes the present resident set
-
-
-def _peak_resident_mb() -> float | None:
-    """The peak of this process's resident set in MiB; None on Windows."""
-    with suppress(OSError):  # not Linux
-        # Rather than getrusage, whose figure survives exec: a child would report its parent's peak.
-        peak = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-        if peak:
-            return int(peak[1]) / 2**10
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -27,7 +27,11 @@ def compare(a, b) -> dict:
 
     Raises ValueError for shapes that differ, no examples, or anything but booleans.
     """
-    a, b = _correctness(a, b)
+    a, b = np.atleast_2d(a, b)  # (N,) is one seed
+    if a.dtype != bool or b.dtype != bool:
+        raise ValueError(f"correctness must be boolean (predicted == labels), not {a.dtype} and {b.dtype}")
+    if a.shape != b.shape or a.ndim != 2 or not a.size:
+        raise ValueError(f"both models need one shape (S, N) with examples in it, not {a.shape} and {b.shape}")
     counts = [(int((one & ~two).sum()), int((two & ~one).sum())) for one, two in zip(a, b)]
     return _record(counts, a.shape[1], interval(a.astype(np.int8) - b))
 
@@ -76,9 +80,8 @@ def two_way_interval(difference: np.ndarray, confidence: float = 0.95) -> tuple[
     Each part has its own quantile, Student's t with S − 1 degrees of freedom and the normal one, and the squares of
     the two half-widths add up (Howe 1974; Zou & Donner 2008). One t for the sum (Satterthwaite 1946) would be too
     narrow where two or three seeds happen to agree. The seeds' half-width is at least what the residual alone gives,
-    so that the interval is never narrower than that of the examples. With two seeds it is very wide, as t is 12.7.
-
-    As in `paired_interval`, two examples are added, one that only a has right and one that only b has, in all seeds.
+    so that the interval is never narrower than that of the examples. With two seeds it is very wide, as t is 12.7. Two
+    examples are added as in `paired_interval`, in all seeds.
     """
     seeds = len(difference)
     extra = np.tile(np.array([1, -1], dtype=difference.dtype), (seeds, 1))
@@ -130,23 +133,12 @@ def chance_margin(examples: int) -> float:
 
 
 def _record(counts: list[tuple[int, int]], examples: int, limits: tuple[float, float]) -> dict:
-    tests = [{"only_a": one, "only_b": two, "p": mcnemar(one, two)} for one, two in counts]
     return {
         "difference": sum(one - two for one, two in counts) / (len(counts) * examples),
         "low": limits[0],
         "high": limits[1],
         "confidence": 0.95,
         "method": "Bonett-Price" if len(counts) == 1 else "two-way analysis of variance",
-        "seeds": tests,
+        "seeds": [{"only_a": one, "only_b": two, "p": mcnemar(one, two)} for one, two in counts],
         "examples": examples,
     }
-
-
-def _correctness(a, b) -> tuple[np.ndarray, np.ndarray]:
-    """Both as boolean arrays (S, N); (N,) is one seed."""
-    a, b = np.atleast_2d(a, b)
-    if a.dtype != bool or b.dtype != bool:
-        raise ValueError(f"correctness must be boolean (predicted == labels), not {a.dtype} and {b.dtype}")
-    if a.shape != b.shape or a.ndim != 2 or not a.size:
-        raise ValueError(f"both models need one shape (S, N) with examples in it, not {a.shape} and {b.shape}")
-    return a, b

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minikd.classifier import TextClassifier
 from minikd.datasets import Split
-from minikd.datasets.rows import Layout, read_texts
+from minikd.datasets.rows import Layout, read_rows
 from minikd.files import write_rows
 
 TEXT_SHOWN = 200  # characters of a text in a file of predictions
@@ -33,8 +33,8 @@ def label_file(model: TextClassifier, texts: list[str], output: Path) -> None:
 
 
 def texts_of(file: Path, text_column: str | None, encoding: str | None) -> list[str]:
-    """The texts of a .txt, .csv, .tsv or .jsonl file (`read_texts`). Raises MinikdError."""
-    return read_texts(file, Layout(text_column, encoding=encoding))
+    """The texts of a .txt file (its lines) or of a .csv, .tsv or .jsonl file (its text column). Raises MinikdError."""
+    return [row.text for row in read_rows(file, Layout(text_column, encoding=encoding), labelled=False)]
 
 
 def write_predictions(path: Path, split: Split, logits: Tensor, names: Sequence[str]) -> None:
