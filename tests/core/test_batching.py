@@ -8,7 +8,15 @@ import torch
 from helpers import train
 from test_training import SETTINGS, make_model, tiny_data
 
-from minikd.batching import collate, make_batches, padded_length, padding_share, plan_batches, plan_by_tokens
+from minikd.batching import (
+    collate,
+    make_batches,
+    padded_length,
+    padding_share,
+    plan_batches,
+    plan_by_tokens,
+    tokenize,
+)
 from minikd.datasets import Split
 from minikd.experiment.caches import cache_folder, cached_tokens
 from minikd.tokenizer import Tokenizer, bert_wordpiece, train_wordpiece
@@ -20,6 +28,15 @@ TEXTS = ["a good film", "bad", "a very long film about a man and a film about a 
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_wordpiece(TEXTS * 3, 100)
+
+
+def test_texts_without_labels_are_tokenized_like_those_with(tokenizer):
+    labelled, plain = tokenize(TEXTS, [1, 0, 2, 1, 0], tokenizer, 6), tokenize(TEXTS, None, tokenizer, 6)
+    assert np.array_equal(labelled.ids, plain.ids) and np.array_equal(labelled.offsets, plain.offsets)
+    assert labelled.labels.tolist() == [1, 0, 2, 1, 0] and plain.labels.tolist() == [0] * 5
+    assert labelled.labels.dtype == plain.labels.dtype == np.int64
+    (batch,) = make_batches(plain, [np.arange(5)], CPU)
+    assert batch.labels.dtype == torch.int64
 
 
 def lengths_like_sst2(count=5000):
