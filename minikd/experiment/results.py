@@ -22,7 +22,7 @@ from minikd.evaluation.significance import TOO_FEW, chance_margin, compare_count
 from minikd.experiment.caches import cached_logits, cached_tokens
 from minikd.experiment.journal import read_log
 from minikd.experiment.labelling import write_predictions
-from minikd.experiment.runs import environment, read_run
+from minikd.experiment.runs import TRAINING_COSTS, environment, read_run
 from minikd.files import atomic_write, write_json
 from minikd.inference import compute_logits
 from minikd.report import plots
@@ -165,9 +165,8 @@ def training_costs(folder: str | None) -> dict:
     training_peak_mb    peak memory of such a training in a process of its own
     training_memory_mb  in runs of older versions: peak memory with all else that the process held
     """
-    run = read_run(Path(folder)) if folder and Path(folder).is_dir() else {}
-    keys = ("trained_parameters", "training_peak_mb", "training_memory_mb")
-    costs = {key: run[key] for key in keys if run.get(key) is not None}
+    run = read_run(Path(folder)) if folder else {}
+    costs = {key: run[key] for key in TRAINING_COSTS if run.get(key) is not None}
     if run.get("history"):
         costs["training_minutes"] = sum(epoch["seconds"] for epoch in run["history"]) / 60
     return costs

@@ -15,7 +15,7 @@ from minikd.classifier import TextClassifier
 from minikd.datasets import Dataset, Split, load_dataset
 from minikd.experiment.caches import cached_tokens, model_fingerprint
 from minikd.experiment.running import Run
-from minikd.experiment.teacher import keep_copy, teacher_knowledge
+from minikd.experiment.teacher import copy_teacher, teacher_knowledge
 from minikd.experiment.training import distill
 from minikd.losses import kd_loss, soft_loss
 from minikd.tokenizer import train_wordpiece
@@ -128,16 +128,16 @@ def test_a_copy_of_a_teacher_has_no_log_of_the_one_before(fine_tuned, tmp_path):
     (tmp_path / "teacher").mkdir()
     (tmp_path / "teacher/log.jsonl").write_text('{"step": 10, "loss": 0.5}\n')
     given = copied(fine_tuned), str(fine_tuned), tmp_path / "teacher", {}
-    keep_copy(*given)
+    copy_teacher(*given)
     assert (tmp_path / "teacher/run.json").exists() and not (tmp_path / "teacher/log.jsonl").exists()
 
 
 def test_a_copy_says_that_it_discards_an_interrupted_run(fine_tuned, tmp_path, capsys):
     given = copied(fine_tuned), str(fine_tuned), tmp_path / "teacher", {}
-    keep_copy(*given)
+    copy_teacher(*given)
     assert "discarded" not in capsys.readouterr().out
     (tmp_path / "teacher/.partial").mkdir()
-    keep_copy(*given)
+    copy_teacher(*given)
     assert f"teacher: the interrupted run in {tmp_path / 'teacher'} is discarded\n" in capsys.readouterr().out
     assert not (tmp_path / "teacher/.partial").exists() and (tmp_path / "teacher/run.json").exists()
 
@@ -145,7 +145,7 @@ def test_a_copy_says_that_it_discards_an_interrupted_run(fine_tuned, tmp_path, c
 def test_a_copy_takes_the_place_of_another_teacher_and_its_log(fine_tuned, trained, tmp_path):
     for source in (fine_tuned, trained):
         teacher = from_pretrained(source)
-        keep_copy(copied(source), str(source), tmp_path / "teacher", {})
+        copy_teacher(copied(source), str(source), tmp_path / "teacher", {})
         assert model_fingerprint(from_pretrained(tmp_path / "teacher")) == model_fingerprint(teacher)
         assert not (tmp_path / "teacher/log.jsonl").exists()
         (tmp_path / "teacher/log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
