@@ -148,8 +148,9 @@ class Journal:
         if run.folder and run.partial:
             self.file = open_log(run.partial, step)
             self.track = run.tracking.start(run.folder, labels, run.arguments | settings, log_folder=run.partial)
-            for line in read_log(run.partial) if self.track else []:
-                self.track(line)
+            if self.track:
+                for line in read_log(run.partial):
+                    self.track(line)
         self.since, self.examples = time.perf_counter(), 0
 
     def write(self, done: Progress, device: torch.device) -> None:

@@ -12,9 +12,7 @@ from minikd.classifier import TextClassifier
 from minikd.evaluation.calibration import calibration_metrics
 from minikd.experiment.runs import discard_interrupted, publish
 from minikd.inference import compute_logits
-
-# What a sweep can choose by: the figure of a cell, and whether the lowest (1) or the highest (-1) is the best.
-CRITERIA = {"accuracy": ("validation_accuracy", -1), "nll": ("validation_loss", 1), "ece": ("validation_ece", 1)}
+from minikd.report.tables import best_cell
 
 
 def run_sweep(
@@ -28,8 +26,8 @@ def run_sweep(
     """{"cells": [{alpha, T, validation_accuracy, validation_loss, validation_ece}, …], "choose": …, "chosen": {alpha,
     T}}: the figures of a student for each pair, trained by `distil(alpha, T, folder, name)` in output/sweep.
 
-    `choose` (a key of CRITERIA) says by which figure the best is chosen (`best_cell`); the test split is not looked at.
-    The chosen student is copied to output/distilled.
+    `choose` says by which figure the best is chosen (`best_cell`); the test split is not looked at. The chosen student
+    is copied to output/distilled.
     """
     cells, labels = [], torch.from_numpy(validation.labels)
     for alpha, T in product(dict.fromkeys(alphas), dict.fromkeys(temperatures)):  # a value given twice counts once
@@ -53,13 +51,6 @@ def run_sweep(
         )
     publish_copy(output / "sweep" / f"alpha-{best['alpha']}-T-{best['T']}", output / "distilled")
     return {"cells": cells, "choose": choose, "chosen": {"alpha": best["alpha"], "T": best["T"]}}
-
-
-def best_cell(cells: list[dict], choose: str) -> dict:
-    """The cell of a sweep with the best figure: the highest "accuracy", or the lowest "nll" or "ece"; ties go to the
-    lower nll, and then to the earlier cell."""
-    key, sign = CRITERIA[choose]
-    return min(cells, key=lambda cell: (sign * cell[key], cell["validation_loss"]))
 
 
 def publish_copy(source: Path, folder: Path) -> None:

@@ -11,7 +11,7 @@ from minikd.checkpoints.hub import model_folder
 from minikd.checkpoints.load import save_classifier
 from minikd.classifier import TextClassifier
 from minikd.datasets import Dataset
-from minikd.experiment.caches import cached_logits, cached_tokens, caching_minutes
+from minikd.experiment.caches import cached_logits, caching_minutes, tokens_of
 from minikd.experiment.runs import TRAINING_COSTS, discard_interrupted, environment, publish, read_run
 from minikd.files import write_json
 
@@ -23,7 +23,7 @@ def teacher_knowledge(teacher: TextClassifier | None, data: Dataset, cache: Path
     """
     if teacher is None:
         return torch.from_numpy(data.train.probabilities).clamp_min(1e-6).log()
-    tokens = cached_tokens(data.train, teacher.tokenizer, teacher.max_length)
+    tokens = tokens_of(data.train, teacher)
     logits = cached_logits(teacher.model, tokens, teacher.device, teacher.precision, "teacher logits", cache)
     teacher.model.cpu()  # a GPU's memory is for the students
     return logits

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minikd.batching import Batch, TokenizedSplit, padding_share, plan_batches, tokenize
+from minikd.batching import Batch, TokenizedSplit, padding_share, plan_batches
 from minikd.checkpoints.config_json import config_to_json
 from minikd.checkpoints.pretrained import from_pretrained
 from minikd.classifier import TextClassifier
 from minikd.datasets import Dataset
 from minikd.errors import MinikdError
 from minikd.evaluation.costs import training_memory_mb
-from minikd.experiment.caches import cached_tokens, model_fingerprint
+from minikd.experiment.caches import model_fingerprint, tokens_of
 from minikd.experiment.running import Run, run_training
 from minikd.experiment.runs import find_finished, finish
 from minikd.files import fingerprint
@@ -77,7 +77,7 @@ def distill(
         raise MinikdError(f"`alpha` {alpha}: must be at least 0 and at most 1")
     if not 0 < T < float("inf"):
         raise MinikdError(f"`T` {T}: must be above 0")
-    run = run or Run(None if run_dir is None else Path(run_dir), name="student", resume=resume)
+    run = run or Run(None if run_dir is None else Path(run_dir), "student", resume)
     desc = "teacher logits" if run.progress else ""
     logits_of, key = _online(teacher, student) if online else _cached(teacher, student, data, desc)
 
@@ -112,12 +112,7 @@ def _train(
         )
     if quantization := classifier.model.config.quantization:
         raise MinikdError(f"the model is quantised ({quantization}) and cannot be trained; take its original")
-    tokens, validation = (
-        cached_tokens(split, classifier.tokenizer, classifier.max_length)
-        if run.folder
-        else tokenize(split.texts, split.labels, classifier.tokenizer, classifier.max_length)
-        for split in (data.train, data.validation)
-    )
+    tokens, validation = (tokens_of(split, classifier, bool(run.folder)) for split in (data.train, data.validation))
     return train_on_tokens(classifier, tokens, validation, config, run, lora, objective)
 
 

@@ -19,10 +19,10 @@ from minikd.datasets import load_dataset
 from minikd.evaluation.calibration import calibration_metrics
 from minikd.experiment.caches import cached_tokens
 from minikd.experiment.runs import finish_publishing
-from minikd.experiment.sweep import CRITERIA, best_cell, publish_copy, run_sweep
+from minikd.experiment.sweep import publish_copy, run_sweep
 from minikd.inference import compute_logits
 from minikd.model import Classifier
-from minikd.report.tables import notes, sweep_table
+from minikd.report.tables import CRITERIA, best_cell, notes, sweep_table
 from minikd.tokenizer import train_wordpiece
 
 CPU = torch.device("cpu")
