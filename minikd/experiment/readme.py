@@ -72,23 +72,18 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.add) != bool(args.file):
         parser.error("--add NAME and RESULTS.json go together")
-    try:
-        write_tables(args.add, args.file)
-    except MinikdError as error:
-        parser.error(str(error))
-
-
-def write_tables(name: str | None, file: Path | None) -> None:
-    """Writes the tables of all READMEs, after adding the results in `file` under `name`, if given."""
     results_dir = ROOT / "data" / "results"
     readmes = {path: path.read_text(encoding="utf-8") for path in map(ROOT.joinpath, READMES) if path.exists()}
-    if name:
-        results = without_paths(read_results(file))
-        write_json(results_dir / f"{name}.json", results)
-        if any(f"{name}.png" in text for text in readmes.values()):
-            draw(results, results_dir / f"{name}.png")
-    for path, text in readmes.items():
-        atomic_write(path, readme_with_tables(text, results_dir))
+    try:
+        if args.add:
+            results = without_paths(read_results(args.file))
+            write_json(results_dir / f"{args.add}.json", results)
+            if any(f"{args.add}.png" in text for text in readmes.values()):
+                draw(results, results_dir / f"{args.add}.png")
+        for path, text in readmes.items():
+            atomic_write(path, readme_with_tables(text, results_dir))
+    except MinikdError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

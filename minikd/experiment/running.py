@@ -16,7 +16,7 @@ from tqdm import tqdm
 from minikd.batching import SORTED_TOGETHER, Batch, TokenizedSplit
 from minikd.errors import MinikdError
 from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory
-from minikd.experiment.journal import open_log, read_log
+from minikd.experiment.journal import open_log
 from minikd.experiment.progress import Estimate
 from minikd.experiment.state import StopSignal, load_state, save_state
 from minikd.experiment.tracking import Tracking
@@ -140,17 +140,14 @@ class Display:
 
 
 class Journal:
-    """log.jsonl of a run, and its tracker, which gets the same lines; a resumed run's earlier lines first."""
+    """log.jsonl of a run, and its tracker, which gets the same lines."""
 
     def __init__(self, run: Run, labels: tuple[str, ...], settings: dict, step: int):
         self.name, self.file = run.name, None
         self.track: Callable[[dict], None] | None = None
         if run.folder and run.partial:
             self.file = open_log(run.partial, step)
-            self.track = run.tracking.start(run.folder, labels, run.arguments | settings, log_folder=run.partial)
-            if self.track:
-                for line in read_log(run.partial):
-                    self.track(line)
+            self.track = run.tracking.start(run.folder, labels, run.arguments | settings, run.partial)
         self.since, self.examples = time.perf_counter(), 0
 
     def write(self, done: Progress, device: torch.device) -> None:

@@ -34,30 +34,24 @@ def find_finished(run: Run) -> bool:
     `run.resume`). Prints what it found, and what differs. Raises MinikdError where it must fit (`run.resume`) and does
     not. What an interrupted run left there is discarded, unless it is to be resumed.
     """
-    finish_publishing(run.folder)
-    if (run.reuse or run.resume) and _is_finished(run):
-        return True
-    if not run.resume:
-        discard_interrupted(run.name, run.folder, " (resuming continues one of the same settings)")
-    elif not (run.partial / "state.pt").exists():
-        print(f"{run.name}: nothing to resume in {run.folder}; training from the start")
-    return False
-
-
-def _is_finished(run: Run) -> bool:
     folder = run.folder
-    if not all((folder / file).exists() for file in ("run.json", "model.safetensors", "tokenizer.json")):
-        return False
-    differs = differences(read_run(folder).get("made_from"), run.made_from)
-    if not differs:
-        print(f"{run.name}: using {folder}, made from the same settings")
-        return True
-    if run.resume and not (folder / ".partial").exists():
-        raise MinikdError(
-            f"`resume`: {folder} was made from other settings ({', '.join(differs)}); give the same settings, or run "
-            f"without `resume` to train it anew"
-        )
-    print(f"{run.name}: {folder} was made from other settings ({', '.join(differs)}); training anew")
+    finish_publishing(folder)
+    needed = ("run.json", "model.safetensors", "tokenizer.json")
+    if (run.reuse or run.resume) and all((folder / file).exists() for file in needed):
+        differs = ", ".join(differences(read_run(folder).get("made_from"), run.made_from))
+        if not differs:
+            print(f"{run.name}: using {folder}, made from the same settings")
+            return True
+        if run.resume and not run.partial.exists():
+            raise MinikdError(
+                f"`resume`: {folder} was made from other settings ({differs}); give the same settings, or run without "
+                f"`resume` to train it anew"
+            )
+        print(f"{run.name}: {folder} was made from other settings ({differs}); training anew")
+    if not run.resume:
+        discard_interrupted(run.name, folder, " (resuming continues one of the same settings)")
+    elif not (run.partial / "state.pt").exists():
+        print(f"{run.name}: nothing to resume in {folder}; training from the start")
     return False
 
 

@@ -78,8 +78,12 @@ def distill(
     if not 0 < T < float("inf"):
         raise MinikdError(f"`T` {T}: must be above 0")
     run = run or Run(None if run_dir is None else Path(run_dir), "student", resume)
+    teacher = teacher if isinstance(teacher, TextClassifier | Tensor) else list(teacher)
+    for one in teacher if isinstance(teacher, list) else [teacher]:
+        if isinstance(one, TextClassifier) and one.labels != student.labels:
+            raise MinikdError(f"the teacher's labels {list(one.labels)} are not the student's {list(student.labels)}")
     desc = "teacher logits" if run.progress else ""
-    logits_of, key = _online(teacher, student) if online else _cached(teacher, student, data, desc)
+    logits_of, key = _online(teacher, student) if online else _looked_up(teacher, student, data, desc)
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         return kd_loss(logits, logits_of(batch), batch.labels, alpha, T, config.label_smoothing)
@@ -160,17 +164,15 @@ def train_on_tokens(
     return history
 
 
-def _cached(
-    teacher: Teacher, student: TextClassifier, data: Dataset, desc: str = ""
+def _looked_up(
+    teacher: Teacher, student: TextClassifier, data: Dataset, desc: str
 ) -> tuple[Callable[[Batch], Tensor], str]:
     """The function batch -> teacher's logits (B, C), which looks them up, and a key that tells teachers apart; `desc`
     shows a progress bar."""
     if isinstance(teacher, Tensor):
         logits = teacher
     else:
-        teachers = [teacher] if isinstance(teacher, TextClassifier) else list(teacher)
-        for one in teachers:
-            _check_teacher(one, student)
+        teachers = [teacher] if isinstance(teacher, TextClassifier) else teacher
         logits = torch.stack([one.logits(data.train.texts, desc=desc) for one in teachers]).mean(dim=0)
         for one in teachers:
             one.model.cpu()  # a GPU's memory is for the student
@@ -188,7 +190,6 @@ def _online(teacher: Teacher, student: TextClassifier) -> tuple[Callable[[Batch]
     """The same, but the teacher computes them in each step."""
     if not isinstance(teacher, TextClassifier):
         raise MinikdError("online: takes one TextClassifier as the teacher")
-    _check_teacher(teacher, student)
     if teacher.tokenizer.vocab != student.tokenizer.vocab:
         raise MinikdError("online: the teacher's tokenizer is not the student's; leave it out")
     model = teacher.model.eval().to(student.device)
@@ -198,12 +199,6 @@ def _online(teacher: Teacher, student: TextClassifier) -> tuple[Callable[[Batch]
             return model(batch.input_ids, batch.attention_mask).logits
 
     return logits_of, model_fingerprint(model)
-
-
-def _check_teacher(teacher: TextClassifier, student: TextClassifier) -> None:
-    """Raises MinikdError where the teacher's columns are not the student's."""
-    if teacher.labels != student.labels:
-        raise MinikdError(f"the teacher's labels {list(teacher.labels)} are not the student's {list(student.labels)}")
 
 
 def _announce(
