@@ -46,11 +46,12 @@ class Results:
         for each model, of the first seed. With `seed_folders`, the predictions of each seed go into its folder, in
         place of all that were there."""
         folder = Path(folder)
-        for stale in (file for own in seed_folders for file in own.glob("predictions-*.csv")):
-            stale.unlink()  # of an earlier run, perhaps with other models
+        for seed_folder in seed_folders:
+            for stale in seed_folder.glob("predictions-*.csv"):  # of an earlier run, perhaps with other models
+                stale.unlink()
         for name, of_seeds in self.logits.items():
-            for own, logits in zip(seed_folders or [folder], of_seeds):
-                write_predictions(own / f"predictions-{name}.csv", self.split, logits, self.values["labels"])
+            for seed_folder, logits in zip(seed_folders or [folder], of_seeds):
+                write_predictions(seed_folder / f"predictions-{name}.csv", self.split, logits, self.values["labels"])
         write_json(folder / "results.json", self.values)
         atomic_write(folder / "results.md", report(complete(self.values)) + "\n")
         (folder / "dashboard.png").unlink(missing_ok=True)  # of an earlier run
@@ -76,20 +77,18 @@ def evaluate(
     depend on weights. `cache`: keep tokens and logits in the user's cache. `progress`: show progress bars. The
     comparing figures (`compare_with_first`) are with the first model. Raises MinikdError where labels differ.
     """
-    seeds = {name: [own] if isinstance(own, TextClassifier) else list(own) for name, own in models.items()}
+    seeds = {name: [one] if isinstance(one, TextClassifier) else list(one) for name, one in models.items()}
     _check(seeds, split)
-    firsts = [own[0] for own in seeds.values()]
+    firsts = [of_seeds[0] for of_seeds in seeds.values()]
     device, precision = firsts[0].device, firsts[0].precision
     logits_of = cached_logits if cache else compute_logits
     tokens, logits, rows = {}, {}, []
-    for name, own in seeds.items():
-        first, desc = own[0], f"evaluate {name}" if progress else ""
-        tokens[name] = tokens_of(split, first, cache)
-        logits[name] = [
-            logits_of(one.model.to(one.device), tokens[name], one.device, one.precision, desc) for one in own
-        ]
-        own_costs = training_costs(first.source) | model_size(first.model)
-        rows.append({"name": name, "path": first.source or ""} | own_costs)
+    for name, of_seeds in seeds.items():
+        desc = f"evaluate {name}" if progress else ""
+        split_tokens = tokens[name] = tokens_of(split, of_seeds[0], cache)
+        logits[name] = [logits_of(m.model.to(m.device), split_tokens, m.device, m.precision, desc) for m in of_seeds]
+        source = of_seeds[0].source
+        rows.append({"name": name, "path": source or ""} | training_costs(source) | model_size(of_seeds[0].model))
     if costs:
         speeds = measure_speed([one.model for one in firsts], list(tokens.values()), device, precision)
         for row, speed, first in zip(rows, speeds, firsts):
@@ -121,9 +120,8 @@ def describe(results: Results, data: Dataset, split_name: str, arguments: dict) 
 
 def calibrate(results: Results, name: str, model: TextClassifier, validation: Split) -> None:
     """Adds to the model's figures the temperature that fits the validation split, and its calibration with it."""
-    logits = cached_logits(
-        model.model, tokens_of(validation, model), model.device, model.precision, f"calibrate {name}"
-    )
+    tokens, desc = tokens_of(validation, model), f"calibrate {name}"
+    logits = cached_logits(model.model, tokens, model.device, model.precision, desc)
     temperature = fit_temperature(logits, torch.tensor(validation.labels))
     after = calibration_metrics(results.logits[name][0] / temperature, torch.tensor(results.split.labels))
     row = next(row for row in results.values["models"] if row["name"] == name)
@@ -229,7 +227,7 @@ def _check(models: dict[str, list[TextClassifier]], split: Split) -> None:
     """Raises MinikdError where there is nothing to compare, or labels differ."""
     if not models or not all(models.values()) or not split.texts:
         raise MinikdError("evaluate: give at least one model and a split with texts")
-    labels = {one.labels for own in models.values() for one in own}
+    labels = {one.labels for of_seeds in models.values() for one in of_seeds}
     if len(labels) > 1:
         raise MinikdError(f"evaluate: the models' labels differ: {', '.join(map(str, sorted(labels)))}")
     (names,) = labels

@@ -83,7 +83,7 @@ def distill(
         if isinstance(one, TextClassifier) and one.labels != student.labels:
             raise MinikdError(f"the teacher's labels {list(one.labels)} are not the student's {list(student.labels)}")
     desc = "teacher logits" if run.progress else ""
-    logits_of, key = _online(teacher, student) if online else _looked_up(teacher, student, data, desc)
+    logits_of, key = _online(teacher, student) if online else _precomputed(teacher, student, data, desc)
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         return kd_loss(logits, logits_of(batch), batch.labels, alpha, T, config.label_smoothing)
@@ -108,7 +108,7 @@ def _train(
     lora: LoRA | None,
     objective: Objective = Objective(),
 ) -> list[dict]:
-    """Checks, tokenizes, and trains."""
+    """The history of a training on `data`, after checks."""
     if classifier.labels != data.labels:
         raise MinikdError(
             f"the model's labels {list(classifier.labels)} are not the data's {list(data.labels)}: give "
@@ -129,8 +129,8 @@ def train_on_tokens(
     lora: LoRA | None = None,
     objective: Objective = Objective(),
 ) -> list[dict]:
-    """Trains, or takes from `run.folder` what was trained from the same, and leaves the result in `classifier`, on the
-    CPU. Returns the history; [] where nothing was trained."""
+    """The history of a training, which leaves its result in `classifier`, on the CPU; [] where the finished run in
+    `run.folder` fits, and is used instead."""
     full = training_state_mb(classifier.model)
     if lora:
         with seeded(config.seed):  # the adapters' first weights
@@ -164,11 +164,11 @@ def train_on_tokens(
     return history
 
 
-def _looked_up(
+def _precomputed(
     teacher: Teacher, student: TextClassifier, data: Dataset, desc: str
 ) -> tuple[Callable[[Batch], Tensor], str]:
-    """The function batch -> teacher's logits (B, C), which looks them up, and a key that tells teachers apart; `desc`
-    shows a progress bar."""
+    """The function batch -> teacher's logits (B, C), computed here for all texts, and a key that tells teachers apart;
+    `desc` shows a progress bar."""
     if isinstance(teacher, Tensor):
         logits = teacher
     else:
@@ -187,7 +187,7 @@ def _looked_up(
 
 
 def _online(teacher: Teacher, student: TextClassifier) -> tuple[Callable[[Batch], Tensor], str]:
-    """The same, but the teacher computes them in each step."""
+    """The same function and key, but the teacher computes the logits in each step."""
     if not isinstance(teacher, TextClassifier):
         raise MinikdError("online: takes one TextClassifier as the teacher")
     if teacher.tokenizer.vocab != student.tokenizer.vocab:
