@@ -16,7 +16,7 @@ from minikd.experiment.runs import TRAINING_COSTS, discard_interrupted, environm
 from minikd.files import write_json
 
 
-def teacher_knowledge(teacher: TextClassifier | None, data: Dataset, cache: Path) -> Tensor:
+def teacher_logits(teacher: TextClassifier | None, data: Dataset, cache: Path) -> Tensor:
     """The teacher's logits (N, C) on the training texts, from the file `cache` if it fits, else computed and kept.
 
     Those of the oracle (None) are log p: at any T, the student that fits them best has p itself as its probabilities.
