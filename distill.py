@@ -22,7 +22,7 @@ from minikd.experiment.lock import only_run_in
 from minikd.experiment.results import describe
 from minikd.experiment.running import Run
 from minikd.experiment.sweep import run_sweep
-from minikd.experiment.teacher import add_times, keep_copy, logits_file, teacher_knowledge
+from minikd.experiment.teacher import add_times, copy_teacher, logits_file, teacher_logits
 from minikd.experiment.tracking import Tracking
 
 
@@ -50,13 +50,13 @@ def run(args, tracking):
 
     # 2. The teacher, fine-tuned unless it is already; and what it knows: its logits on the training texts.
     if fine_tuned:
-        keep_copy(teacher, args.teacher, output / "teacher", recorded)
+        copy_teacher(teacher, args.teacher, output / "teacher", recorded)
     elif teacher is not None:
         own = replace(config, epochs=args.teacher_epochs, lr=args.teacher_lr)
         train(teacher, data, own, lora=start.lora(args, args.lora_rank),
               run=new_run(output / "teacher", "teacher", reuse=True))  # fmt: skip
     online = teacher is not None and args.teacher_logits == "online"
-    knowledge = teacher if online else teacher_knowledge(teacher, data, logits_file(output))
+    knowledge = teacher if online else teacher_logits(teacher, data, logits_file(output))
 
     # 3. The student: distilled, or trained on the labels alone, from the same first weights for the same seed.
     lora = start.lora(args, args.student_lora_rank)

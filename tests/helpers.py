@@ -1,7 +1,6 @@
 """What tests of the training share: the loop by itself, and a run in a folder, on tokens rather than texts."""
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from minikd.classifier import TextClassifier
 from minikd.experiment.caches import cached_logits
@@ -39,10 +38,16 @@ def train(model, data, validation, settings, folder, device, *, teacher=None, de
     """The loop, with its log and state in `folder` itself. Returns the history."""
     loss = None if teacher is None else distillation_loss(teacher, settings)
     made_from = (made_from or {}) | {"settings": vars(settings)}
-    run = Run(folder, desc, made_from=made_from, partial=Path(folder), **options)
+    run = BareRun(folder, desc, made_from=made_from, **options)
     if track:
         run.tracking = Track(track)
     return run_training(model, data, validation, settings.config(), loss, run, device, settings.precision)
+
+
+class BareRun(Run):
+    """A run whose files are in its folder itself while it trains."""
+
+    partial = property(lambda self: self.folder)
 
 
 class Track:

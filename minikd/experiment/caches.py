@@ -8,6 +8,8 @@ continues without it.
 import json
 import os
 import time
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -17,8 +19,9 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 import minikd
-from minikd.batching import TokenizedSplit, tokenized_split, tokens_fingerprint
+from minikd.batching import TokenizedSplit, tokenize, tokenized_split, tokens_fingerprint
 from minikd.checkpoints.config_json import config_to_json
+from minikd.classifier import TextClassifier
 from minikd.datasets import Split
 from minikd.files import atomic_write, fingerprint
 from minikd.inference import compute_logits
@@ -29,6 +32,13 @@ from minikd.tokenizer import Tokenizer
 def cache_folder() -> Path:
     """The folder of the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "minikd"
+
+
+def tokens_of(split: Split, classifier: TextClassifier, cache: bool = True) -> TokenizedSplit:
+    """The split as the classifier reads it; with `cache`, kept in the user's cache."""
+    if cache:
+        return cached_tokens(split, classifier.tokenizer, classifier.max_length)
+    return tokenize(split.texts, split.labels, classifier.tokenizer, classifier.max_length)
 
 
 def cached_tokens(split: Split, tokenizer: Tokenizer, max_length: int) -> TokenizedSplit:
@@ -61,40 +71,33 @@ def cached_logits(
     """
     versions = f"{minikd.__version__} {torch.__version__} {device.type} {precision}"
     key = fingerprint("logits 2", versions, split.fingerprint, model_fingerprint(model))
-    where = path or cache_folder() / f"logits-{key[:32]}.safetensors"
-    logits = _read_logits(where, key, (len(split), len(model.config.labels)), told=path is not None, desc=desc)
+    file = path or cache_folder() / f"logits-{key[:32]}.safetensors"
+    logits, note = _read_logits(file, key, (len(split), len(model.config.labels)))
+    if path and note:
+        print(f"{desc}: {note}")
     if logits is None:
         began = time.perf_counter()
         logits = compute_logits(model.to(device), split, device, precision, desc)
         metadata = {"fingerprint": key, "seconds": f"{time.perf_counter() - began:.3f}"}
-        content = safetensors_torch.save({"logits": logits}, metadata=metadata)
-        if path:  # a file that the user is promised
-            atomic_write(path, content)
-        else:
-            _write(where, content, "logits")
+        write = atomic_write if path else partial(_write, what="logits")
+        write(file, safetensors_torch.save({"logits": logits}, metadata=metadata))
     return logits
 
 
-def _read_logits(path: Path, key: str, shape: tuple[int, int], told: bool, desc: str) -> Tensor | None:
-    """The logits in the file, if they are those that `key` names; with `told`, prints what was found."""
-    found = "is damaged or not a cache"
+def _read_logits(path: Path, key: str, shape: tuple[int, int]) -> tuple[Tensor | None, str]:
+    """The logits in the file, if they are those that `key` names, else None; and what was found there, in words."""
     try:
         with safe_open(path, "pt") as file:
-            if file.metadata()["fingerprint"] == key:
-                logits = file.get_tensor("logits")
-                if logits.shape == shape and logits.isfinite().all():
-                    if told:
-                        print(f"{desc}: read from {path}")
-                    return logits
-            else:
-                found = "belongs to another model or other data"
+            if file.metadata()["fingerprint"] != key:
+                return None, f"{path} belongs to another model or other data; computing them anew"
+            logits = file.get_tensor("logits")
+            if logits.shape == shape and logits.isfinite().all():
+                return logits, f"read from {path}"
     except FileNotFoundError:
-        return None
+        return None, ""
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         pass
-    if told:
-        print(f"{desc}: {path} {found}; computing them anew")
-    return None
+    return None, f"{path} is damaged or not a cache; computing them anew"
 
 
 def caching_minutes(path: Path) -> float | None:
@@ -109,13 +112,9 @@ def caching_minutes(path: Path) -> float | None:
 def model_fingerprint(model: Classifier) -> str:
     """SHA-256 of the model: its config (the same weights with more heads compute something else), and its weights by
     name and value."""
-    tensors = model.state_dict()
-    return fingerprint(
-        json.dumps(
-            config_to_json(model.config), sort_keys=True
-        ),  # as in a file: the same for a model that was loaded again
-        *(part for name in tensors for part in (name, tensors[name].detach().cpu().contiguous().numpy())),
-    )
+    config = json.dumps(config_to_json(model.config), sort_keys=True)  # as in a file: the same for a loaded model
+    tensors = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.state_dict().items()}
+    return fingerprint(config, *chain.from_iterable(tensors.items()))
 
 
 def _write(path: Path, content: bytes, what: str) -> None:

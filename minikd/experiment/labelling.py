@@ -18,15 +18,16 @@ def print_labels(models: dict[str, TextClassifier], texts: list[str]) -> None:
     """Prints each model's label for each text, with the probability of every label."""
     for name, model in models.items():
         for text, row in zip(texts, model.predict_proba(texts)):
-            others = ", ".join(f"{label} {prob:.3f}" for label, prob in zip(model.labels, row.tolist()))
-            print(f"{name}: {model.labels[int(row.argmax())]} ({others}): {text}")
+            probs = ", ".join(f"{label} {prob:.3f}" for label, prob in zip(model.labels, row.tolist()))
+            print(f"{name}: {model.labels[int(row.argmax())]} ({probs}): {text}")
 
 
 def label_file(model: TextClassifier, texts: list[str], output: Path) -> None:
     """Writes the label of every text to `output`, a .csv or .jsonl file with a row for each in the same order (text,
     predicted, prob_<label> …), and prints a summary."""
     probs = model.logits(texts, desc="label" if len(texts) > 100 else "").softmax(dim=-1)
-    write_rows(output, [{"text": text, **answer} for text, answer in zip(texts, answers(probs, model.labels))])
+    predictions = predictions_of(probs, model.labels)
+    write_rows(output, [{"text": text, **prediction} for text, prediction in zip(texts, predictions)])
     counts = torch.bincount(probs.argmax(dim=-1), minlength=len(model.labels)).tolist()
     shares = ", ".join(f"{label} {count:,}" for label, count in zip(model.labels, counts))
     print(f"{len(texts):,} texts labelled ({shares}): {output}")
@@ -38,19 +39,18 @@ def texts_of(file: Path, text_column: str | None, encoding: str | None) -> list[
 
 
 def write_predictions(path: Path, split: Split, logits: Tensor, names: Sequence[str]) -> None:
-    """A CSV row per example: index in the split, label and predicted (by name), the probability of each label, text.
+    """Writes a CSV row per example: index in the split, label and predicted (by name), the probability of each label,
+    and the text, of which the first 200 characters are enough to recognise it."""
+    rows = zip(split.labels, predictions_of(logits.double().softmax(dim=-1), names), split.texts)
+    write_rows(path, [
+        {"index": index, "label": names[label], **prediction,
+         "text": text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}…"}
+        for index, (label, prediction, text) in enumerate(rows)
+    ])  # fmt: skip
 
-    Of a long text the first 200 characters are written: enough to recognise it, where whole reviews would make the file
-    of each model and seed as large as the corpus.
-    """
-    shown = (text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}…" for text in split.texts)
-    examples = zip(split.labels, answers(logits.double().softmax(dim=-1), names), shown)
-    write_rows(path, [{"index": index, "label": names[label], **answer, "text": text}
-                      for index, (label, answer, text) in enumerate(examples)])  # fmt: skip
 
-
-def answers(probs: Tensor, names: Sequence[str]) -> list[dict]:
-    """{"predicted": label, "prob_<label>": …} of each row of probabilities (N, C)."""
+def predictions_of(probs: Tensor, names: Sequence[str]) -> list[dict]:
+    """{"predicted": label, "prob_<label>": …} for each row of probabilities (N, C)."""
     return [
         {"predicted": names[label], **{f"prob_{name}": round(prob, 6) for name, prob in zip(names, row)}}
         for label, row in zip(probs.argmax(dim=-1).tolist(), probs.tolist())

@@ -6,13 +6,12 @@ results there as NAME.json, without the paths of its machine, and draws their da
 
 import argparse
 import re
-import statistics
 from pathlib import Path
 
 from minikd.errors import MinikdError
 from minikd.experiment.results import complete, draw, read_results
 from minikd.files import atomic_write, write_json
-from minikd.report.tables import report
+from minikd.report.tables import format_figure, report
 
 ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "data/results/README.md")
@@ -61,17 +60,9 @@ def summary(experiments: dict[str, dict]) -> str:
         if found:
             points = [f"{100 * found[key]:+.2f}".replace("-", "−") for key in ("difference", "low", "high")]
             difference = "{} ({} to {})".format(*points)
-        cells = [mean_and_deviation(rows[model]) if model in rows else "–" for model in models]
+        cells = [format_figure(rows.get(model), "{:.4f}") for model in models]
         lines.append([name, *cells, difference, *(own.get(model, {}).get("accuracy", "–") for model in models)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def mean_and_deviation(values: float | list[float]) -> str:
-    """The mean of several seeds ± their standard deviation; a single figure as it is."""
-    if not isinstance(values, list):
-        return f"{values:.4f}"
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(set(values)) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"
 
 
 def main() -> None:
@@ -81,23 +72,18 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.add) != bool(args.file):
         parser.error("--add NAME and RESULTS.json go together")
-    try:
-        write_tables(args.add, args.file)
-    except MinikdError as error:
-        parser.error(str(error))
-
-
-def write_tables(name: str | None, file: Path | None) -> None:
-    """Writes the tables of all READMEs, after adding the results in `file` under `name`, if given."""
     results_dir = ROOT / "data" / "results"
     readmes = {path: path.read_text(encoding="utf-8") for path in map(ROOT.joinpath, READMES) if path.exists()}
-    if name:
-        results = without_paths(read_results(file))
-        write_json(results_dir / f"{name}.json", results)
-        if any(f"{name}.png" in text for text in readmes.values()):
-            draw(results, results_dir / f"{name}.png")
-    for path, text in readmes.items():
-        atomic_write(path, readme_with_tables(text, results_dir))
+    try:
+        if args.add:
+            results = without_paths(read_results(args.file))
+            write_json(results_dir / f"{args.add}.json", results)
+            if any(f"{args.add}.png" in text for text in readmes.values()):
+                draw(results, results_dir / f"{args.add}.png")
+        for path, text in readmes.items():
+            atomic_write(path, readme_with_tables(text, results_dir))
+    except MinikdError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minikd.batching import TokenizedSplit, tokenize
 from minikd.classifier import TextClassifier
 from minikd.datasets import Dataset, Split, data_fingerprint
 from minikd.datasets.sample import bayes_accuracy
@@ -19,10 +18,10 @@ from minikd.evaluation.calibration import calibration_metrics, fit_temperature
 from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline, merge_seeds, quality
 from minikd.evaluation.costs import inference_memory_mb, measure_speed, model_size
 from minikd.evaluation.significance import TOO_FEW, chance_margin, compare_counts
-from minikd.experiment.caches import cached_logits, cached_tokens
+from minikd.experiment.caches import cached_logits, tokens_of
 from minikd.experiment.journal import read_log
 from minikd.experiment.labelling import write_predictions
-from minikd.experiment.runs import environment, read_run
+from minikd.experiment.runs import TRAINING_COSTS, environment, read_run
 from minikd.files import atomic_write, write_json
 from minikd.inference import compute_logits
 from minikd.report import plots
@@ -47,12 +46,20 @@ class Results:
         for each model, of the first seed. With `seed_folders`, the predictions of each seed go into its folder, in
         place of all that were there."""
         folder = Path(folder)
-        for stale in (file for own in seed_folders for file in own.glob("predictions-*.csv")):
-            stale.unlink()  # of an earlier run, perhaps with other models
+        for seed_folder in seed_folders:
+            for stale in seed_folder.glob("predictions-*.csv"):  # of an earlier run, perhaps with other models
+                stale.unlink()
         for name, of_seeds in self.logits.items():
-            for own, logits in zip(seed_folders or [folder], of_seeds):
-                write_predictions(own / f"predictions-{name}.csv", self.split, logits, self.values["labels"])
-        write_results(self.values, folder)
+            for seed_folder, logits in zip(seed_folders or [folder], of_seeds):
+                write_predictions(seed_folder / f"predictions-{name}.csv", self.split, logits, self.values["labels"])
+        write_json(folder / "results.json", self.values)
+        atomic_write(folder / "results.md", report(complete(self.values)) + "\n")
+        (folder / "dashboard.png").unlink(missing_ok=True)  # of an earlier run
+        print(f"results: {folder / 'results.md'}, {folder / 'results.json'}")
+        try:
+            draw(self.values, folder / "dashboard.png")
+        except MinikdError as error:  # a picture is no reason to fail after hours of training
+            print(f"no dashboard.png: {error}")
 
 
 def evaluate(
@@ -70,21 +77,18 @@ def evaluate(
     depend on weights. `cache`: keep tokens and logits in the user's cache. `progress`: show progress bars. The
     comparing figures (`compare_with_first`) are with the first model. Raises MinikdError where labels differ.
     """
-    seeds = {name: [own] if isinstance(own, TextClassifier) else list(own) for name, own in models.items()}
+    seeds = {name: [one] if isinstance(one, TextClassifier) else list(one) for name, one in models.items()}
     _check(seeds, split)
-    tokens = {name: _tokens(split, own[0], cache) for name, own in seeds.items()}
-    passes = cached_logits if cache else compute_logits
-    logits: dict[str, list[Tensor]] = {name: [] for name in seeds}
-    for name, own in seeds.items():
-        desc = f"evaluate {name}" if progress else ""
-        for one in own:
-            logits[name].append(passes(one.model.to(one.device), tokens[name], one.device, one.precision, desc))
-    firsts = [own[0] for own in seeds.values()]
+    firsts = [of_seeds[0] for of_seeds in seeds.values()]
     device, precision = firsts[0].device, firsts[0].precision
-    rows = [
-        {"name": name, "path": first.source or "", **training_costs(first.source), **model_size(first.model)}
-        for name, first in zip(seeds, firsts)
-    ]
+    logits_of = cached_logits if cache else compute_logits
+    tokens, logits, rows = {}, {}, []
+    for name, of_seeds in seeds.items():
+        desc = f"evaluate {name}" if progress else ""
+        split_tokens = tokens[name] = tokens_of(split, of_seeds[0], cache)
+        logits[name] = [logits_of(m.model.to(m.device), split_tokens, m.device, m.precision, desc) for m in of_seeds]
+        source = of_seeds[0].source
+        rows.append({"name": name, "path": source or ""} | training_costs(source) | model_size(of_seeds[0].model))
     if costs:
         speeds = measure_speed([one.model for one in firsts], list(tokens.values()), device, precision)
         for row, speed, first in zip(rows, speeds, firsts):
@@ -98,13 +102,6 @@ def evaluate(
     if (count := max(map(len, seeds.values()))) > 1:
         values["seeds"] = [None] * count
     return Results(values | distilled_against_baseline(logits, split), logits, split)
-
-
-def _tokens(split: Split, classifier: TextClassifier, cache: bool) -> TokenizedSplit:
-    """The split as the classifier reads it."""
-    if cache:
-        return cached_tokens(split, classifier.tokenizer, classifier.max_length)
-    return tokenize(split.texts, split.labels, classifier.tokenizer, classifier.max_length)
 
 
 def describe(results: Results, data: Dataset, split_name: str, arguments: dict) -> None:
@@ -123,8 +120,8 @@ def describe(results: Results, data: Dataset, split_name: str, arguments: dict) 
 
 def calibrate(results: Results, name: str, model: TextClassifier, validation: Split) -> None:
     """Adds to the model's figures the temperature that fits the validation split, and its calibration with it."""
-    tokens = cached_tokens(validation, model.tokenizer, model.max_length)
-    logits = cached_logits(model.model, tokens, model.device, model.precision, f"calibrate {name}")
+    tokens, desc = tokens_of(validation, model), f"calibrate {name}"
+    logits = cached_logits(model.model, tokens, model.device, model.precision, desc)
     temperature = fit_temperature(logits, torch.tensor(validation.labels))
     after = calibration_metrics(results.logits[name][0] / temperature, torch.tensor(results.split.labels))
     row = next(row for row in results.values["models"] if row["name"] == name)
@@ -165,9 +162,8 @@ def training_costs(folder: str | None) -> dict:
     training_peak_mb    peak memory of such a training in a process of its own
     training_memory_mb  in runs of older versions: peak memory with all else that the process held
     """
-    run = read_run(Path(folder)) if folder and Path(folder).is_dir() else {}
-    keys = ("trained_parameters", "training_peak_mb", "training_memory_mb")
-    costs = {key: run[key] for key in keys if run.get(key) is not None}
+    run = read_run(Path(folder)) if folder else {}
+    costs = {key: run[key] for key in TRAINING_COSTS if run.get(key) is not None}
     if run.get("history"):
         costs["training_minutes"] = sum(epoch["seconds"] for epoch in run["history"]) / 60
     return costs
@@ -185,25 +181,13 @@ def loss_curves(folder: Path, points: int = 200) -> dict:
     validation = [[line[key] for key in keys] for line in lines if "validation_loss" in line]
     if not validation:
         return {}
-    curves: dict = {"train": [[statistics.mean(column) for column in zip(*group)] for group in groups],
-              "validation": validation}  # fmt: skip
+    thinned = [[statistics.mean(column) for column in zip(*group)] for group in groups]
+    curves: dict = {"train": thinned, "validation": validation}
     made_from = read_run(folder).get("made_from") or {}
     settings = (made_from.get("settings") or {}) | ({} if made_from.get("teacher") else {"alpha": 1.0, "T": 1.0})
     if "label_smoothing" in settings:
         curves["settings"] = {key: settings[key] for key in ("alpha", "T", "label_smoothing")}
     return curves
-
-
-def write_results(values: dict, folder: Path) -> None:
-    """Leaves results.json, results.md and, where matplotlib is installed, dashboard.png in `folder`."""
-    write_json(folder / "results.json", values)
-    atomic_write(folder / "results.md", report(complete(values)) + "\n")
-    (folder / "dashboard.png").unlink(missing_ok=True)  # of an earlier run
-    print(f"results: {folder / 'results.md'}, {folder / 'results.json'}")
-    try:
-        draw(values, folder / "dashboard.png")
-    except MinikdError as error:  # a picture is no reason to fail after hours of training
-        print(f"no dashboard.png: {error}")
 
 
 def draw(values: dict, path: Path) -> None:
@@ -217,9 +201,9 @@ def draw_again(folder: Path) -> None:
     values = read_results(folder / "results.json")
     try:
         draw(values, folder / "dashboard.png")
-    except MinikdError:  # a ValueError that says itself what is wrong
-        raise
     except (TypeError, ValueError, AttributeError, LookupError) as error:
+        if isinstance(error, MinikdError):  # a ValueError that says itself what is wrong
+            raise
         raise MinikdError(f"{folder / 'results.json'}: holds figures that cannot be drawn ({error})") from None
 
 
@@ -230,10 +214,11 @@ def read_results(path: Path) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise MinikdError(f"{path}: is not a results file ({error})") from None
     needed = {"models", "arguments", "dataset", "examples", "split", "precision", "device", "threads"}
-    if not isinstance(results, dict) or not needed <= results.keys() or not isinstance(results["models"], list):
+    if not isinstance(results, dict) or not needed <= results.keys():
         raise MinikdError(f"{path}: is not a results file (it lacks some of {', '.join(sorted(needed))})")
     rows = results["models"]
-    if not rows or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
+    named = isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows)
+    if not named or not rows:
         raise MinikdError(f"{path}: is not a results file (its models must be a list of objects with a name)")
     return results
 
@@ -242,7 +227,7 @@ def _check(models: dict[str, list[TextClassifier]], split: Split) -> None:
     """Raises MinikdError where there is nothing to compare, or labels differ."""
     if not models or not all(models.values()) or not split.texts:
         raise MinikdError("evaluate: give at least one model and a split with texts")
-    labels = {one.labels for own in models.values() for one in own}
+    labels = {one.labels for of_seeds in models.values() for one in of_seeds}
     if len(labels) > 1:
         raise MinikdError(f"evaluate: the models' labels differ: {', '.join(map(str, sorted(labels)))}")
     (names,) = labels

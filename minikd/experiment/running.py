@@ -16,7 +16,7 @@ from tqdm import tqdm
 from minikd.batching import SORTED_TOGETHER, Batch, TokenizedSplit
 from minikd.errors import MinikdError
 from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory
-from minikd.experiment.journal import open_log, read_log
+from minikd.experiment.journal import open_log
 from minikd.experiment.progress import Estimate
 from minikd.experiment.state import StopSignal, load_state, save_state
 from minikd.experiment.tracking import Tracking
@@ -40,12 +40,14 @@ class Run:
     tracking: Tracking = field(default_factory=lambda: Tracking(None, Path()))
     arguments: dict = field(default_factory=dict)  # what run.json records as the caller's settings
     made_from: dict = field(default_factory=dict)  # all that decides the result; a state of other origin is refused
-    partial: Path | None = None  # where the files are while the training is not finished
 
     def __post_init__(self) -> None:
-        if self.folder is not None:
-            self.folder = Path(self.folder)
-            self.partial = self.partial or self.folder / ".partial"
+        self.folder = None if self.folder is None else Path(self.folder)
+
+    @property
+    def partial(self) -> Path | None:
+        """Where the files are while the training is not finished."""
+        return self.folder and self.folder / ".partial"
 
 
 def run_training(
@@ -75,14 +77,14 @@ def run_training(
     per_epoch = math.ceil(math.ceil(len(data) / config.batch_size) / config.grad_accum)
     signals = folder is not None and threading.current_thread() is threading.main_thread()
 
-    with CleanUp() as until_the_end:
-        until_the_end.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+    with CleanUp() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         steps = fit(model, data, validation, config, loss, device=device, precision=precision, compile=run.compile,
                     saved=saved)  # fmt: skip
-        until_the_end.enter_context(closing(steps))
-        stop = until_the_end.enter_context(StopSignal() if signals else nullcontext())
-        journal = until_the_end.enter_context(Journal(run, model.config.labels, made_from["settings"], step))
-        display = until_the_end.enter_context(Display(run, config, data, validation, step / per_epoch))
+        stack.enter_context(closing(steps))
+        stop = stack.enter_context(StopSignal() if signals else nullcontext())
+        journal = stack.enter_context(closing(Journal(run, model.config.labels, made_from["settings"], step)))
+        display = stack.enter_context(closing(Display(run, config, data, validation, step / per_epoch)))
         reset_peak_memory(device)
         for done in steps:
             history, epoch_is_over = done.state.history, done.scores is not None
@@ -113,16 +115,14 @@ class Display:
         what = f"{run.name}: {'the rest of ' if epoch else ''}{config.epochs} epochs"
         self.estimate = Estimate(what, tokens * (config.epochs - epoch))
 
-    def __enter__(self) -> "Display":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self.shown:
             self.bar.write(line)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self.bar.close()
 
     def show(self, done: Progress) -> None:
         """Moves the bar; after an epoch, prints its figures."""
@@ -133,33 +133,22 @@ class Display:
             )
             return
         self.bar.update(done.examples)
-        if told := self.estimate.after_step(done.tokens):
-            self.say(told)
+        if line := self.estimate.after_step(done.tokens):
+            self.say(line)
         if done.state.step % LOG_EVERY == 0 or done.state.step == done.total_steps:
             self.bar.set_postfix_str(f"loss {float(done.loss):.3f}, lr {done.lr:.1e}")
 
 
 class Journal:
-    """log.jsonl of a run, and its tracker, which gets the same lines; a resumed run's earlier lines first."""
+    """log.jsonl of a run, and its tracker, which gets the same lines."""
 
     def __init__(self, run: Run, labels: tuple[str, ...], settings: dict, step: int):
         self.name, self.file = run.name, None
         self.track: Callable[[dict], None] | None = None
-        if run.folder is not None and run.partial is not None:
-            self.file = open_log(run.partial / "log.jsonl", step)
-            config = run.arguments | settings
-            self.track = run.tracking.start(run.folder, labels, config, log_folder=run.partial)
-            if self.track:
-                for line in read_log(run.partial):
-                    self.track(line)
+        if run.folder and run.partial:
+            self.file = open_log(run.partial, step)
+            self.track = run.tracking.start(run.folder, labels, run.arguments | settings, run.partial)
         self.since, self.examples = time.perf_counter(), 0
-
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.file is not None:
-            self.file.close()
 
     def write(self, done: Progress, device: torch.device) -> None:
         """Writes a line for the epoch, or for every tenth step and the last. Raises MinikdError for a loss that is not
@@ -187,3 +176,8 @@ class Journal:
             self.file.flush()
         if self.track:
             self.track(line)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self.file is not None:
+            self.file.close()

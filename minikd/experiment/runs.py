@@ -8,7 +8,6 @@ folder with a run.json is complete, and a run that was killed while its files mo
 import json
 import platform
 import shutil
-import sys
 from pathlib import Path
 
 import numpy
@@ -26,38 +25,33 @@ from minikd.experiment.state import differences
 from minikd.files import write_json
 from minikd.techniques.lora import merge_lora
 
+# What run.json records of a training's costs (`minikd.experiment.results.training_costs`).
+TRAINING_COSTS = ("trained_parameters", "training_peak_mb", "training_memory_mb")
+
 
 def find_finished(run: Run) -> bool:
     """Whether `run.folder` holds a finished run of the same origin that is to be used again (`run.reuse`, or
     `run.resume`). Prints what it found, and what differs. Raises MinikdError where it must fit (`run.resume`) and does
     not. What an interrupted run left there is discarded, unless it is to be resumed.
     """
-    folder, partial = run.folder, run.partial
-    finish_publishing(folder)
-    if (run.reuse or run.resume) and _is_finished(run):
-        return True
-    if run.resume and not (partial / "state.pt").exists():
-        print(f"{run.name}: nothing to resume in {folder}; training from the start")
-    if partial.exists() and not run.resume:
-        print(f"{run.name}: the interrupted run in {folder} is discarded (resuming continues one of the same settings)")
-        shutil.rmtree(partial)
-    return False
-
-
-def _is_finished(run: Run) -> bool:
     folder = run.folder
-    if not all((folder / file).exists() for file in ("run.json", "model.safetensors", "tokenizer.json")):
-        return False
-    differs = differences(read_run(folder).get("made_from"), run.made_from)
-    if not differs:
-        print(f"{run.name}: using {folder}, made from the same settings")
-        return True
-    if run.resume and not (folder / ".partial").exists():
-        raise MinikdError(
-            f"`resume`: {folder} was made from other settings ({', '.join(differs)}); give the same settings, or run "
-            f"without `resume` to train it anew"
-        )
-    print(f"{run.name}: {folder} was made from other settings ({', '.join(differs)}); training anew")
+    finish_publishing(folder)
+    needed = ("run.json", "model.safetensors", "tokenizer.json")
+    if (run.reuse or run.resume) and all((folder / file).exists() for file in needed):
+        differs = ", ".join(differences(read_run(folder).get("made_from"), run.made_from))
+        if not differs:
+            print(f"{run.name}: using {folder}, made from the same settings")
+            return True
+        if run.resume and not run.partial.exists():
+            raise MinikdError(
+                f"`resume`: {folder} was made from other settings ({differs}); give the same settings, or run without "
+                f"`resume` to train it anew"
+            )
+        print(f"{run.name}: {folder} was made from other settings ({differs}); training anew")
+    if not run.resume:
+        discard_interrupted(run.name, folder, " (resuming continues one of the same settings)")
+    elif not (run.partial / "state.pt").exists():
+        print(f"{run.name}: nothing to resume in {folder}; training from the start")
     return False
 
 
@@ -70,23 +64,31 @@ def finish(run: Run, classifier: TextClassifier, record: dict, adapter_base: str
     save_classifier(classifier.model, classifier.tokenizer, run.partial)
     own = {"name": run.name, "made_from": run.made_from, "arguments": run.arguments}
     write_json(run.partial / "run.json", own | record | environment(classifier.device))
-    publish(run.partial, run.folder)
+    publish(run.folder)
 
 
-def publish(partial: Path, folder: Path) -> None:
-    """Moves the files of a finished run from `partial` into `folder`, in place of those of an older run.
+def discard_interrupted(name: str, folder: Path, hint: str = "") -> None:
+    """Removes what an interrupted run left in `folder`, and says so."""
+    finish_publishing(folder)  # of a run that was finished, not interrupted
+    if (folder / ".partial").exists():
+        print(f"{name}: the interrupted run in {folder} is discarded{hint}")
+        shutil.rmtree(folder / ".partial")
+
+
+def publish(folder: Path) -> None:
+    """Moves the files of a finished run from FOLDER/.partial into `folder`, in place of those of an older run.
 
     With the first rename the run is finished: after a kill in what follows, `finish_publishing` does the rest.
     """
-    partial.replace(folder / ".finished")
+    (folder / ".partial").replace(folder / ".finished")
     finish_publishing(folder)
 
 
 def finish_publishing(folder: Path) -> None:
     """Does what is left of a `publish` into `folder` that was killed; mostly nothing.
 
-    At no moment is there a mixture of two runs that could be taken for a model: the weights of the old one go before
-    anything else, and run.json, which says that a folder is complete, goes first of the old and comes last of the new.
+    A kill never leaves a mixture of two runs that looks like a model: run.json, which says that a folder is complete,
+    and the weights are the first of the old files to go, and run.json is the last of the new ones to come.
     """
     finished = folder / ".finished"
     if not finished.exists():
@@ -111,26 +113,13 @@ def read_run(folder: Path) -> dict:
         return {}
 
 
-def trained_before(moment: float, folder: Path) -> bool:
-    """Whether the model in `folder` was trained before `moment` (in seconds of `time.time()`) or elsewhere: copied from
-    another folder, or put there by the user, without a run.json."""
-    run = folder / "run.json"
-    return "copied_from" in read_run(folder) or not run.exists() or run.stat().st_mtime < moment
-
-
 def environment(device: torch.device) -> dict:
     """Versions and machine, as run.json and results.json record them."""
+    packages = {package.__name__: package.__version__ for package in (torch, tokenizers, numpy, safetensors)}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {_processor()}",
         "threads": torch.get_num_threads(),
-        "versions": {
-            "minikd": minikd.__version__,
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "tokenizers": tokenizers.__version__,
-            "numpy": numpy.__version__,
-            "safetensors": safetensors.__version__,
-        },
+        "versions": {"minikd": minikd.__version__, "python": platform.python_version()} | packages,
     }
 
 

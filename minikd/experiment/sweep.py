@@ -10,10 +10,9 @@ import torch
 from minikd.batching import TokenizedSplit
 from minikd.classifier import TextClassifier
 from minikd.evaluation.calibration import calibration_metrics
+from minikd.experiment.runs import discard_interrupted, publish
 from minikd.inference import compute_logits
-
-# What a sweep can choose by: the figure of a cell, and whether the lowest (1) or the highest (-1) is the best.
-CRITERIA = {"accuracy": ("validation_accuracy", -1), "nll": ("validation_loss", 1), "ece": ("validation_ece", 1)}
+from minikd.report.tables import best_cell
 
 
 def run_sweep(
@@ -24,11 +23,11 @@ def run_sweep(
     output: Path,
     choose: str = "accuracy",
 ) -> dict:
-    """Trains `distil(alpha, T, folder, name)` for every pair, in output/sweep, and chooses on the validation split.
+    """{"cells": [{alpha, T, validation_accuracy, validation_loss, validation_ece}, …], "choose": …, "chosen": {alpha,
+    T}}: the figures of a student for each pair, trained by `distil(alpha, T, folder, name)` in output/sweep.
 
-    `choose` (a key of CRITERIA) says by which figure (`best_cell`); the test split is not looked at. The chosen student
-    is copied to output/distilled. Returns {"cells": [{alpha, T, validation_accuracy, validation_loss, validation_ece},
-    …], "choose": …, "chosen": {alpha, T}}.
+    `choose` says by which figure the best is chosen (`best_cell`); the test split is not looked at. The chosen student
+    is copied to output/distilled.
     """
     cells, labels = [], torch.from_numpy(validation.labels)
     for alpha, T in product(dict.fromkeys(alphas), dict.fromkeys(temperatures)):  # a value given twice counts once
@@ -50,29 +49,14 @@ def run_sweep(
             f"alpha {cell['alpha']:<4g} T {cell['T']:<4g} validation accuracy {cell['validation_accuracy']:.4f}, "
             f"loss {cell['validation_loss']:.4f}, ECE {cell['validation_ece']:.4f}{mark}"
         )
-    _replace(output / "distilled", output / "sweep" / f"alpha-{best['alpha']}-T-{best['T']}")
+    publish_copy(output / "sweep" / f"alpha-{best['alpha']}-T-{best['T']}", output / "distilled")
     return {"cells": cells, "choose": choose, "chosen": {"alpha": best["alpha"], "T": best["T"]}}
 
 
-def best_cell(cells: list[dict], choose: str) -> dict:
-    """The cell of a sweep with the best figure: the highest "accuracy", or the lowest "nll" or "ece"; ties go to the
-    lower nll, and then to the earlier cell."""
-    key, sign = CRITERIA[choose]
-    return min(cells, key=lambda cell: (sign * cell[key], cell["validation_loss"]))
-
-
-def _replace(folder: Path, source: Path) -> None:
-    """Makes `folder` a copy of the finished run in `source`. The copy is made aside, and the older one removed
-    aside, so that a kill cannot leave half of one."""
-    if (folder / ".partial").exists():
-        print(f"distilled: the interrupted run in {folder} is discarded")
-    copy, old = folder.with_name(f".{folder.name}"), folder.with_name(f".{folder.name}-old")
-    for left in (copy, old):  # by a kill
-        shutil.rmtree(left, ignore_errors=True)
-    shutil.copytree(source, copy)
-    if folder.is_symlink():
+def publish_copy(source: Path, folder: Path) -> None:
+    """Makes `folder` a copy of the finished run in `source`, in place of an older run."""
+    if folder.is_symlink():  # what it points to stays as it is
         folder.unlink()
-    elif folder.exists():
-        folder.rename(old)
-    copy.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    discard_interrupted(folder.name, folder)
+    shutil.copytree(source, folder / ".partial")
+    publish(folder)

@@ -42,39 +42,41 @@ class Tracking:
     def __init__(self, kind: str | None, output: Path):
         self.kind, self.output = kind, output
         self.runs = {}  # name: the open run, or None once it failed
-        if kind is not None:
-            _check_installed(kind)
+        try:
+            if kind == "wandb":
+                from wandb import init  # noqa: F401 (a mere folder "wandb", as runs leave it, can be imported as well)
+            elif kind == "tensorboard":
+                import torch.utils.tensorboard  # noqa: F401
+        except ImportError as error:
+            raise MinikdError(f"`track` {kind}: needs the package {kind} ({error}): pip install {kind}") from None
 
     def start(
         self, folder: Path, labels: tuple[str, ...], config: dict, log_folder: Path | None = None
     ) -> Callable[[dict], None] | None:
-        """Opens a run for the model in `folder`, named by its place in the output folder. Returns the function that
-        takes the lines of its log, or None where nothing is tracked.
+        """Opens a run for the model in `folder`, named by its place in the output folder, and sends the log that is
+        there. Returns the function that takes further lines of the log, or None where nothing is tracked.
 
-        `log_folder` is where log.jsonl is being written; without it the model is finished, and the log in `folder` is
-        sent at once. `config` is what the service shows as the run's configuration.
-        Raises MinikdError if the first run of a command cannot be opened; later, when there is training to lose, warns.
+        `log_folder` is where log.jsonl is, if not in `folder`. `config` is what the service shows as the run's
+        configuration. Raises MinikdError if the first run of a command cannot be opened; later, when there is training
+        to lose, warns.
         """
         if self.kind is None:
             return None
         open_run = {"tensorboard": TensorBoardRun, "wandb": WandbRun}[self.kind]
-        name = self._name(folder)
+        name, lines = self._name(folder), read_log(log_folder or folder)
         try:
-            self.runs[name] = open_run(name, labels, config, self.output, read_log(log_folder or folder)[:1])
+            self.runs[name] = open_run(name, labels, config, self.output, lines[:1])
         except Exception as error:  # each service has exceptions of its own
             if not self.runs:
-                raise MinikdError(
-                    f"`track` {self.kind}: cannot start ({_one_line(error)}){_advice(self.kind)}"
-                ) from None
+                hint = "; run `wandb login`, or set WANDB_MODE=offline" if self.kind == "wandb" else ""
+                raise MinikdError(f"`track` {self.kind}: cannot start ({_one_line(error)}){hint}") from None
             self._give_up(name, error)
-        if log_folder is None:
-            self._call(name, lambda run: [run.log(line) for line in read_log(folder)])
+        self._call(name, lambda run: [run.log(line) for line in lines])
         return lambda line: self._call(name, lambda run: run.log(line))
 
     def summary(self, folder: Path, row: dict, seed: int = 0) -> None:
         """Sends the test figures of the model in `folder`: those of the given seed, counted from 0, in its row of
-        results.json. A model without a run is left out.
-        """
+        results.json. Does nothing for a model without a run."""
         figures, confusion = _test_figures(row, seed)
         self._call(self._name(folder), lambda run: run.summary(figures, confusion))
 
@@ -159,14 +161,13 @@ class WandbRun:
 
         self.wandb, self.labels, self.name, self.known = wandb, labels, name, output / "wandb-runs.json"
         before = self._ids().get(name)
-        resumed = before is not None and first_line == [before["log begins"]]
-        self.noted = resumed
+        self.noted = before is not None and first_line == [before["log begins"]]  # the run is continued
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "minikd"),
             group=os.environ.get("WANDB_RUN_GROUP", output.resolve().name),
             name=name,
-            id=before["id"] if resumed else secrets.token_hex(6),
-            resume="allow" if resumed else None,
+            id=before["id"] if self.noted else secrets.token_hex(6),
+            resume="allow" if self.noted else None,
             dir=os.environ.get("WANDB_DIR", output),
             config=config,
             reinit="create_new",  # teacher and students are runs of one process
@@ -212,26 +213,12 @@ def _curves(line: dict) -> dict[str, float]:
 
 def _test_figures(row: dict, seed: int) -> tuple[dict[str, float], list | None]:
     """The figures of one seed, and its confusion matrix; none where the row has the sum over several seeds."""
-    tables = ("confusion", "reliability")
-    lists = {key for key, value in row.items() if isinstance(value, list) and key not in tables}
-    values = {key: value[seed] if key in lists else value for key, value in row.items() if key not in tables}
+    values = {key: value for key, value in row.items() if key not in ("confusion", "reliability")}
+    several = any(isinstance(value, list) for value in values.values())
+    values = {key: value[seed] if isinstance(value, list) else value for key, value in values.items()}
     figures = {f"test/{key}": value for key, value in values.items() if isinstance(value, int | float)}
-    return figures, None if lists else row.get("confusion")
-
-
-def _check_installed(kind: str) -> None:
-    try:
-        if kind == "wandb":
-            from wandb import init  # noqa: F401 (a mere folder "wandb", as runs leave it, can be imported as well)
-        else:
-            import torch.utils.tensorboard  # noqa: F401
-    except ImportError as error:
-        raise MinikdError(f"`track` {kind}: needs the package {kind} ({error}): pip install {kind}") from None
+    return figures, None if several else row.get("confusion")
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
-def _advice(kind: str) -> str:
-    return "; run `wandb login`, or set WANDB_MODE=offline" if kind == "wandb" else ""

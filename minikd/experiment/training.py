@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minikd.batching import Batch, TokenizedSplit, padding_share, plan_batches, tokenize
+from minikd.batching import Batch, TokenizedSplit, padding_share, plan_batches
 from minikd.checkpoints.config_json import config_to_json
 from minikd.checkpoints.pretrained import from_pretrained
 from minikd.classifier import TextClassifier
 from minikd.datasets import Dataset
 from minikd.errors import MinikdError
 from minikd.evaluation.costs import training_memory_mb
-from minikd.experiment.caches import cached_tokens, model_fingerprint
+from minikd.experiment.caches import model_fingerprint, tokens_of
 from minikd.experiment.running import Run, run_training
 from minikd.experiment.runs import find_finished, finish
 from minikd.files import fingerprint
@@ -77,9 +77,13 @@ def distill(
         raise MinikdError(f"`alpha` {alpha}: must be at least 0 and at most 1")
     if not 0 < T < float("inf"):
         raise MinikdError(f"`T` {T}: must be above 0")
-    run = run or Run(None if run_dir is None else Path(run_dir), name="student", resume=resume)
+    run = run or Run(None if run_dir is None else Path(run_dir), "student", resume)
+    teacher = teacher if isinstance(teacher, TextClassifier | Tensor) else list(teacher)
+    for one in teacher if isinstance(teacher, list) else [teacher]:
+        if isinstance(one, TextClassifier) and one.labels != student.labels:
+            raise MinikdError(f"the teacher's labels {list(one.labels)} are not the student's {list(student.labels)}")
     desc = "teacher logits" if run.progress else ""
-    logits_of, key = _online(teacher, student) if online else _cached(teacher, student, data, desc)
+    logits_of, key = _online(teacher, student) if online else _precomputed(teacher, student, data, desc)
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         return kd_loss(logits, logits_of(batch), batch.labels, alpha, T, config.label_smoothing)
@@ -104,7 +108,7 @@ def _train(
     lora: LoRA | None,
     objective: Objective = Objective(),
 ) -> list[dict]:
-    """Checks, tokenizes, and trains."""
+    """The history of a training on `data`, after checks."""
     if classifier.labels != data.labels:
         raise MinikdError(
             f"the model's labels {list(classifier.labels)} are not the data's {list(data.labels)}: give "
@@ -112,12 +116,7 @@ def _train(
         )
     if quantization := classifier.model.config.quantization:
         raise MinikdError(f"the model is quantised ({quantization}) and cannot be trained; take its original")
-    tokens, validation = (
-        cached_tokens(split, classifier.tokenizer, classifier.max_length)
-        if run.folder
-        else tokenize(split.texts, split.labels, classifier.tokenizer, classifier.max_length)
-        for split in (data.train, data.validation)
-    )
+    tokens, validation = (tokens_of(split, classifier, bool(run.folder)) for split in (data.train, data.validation))
     return train_on_tokens(classifier, tokens, validation, config, run, lora, objective)
 
 
@@ -130,8 +129,8 @@ def train_on_tokens(
     lora: LoRA | None = None,
     objective: Objective = Objective(),
 ) -> list[dict]:
-    """Trains, or takes from `run.folder` what was trained from the same, and leaves the result in `classifier`, on the
-    CPU. Returns the history; [] where nothing was trained."""
+    """The history of a training, which leaves its result in `classifier`, on the CPU; [] where the finished run in
+    `run.folder` fits, and is used instead."""
     full = training_state_mb(classifier.model)
     if lora:
         with seeded(config.seed):  # the adapters' first weights
@@ -165,17 +164,15 @@ def train_on_tokens(
     return history
 
 
-def _cached(
-    teacher: Teacher, student: TextClassifier, data: Dataset, desc: str = ""
+def _precomputed(
+    teacher: Teacher, student: TextClassifier, data: Dataset, desc: str
 ) -> tuple[Callable[[Batch], Tensor], str]:
-    """The function batch -> teacher's logits (B, C), which looks them up, and a key that tells teachers apart; `desc`
-    shows a progress bar."""
+    """The function batch -> teacher's logits (B, C), computed here for all texts, and a key that tells teachers apart;
+    `desc` shows a progress bar."""
     if isinstance(teacher, Tensor):
         logits = teacher
     else:
-        teachers = [teacher] if isinstance(teacher, TextClassifier) else list(teacher)
-        for one in teachers:
-            _check_teacher(one, student)
+        teachers = [teacher] if isinstance(teacher, TextClassifier) else teacher
         logits = torch.stack([one.logits(data.train.texts, desc=desc) for one in teachers]).mean(dim=0)
         for one in teachers:
             one.model.cpu()  # a GPU's memory is for the student
@@ -190,10 +187,9 @@ def _cached(
 
 
 def _online(teacher: Teacher, student: TextClassifier) -> tuple[Callable[[Batch], Tensor], str]:
-    """The same, but the teacher computes them in each step."""
+    """The same function and key, but the teacher computes the logits in each step."""
     if not isinstance(teacher, TextClassifier):
         raise MinikdError("online: takes one TextClassifier as the teacher")
-    _check_teacher(teacher, student)
     if teacher.tokenizer.vocab != student.tokenizer.vocab:
         raise MinikdError("online: the teacher's tokenizer is not the student's; leave it out")
     model = teacher.model.eval().to(student.device)
@@ -203,12 +199,6 @@ def _online(teacher: Teacher, student: TextClassifier) -> tuple[Callable[[Batch]
             return model(batch.input_ids, batch.attention_mask).logits
 
     return logits_of, model_fingerprint(model)
-
-
-def _check_teacher(teacher: TextClassifier, student: TextClassifier) -> None:
-    """Raises MinikdError where the teacher's columns are not the student's."""
-    if teacher.labels != student.labels:
-        raise MinikdError(f"the teacher's labels {list(teacher.labels)} are not the student's {list(student.labels)}")
 
 
 def _announce(

@@ -52,8 +52,8 @@ COMPARISONS = (
 )
 # Those that other lines imply: shown where asked for, or where a recipe's author published them.
 IMPLIED = {key for key, *_ in COMPARISONS if key.endswith("_change")} - {"accuracy_change"}
-# The figure of a sweep's cell by which each criterion chooses, and whether the lowest (1) or highest (-1) is best.
-BEST = {"accuracy": ("validation_accuracy", -1), "nll": ("validation_loss", 1), "ece": ("validation_ece", 1)}
+# What a sweep can choose by: the figure of a cell, and whether the lowest (1) or the highest (-1) is the best.
+CRITERIA = {"accuracy": ("validation_accuracy", -1), "nll": ("validation_loss", 1), "ece": ("validation_ece", 1)}
 # What a quantised copy changes: words, key, format, unit.
 QUANTIZED = (
     ("latency one at a time", "latency_1_change", "+z.0%", ""),
@@ -85,7 +85,7 @@ def table(results: dict, keys: tuple[str, ...] = ()) -> str:
             continue
         if key == "trained_parameters" and all(row.get(key) in (None, row.get("parameters")) for row in rows):
             continue  # nothing was frozen
-        ours = [_cell(row.get(key), form) for row in rows]
+        ours = [format_figure(row.get(key), form) for row in rows]
         if (key, heading, form) in COMPARISONS:
             ours[0] = "–"
         if {*ours, *theirs} != {"–"}:
@@ -98,7 +98,8 @@ def table(results: dict, keys: tuple[str, ...] = ()) -> str:
     return "\n".join(text)
 
 
-def _cell(value, form: str | None) -> str:
+def format_figure(value, form: str | None) -> str:
+    """A figure as text: '–' for None, the mean ± standard deviation of a list over seeds."""
     if value is None:
         return "–"
     show = form.format if form else three_digits
@@ -141,7 +142,7 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
             + "; the baseline is trained on the labels alone" * ("baseline" in students)
         )
     if words := results.get("bag_of_words"):
-        lines.append(f"bag of words (logistic regression): accuracy {_cell(words['accuracy'], '{:.4f}')}")
+        lines.append(f"bag of words (logistic regression): accuracy {format_figure(words['accuracy'], '{:.4f}')}")
     if ceiling := results.get("best_possible_accuracy"):
         lines.append(f"best possible, from the known probabilities: accuracy {ceiling:.4f}")
     if results.get("sweep"):
@@ -229,12 +230,19 @@ def _verdict(comparison: dict, name_a: str, name_b: str) -> str:
     return f"The interval excludes 0: in training runs like these, {better} is better on average"
 
 
+def best_cell(cells: list[dict], choose: str) -> dict:
+    """The cell of a sweep with the best figure: the highest "accuracy", or the lowest "nll" or "ece"; ties go to the
+    lower nll, and then to the earlier cell."""
+    key, sign = CRITERIA[choose]
+    return min(cells, key=lambda cell: (sign * cell[key], cell["validation_loss"]))
+
+
 def sweep_choice(sweep: dict) -> str:
     """Which pair a sweep chose and by which figure; and those that the other figures favour, where they differ."""
     cells, pair = sweep["cells"], "alpha {alpha:g} and T {T:g}"
     chosen, others = pair.format(**sweep["chosen"]), ""
-    for name, (key, sign) in BEST.items():
-        best = pair.format(**min(cells, key=lambda cell: (sign * cell[key], cell["validation_loss"])))  # noqa: B023
+    for name in CRITERIA:
+        best = pair.format(**best_cell(cells, name))
         others += f"; by {name}: {best}" * (best != chosen)
     by = sweep.get("choose", "accuracy")
     return f"{chosen} chosen on validation by {by}, among {len(cells)} pairs of a sweep{others}"

@@ -16,7 +16,7 @@ from test_training import make_split
 
 from minikd import Dataset, Run, TextClassifier, distill
 from minikd.experiment.caches import caching_minutes
-from minikd.experiment.teacher import teacher_knowledge
+from minikd.experiment.teacher import teacher_logits as kept_logits
 from minikd.inference import compute_logits
 
 
@@ -72,7 +72,7 @@ def logits_in_training(monkeypatch, student, teacher, **options):
 def test_logits_of_a_batch_are_its_examples_also_where_the_batch_is_shuffled(tmp_path, monkeypatch, source):
     every, index, teacher = compute_logits(make_model(1), DATA, CPU, "fp32"), torch.randperm(len(DATA)), classifier(1)
     if source == "the file":
-        teacher = teacher_knowledge(teacher, dataset(), tmp_path / "logits.safetensors")
+        teacher = kept_logits(teacher, dataset(), tmp_path / "logits.safetensors")
     logits_of = logits_in_training(monkeypatch, classifier(), teacher)
     assert torch.equal(logits_of(SimpleNamespace(index=index, labels=None)), every[index])
 
@@ -80,7 +80,7 @@ def test_logits_of_a_batch_are_its_examples_also_where_the_batch_is_shuffled(tmp
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_a_teacher_whose_logits_are_cached_leaves_the_device(tmp_path, monkeypatch):
     teacher, student = classifier(1, torch.device("cuda")), classifier(0, torch.device("cuda"))
-    teacher_knowledge(teacher, dataset(), tmp_path / "logits.safetensors")
+    kept_logits(teacher, dataset(), tmp_path / "logits.safetensors")
     assert next(teacher.model.parameters()).device.type == "cpu"
     for online, device in ((False, "cpu"), (True, "cuda")):
         logits_in_training(monkeypatch, student, teacher, online=online)

@@ -18,10 +18,11 @@ from minikd.config import EncoderConfig
 from minikd.datasets import load_dataset
 from minikd.evaluation.calibration import calibration_metrics
 from minikd.experiment.caches import cached_tokens
-from minikd.experiment.sweep import CRITERIA, _replace, best_cell, run_sweep
+from minikd.experiment.runs import finish_publishing
+from minikd.experiment.sweep import publish_copy, run_sweep
 from minikd.inference import compute_logits
 from minikd.model import Classifier
-from minikd.report.tables import notes, sweep_table
+from minikd.report.tables import CRITERIA, best_cell, notes, sweep_table
 from minikd.tokenizer import train_wordpiece
 
 CPU = torch.device("cpu")
@@ -117,7 +118,7 @@ def write_run(folder, text):
 
 
 def read_folder(folder):
-    return {path.name: path.read_text() for path in folder.iterdir()} if folder.exists() else None
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()} if folder.exists() else {}
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["an older student", "none"])
@@ -132,13 +133,16 @@ def test_a_kill_while_the_chosen_student_is_copied_leaves_no_half_of_one(before,
             left = kill_at(patch, count)
             patch.setattr(shutil, "copyfile", counted(shutil.copyfile, left))
             try:
-                _replace(output / "distilled", output / "sweep/chosen")
+                publish_copy(output / "sweep/chosen", output / "distilled")
             except Kill:
                 pass
             else:
                 break
-        assert read_folder(output / "distilled") in (*whole, None), count
-        _replace(output / "distilled", output / "sweep/chosen")
+        left = read_folder(output / "distilled")
+        assert left in whole or not {"run.json", "model.safetensors"} <= left.keys(), count
+        finish_publishing(output / "distilled")  # as every command does that looks for a finished run here
+        assert read_folder(output / "distilled") in whole, count
+        publish_copy(output / "sweep/chosen", output / "distilled")
         assert read_folder(output / "distilled") == whole[0] and len(list(output.iterdir())) == 2, count
     assert 4 <= count < 99 and read_folder(output / "distilled") == whole[0]
 
@@ -147,11 +151,11 @@ def test_a_link_called_distilled_is_replaced_and_what_it_names_stays(tmp_path, c
     write_run(tmp_path / "sweep/chosen", "new")
     write_run(tmp_path / "elsewhere", "mine")
     (tmp_path / "distilled").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    _replace(tmp_path / "distilled", tmp_path / "sweep/chosen")
+    publish_copy(tmp_path / "sweep/chosen", tmp_path / "distilled")
     assert set(read_folder(tmp_path / "elsewhere").values()) == {"mine"} and not (tmp_path / "distilled").is_symlink()
     assert read_folder(tmp_path / "distilled") == read_folder(tmp_path / "sweep/chosen") and not capsys.readouterr().out
     (tmp_path / "distilled/.partial").mkdir()
-    _replace(tmp_path / "distilled", tmp_path / "sweep/chosen")
+    publish_copy(tmp_path / "sweep/chosen", tmp_path / "distilled")
     assert "distilled: the interrupted run in" in capsys.readouterr().out
 
 

@@ -60,15 +60,15 @@ def make_model():
     ))  # fmt: skip
 
 
-def run(kind, data, output, *, resume=False, stop=False, summary=None):
-    """Trains into output/model with a tracker; `stop` interrupts it as a signal does, after the line of step 20."""
+def run(kind, data, output, *, resume=False, stop=None, summary=None):
+    """Trains into output/model with a tracker; `stop` interrupts it as a signal does, after the line of this step."""
     folder, model = output / "model", make_model()
     with Tracking(kind, output) as tracking:
         track = tracking.start(folder, LABELS, {"dataset": "tiny"} | asdict(SETTINGS), folder)
 
         def track_and_stop(line):
             track(line)
-            if stop and line["step"] == 20:
+            if line["step"] == stop:
                 os.kill(os.getpid(), 15)
 
         train(model, *data, SETTINGS, folder, CPU, resume=resume, track=track_and_stop if track else None)
@@ -221,11 +221,11 @@ def test_wandb_obeys_its_own_variables(data, tmp_path, offline, monkeypatch):
 
 def test_tensorboard_has_each_step_once_after_an_interruption(data, tmp_path):
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
-    for interrupted in (False, True, True):  # resumed, it is stopped by the line of step 20 that it sends again
+    for stop, sent in ((10, [10]), (20, [10, 20])):
         with pytest.raises(KeyboardInterrupt):
-            run("tensorboard", data, tmp_path, resume=interrupted, stop=True)
+            run("tensorboard", data, tmp_path, resume=stop > 10, stop=stop)
         before = scalars(tmp_path / "tensorboard/model")
-        assert [step for step, _ in before["train/loss"]] == [10, 20]  # flushed, though interrupted
+        assert [step for step, _ in before["train/loss"]] == sent  # flushed, though interrupted
     resumed = run("tensorboard", data, tmp_path, resume=True)
     after = scalars(tmp_path / "tensorboard/model")
     for tag, expected in curves_of_the_log(tmp_path / "model").items():
@@ -235,9 +235,9 @@ def test_tensorboard_has_each_step_once_after_an_interruption(data, tmp_path):
 
 
 def test_wandb_continues_the_run_that_was_interrupted_and_has_each_step_once(data, tmp_path, offline, monkeypatch):
-    for interrupted in (False, True):
+    for stop in (10, 20):
         with pytest.raises(KeyboardInterrupt):
-            run("wandb", data, tmp_path, resume=interrupted, stop=True)
+            run("wandb", data, tmp_path, resume=stop > 10, stop=stop)
     run("wandb", data, tmp_path, resume=True)
     one, again, two = wandb_runs(tmp_path)
     assert one["id"] == again["id"] == two["id"]
