@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import minikd.experiment.training
+import minikd.training
 from minikd.batching import make_batches
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.checkpoints.tokenizer_files import save_tokenizer
@@ -149,7 +150,7 @@ def trainings(monkeypatch):
 def distillation_of(loss, batch):
     """What a distilled student's loss hands to kd_loss: the teacher's logits, labels, alpha, T, label smoothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(minikd.experiment.training, "kd_loss", lambda student, *rest: rest)
+        patch.setattr(minikd.training, "kd_loss", lambda student, *rest: rest)
         return loss(None, batch)
 
 

@@ -6,9 +6,8 @@ from minikd.classifier import TextClassifier
 from minikd.experiment.caches import cached_logits
 from minikd.experiment.running import Run, run_training
 from minikd.experiment.training import Objective, train_on_tokens
-from minikd.losses import kd_loss
 from minikd.techniques.lora import LoRA
-from minikd.training import TrainConfig
+from minikd.training import TrainConfig, distillation_loss
 
 
 @dataclass(frozen=True)
@@ -26,17 +25,10 @@ class Settings(TrainConfig):
         return TrainConfig(**{field.name: getattr(self, field.name) for field in fields(TrainConfig)})
 
 
-def distillation_loss(teacher, settings):
-    """The loss of `minikd.distill` for a function batch -> teacher's logits."""
-    return lambda logits, batch: kd_loss(
-        logits, teacher(batch), batch.labels, settings.alpha, settings.T, settings.label_smoothing
-    )
-
-
 def train(model, data, validation, settings, folder, device, *, teacher=None, desc="train", made_from=None, track=None,
           **options):  # fmt: skip
     """The loop, with its log and state in `folder` itself. Returns the history."""
-    loss = None if teacher is None else distillation_loss(teacher, settings)
+    loss = None if teacher is None else distillation_loss(teacher, settings.alpha, settings.T, settings.label_smoothing)
     made_from = (made_from or {}) | {"settings": vars(settings)}
     run = BareRun(folder, desc, made_from=made_from, **options)
     if track:
@@ -63,7 +55,7 @@ def train_or_reuse(name, model, tokenizer, data, validation, settings, folder, d
     classifier = TextClassifier(model, tokenizer, max_length=16, device=device, precision=settings.precision)
     classifier.source = base
     run = Run(folder, name, arguments=arguments, **options | ({"tracking": tracking} if tracking else {}))
-    loss = None if teacher is None else distillation_loss(teacher, settings)
+    loss = None if teacher is None else distillation_loss(teacher, settings.alpha, settings.T, settings.label_smoothing)
     objective = Objective(loss, settings.alpha, settings.T, teacher_key)
     train_on_tokens(classifier, data, validation, settings.config(), run, lora and LoRA(**lora), objective)
     return classifier.model

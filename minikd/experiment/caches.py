@@ -49,7 +49,7 @@ def cached_tokens(split: Split, tokenizer: Tokenizer, max_length: int) -> Tokeni
         tensors = safetensors_numpy.load_file(path)
         ids, offsets = tensors["ids"], tensors["offsets"]
     except (OSError, SafetensorError, KeyError):
-        ids, offsets = tokenizer.encode(split.texts, max_length)
+        ids, offsets = tokenizer.encode(split.texts, max_length, "tokenize")
         _write(path, safetensors_numpy.save({"ids": ids, "offsets": offsets}), "tokens")
     return tokenized_split(ids, offsets, split.labels, tokenizer, key)
 

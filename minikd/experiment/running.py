@@ -74,7 +74,7 @@ def run_training(
     made_from = {"settings": asdict(config)} | run.made_from | {"chunk": SORTED_TOGETHER}
     saved = load_state(folder / "state.pt", made_from) if folder and run.resume else None
     step, history = (saved["step"], saved["history"]) if saved else (0, [])
-    per_epoch = math.ceil(math.ceil(len(data) / config.batch_size) / config.grad_accum)
+    per_epoch = config.steps_per_epoch(len(data))
     signals = folder is not None and threading.current_thread() is threading.main_thread()
 
     with CleanUp() as stack:

@@ -20,11 +20,10 @@ from minikd.experiment.running import Run, run_training
 from minikd.experiment.runs import find_finished, finish
 from minikd.files import fingerprint
 from minikd.inference import autocast
-from minikd.losses import kd_loss
 from minikd.model import count_parameters
 from minikd.student import seeded
 from minikd.techniques.lora import LoRA, add_lora, merge_lora, trainable_parameters, training_state_mb
-from minikd.training import TrainConfig
+from minikd.training import TrainConfig, distillation_loss
 
 Teacher = TextClassifier | Sequence[TextClassifier] | Tensor
 
@@ -83,11 +82,8 @@ def distill(
         if isinstance(one, TextClassifier) and one.labels != student.labels:
             raise MinikdError(f"the teacher's labels {list(one.labels)} are not the student's {list(student.labels)}")
     desc = "teacher logits" if run.progress else ""
-    logits_of, key = _online(teacher, student) if online else _precomputed(teacher, student, data, desc)
-
-    def loss(logits: Tensor, batch: Batch) -> Tensor:
-        return kd_loss(logits, logits_of(batch), batch.labels, alpha, T, config.label_smoothing)
-
+    logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, desc)
+    loss = distillation_loss(logits, alpha, T, config.label_smoothing)
     return _train(student, data, config, run, lora, Objective(loss, alpha, T, key))
 
 
@@ -164,10 +160,8 @@ def train_on_tokens(
     return history
 
 
-def _precomputed(
-    teacher: Teacher, student: TextClassifier, data: Dataset, desc: str
-) -> tuple[Callable[[Batch], Tensor], str]:
-    """The function batch -> teacher's logits (B, C), computed here for all texts, and a key that tells teachers apart;
+def _precomputed(teacher: Teacher, student: TextClassifier, data: Dataset, desc: str) -> tuple[Tensor, str]:
+    """The teacher's logits (N, C) on the training texts, on the student's device, and a key that tells teachers apart;
     `desc` shows a progress bar."""
     if isinstance(teacher, Tensor):
         logits = teacher
@@ -182,12 +176,11 @@ def _precomputed(
             f"{len(data.train.texts)} training texts and a column for each of the {len(data.labels)} labels are needed"
         )
     logits = logits.float().to(student.device)
-    # By example, never by position in the batch.
-    return lambda batch: logits[batch.index], fingerprint(logits.cpu().numpy())
+    return logits, fingerprint(logits.cpu().numpy())
 
 
 def _online(teacher: Teacher, student: TextClassifier) -> tuple[Callable[[Batch], Tensor], str]:
-    """The same function and key, but the teacher computes the logits in each step."""
+    """The function batch -> teacher's logits (B, C), computed in each step, and the key."""
     if not isinstance(teacher, TextClassifier):
         raise MinikdError("online: takes one TextClassifier as the teacher")
     if teacher.tokenizer.vocab != student.tokenizer.vocab:

@@ -48,7 +48,7 @@ def targets(monkeypatch, knowledge, data, tokenizer, online=False, precision="fp
         seen.append(teacher_logits)
         return kd_loss(logits, teacher_logits, *settings)
 
-    monkeypatch.setattr("minikd.experiment.training.kd_loss", spy)
+    monkeypatch.setattr("minikd.training.kd_loss", spy)
     student = classifier(tokenizer, 1, precision)
     distill(student, knowledge, data, CONFIG, online=online, run=run)
     lengths = cached_tokens(data.train, tokenizer, 32).lengths
