@@ -13,6 +13,7 @@ import torch
 
 from minikd import evaluate
 from minikd.cli import finished, start
+from minikd.cli.models import config_of
 from minikd.cli.parse import evaluate_args
 from minikd.experiment.labelling import label_file, print_labels, texts_of
 from minikd.experiment.lock import only_run_in
@@ -27,7 +28,7 @@ def main():
         draw_again(args.plot)
         return
     finished.use_recorded_flags(args)
-    device = start.start(args)
+    device = start.set_up(args)
     if args.text:
         print_labels(finished.load_for_labelling(args, device), args.text)
     elif args.input:
@@ -47,7 +48,8 @@ def compare(args, device):
     if args.html:
         start.check_writable(args.html.parent, "--html")
     finished.check_not_overwritten(args)
-    data = start.load_data(args, finished.labels_of_first(args) if args.split == "all" else None)
+    labels = args.label_order or config_of(args.models[0]).labels
+    data = start.load_data(args, labels if args.split == "all" else None)
     split = getattr(data, args.split)
     if args.split != "all":
         count, total = len(split.texts), len(data.all.texts)
@@ -58,7 +60,7 @@ def compare(args, device):
     for name, original in originals.items():
         own, full = (results.logits[one][0].argmax(dim=-1) for one in (name, original))
         rows[name]["agreement"] = (own == full).float().mean().item()
-    describe(results, data, args.split, start.printable(args))
+    describe(results, data, args.split, start.flag_values(args))
     note_training_data(args, data, models, originals, results.values)
     if args.calibrate:
         for name, model in models.items():

@@ -19,6 +19,7 @@ def load_classifier(
     labels: tuple[str, ...] | None = None,
     label_order: Sequence[str] | None = None,
     on_validation: Callable[[Classifier, Tokenizer], tuple[Tensor, Tensor]] | None = None,
+    may_be_quantized: bool = True,
 ) -> tuple[Classifier, Tokenizer]:
     """The model, quantised or not, and the tokenizer of a folder in Hugging Face's layout, of a folder of LoRA
     adapters, or of a name on the hub.
@@ -27,7 +28,7 @@ def load_classifier(
     (`match_labels`, which explains the other two). Raises MinikdError.
     """
     base = base_model(name_or_dir)  # of a folder of LoRA adapters
-    model = load_adapted(name_or_dir) if base else from_pretrained(name_or_dir, labels, may_be_quantized=True)
+    model = load_adapted(name_or_dir) if base else from_pretrained(name_or_dir, labels, may_be_quantized)
     tokenizer = load_tokenizer(model_folder(base or name_or_dir))
     if labels is not None:
         answers = on_validation and (lambda: on_validation(model, tokenizer))
