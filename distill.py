@@ -42,7 +42,7 @@ def run(args, tracking):
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
     teacher, tokenizer = load_teacher(args, data, device)
     new_student, first_weights, student_width = student_maker(args, teacher, tokenizer, data, device)
-    fine_tuned = teacher is not None and args.teacher is not None and is_finished(args.teacher)
+    fine_tuned = args.teacher not in (None, "oracle") and is_finished(args.teacher)
     check_before_training(args, teacher, student_width, fine_tuned)
     print(to_do(args, len(data.train.texts), trains_teacher=teacher is not None and not fine_tuned))
     recorded = start.flag_values(args)  # with what the models settled, such as the length
@@ -83,7 +83,7 @@ def run(args, tracking):
     models = {"teacher": [teacher]} if teacher else {}
     models |= {"distilled": []} if args.no_baseline else {"distilled": [], "baseline": []}
     for seed, folder in zip(seeds, folders):
-        in_sweep = sweep is not None and seed == args.seed
+        in_sweep = bool(sweep) and seed == args.seed
         models["distilled"].append(distil(seed, alpha, T, folder / "distilled", reuse=in_sweep))
         if not args.no_baseline:
             models["baseline"].append(fine_tune(seed, folder / "baseline"))

@@ -19,7 +19,6 @@ def load_classifier(
     labels: tuple[str, ...] | None = None,
     label_order: Sequence[str] | None = None,
     on_validation: Callable[[Classifier, Tokenizer], tuple[Tensor, Tensor]] | None = None,
-    may_be_quantized: bool = True,
 ) -> tuple[Classifier, Tokenizer]:
     """The model, quantised or not, and the tokenizer of a folder in Hugging Face's layout, of a folder of LoRA
     adapters, or of a name on the hub.
@@ -28,7 +27,7 @@ def load_classifier(
     (`match_labels`, which explains the other two). Raises MinikdError.
     """
     base = base_model(name_or_dir)  # of a folder of LoRA adapters
-    model = load_adapted(name_or_dir) if base else from_pretrained(name_or_dir, labels, may_be_quantized)
+    model = load_adapted(name_or_dir) if base else from_pretrained(name_or_dir, labels, may_be_quantized=True)
     tokenizer = load_tokenizer(model_folder(base or name_or_dir))
     if labels is not None:
         answers = on_validation and (lambda: on_validation(model, tokenizer))

@@ -7,7 +7,6 @@ import tokenizers
 import torch
 
 from minikd.checkpoints.hub import model_folder
-from minikd.checkpoints.label_order import name_outputs
 from minikd.checkpoints.load import save_classifier
 from minikd.classifier import TextClassifier
 from minikd.cli import flags
@@ -61,23 +60,12 @@ def _use_recorded_layout(args, recorded: dict) -> None:
             args.encoding = args.encoding or recorded.get("encoding")
 
 
-def check_not_overwritten(args) -> None:
-    """Raises MinikdError where --output-dir holds the results of a training, or --html names a folder."""
-    if args.html and args.html.is_dir():
-        raise MinikdError(f"--html {args.html}: is a folder; name a file")
-    if args.output_dir and (args.output_dir / "results.json").exists():
-        arguments = read_results(args.output_dir / "results.json")["arguments"]
+def check_not_overwritten(output: Path) -> None:
+    """Raises MinikdError where --output-dir holds the results of a training."""
+    if (output / "results.json").exists():
+        arguments = read_results(output / "results.json")["arguments"]
         if isinstance(arguments, dict) and "epochs" in arguments:
-            raise MinikdError(f"--output-dir {args.output_dir}: holds the results of training; give another folder")
-
-
-def load_for_labelling(args, device: torch.device) -> dict[str, TextClassifier]:
-    """The models by the name given, their outputs named by --label-order where it is given."""
-    models = {source: load_model(source, args, device) for source in args.models}
-    for source, one in models.items():
-        if args.label_order:
-            name_outputs(one.model, source, args.label_order)
-    return models
+            raise MinikdError(f"--output-dir {output}: holds the results of training; give another folder")
 
 
 def load_for_comparison(args, data: Dataset, device: torch.device) -> tuple[dict[str, TextClassifier], dict[str, str]]:
@@ -120,7 +108,16 @@ def save_quantized(model: TextClassifier, source: str) -> None:
     print(f"{model.model.config.quantization}: {folder}")
 
 
-def trained_on(model: TextClassifier, source: str, data: Dataset, args) -> str | None:
+def training_data(models: dict[str, TextClassifier], sources: dict[str, str], data: Dataset, args) -> dict:
+    """Which of the models, each made from its source, were trained on these data, or on another version of them: two
+    lists of names for results.json, the first for a split that holds training examples."""
+    data_of = {name: _trained_on(model, sources[name], data, args) for name, model in models.items()}
+    these, others = ([name for name in models if data_of[name] == which] for which in ("these", "another version"))
+    found = {"trained_on": these} if args.split in ("train", "all") else {}
+    return found | ({"trained_on_another_version": others} if others else {})
+
+
+def _trained_on(model: TextClassifier, source: str, data: Dataset, args) -> str | None:
     """Which data the model's run.json says it was trained on: "these", `data`; "another version" of them; or None.
 
     Another version has the same name or path, but another --fpb-agreement or another training split, by fingerprint.

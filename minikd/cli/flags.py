@@ -98,11 +98,6 @@ def add_lora_flags(parser: argparse.ArgumentParser, whose: str, students: bool =
             help="the same for the students; 0: all weights (default: 0)")
 
 
-def add_output_flag(parser: argparse.ArgumentParser, default_text: str = "runs/<dataset>") -> None:
-    """Where the results go."""
-    parser.add_argument("--output-dir", type=path, metavar="DIR", help=f"where results go (default: {default_text})")
-
-
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """distill.py's two models: where they come from, and the student's shape."""
     add = parser.add_argument_group("teacher and student").add_argument

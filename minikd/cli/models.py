@@ -12,6 +12,7 @@ from torch import Tensor
 from minikd.checkpoints.adapters import base_model
 from minikd.checkpoints.config_json import read_config
 from minikd.checkpoints.hub import is_fine_tuned, model_folder
+from minikd.checkpoints.label_order import name_outputs
 from minikd.checkpoints.load import load_classifier
 from minikd.classifier import TextClassifier, check_same_vocabulary, check_tokenizer
 from minikd.cli.defaults import SAMPLE_STUDENT, SAMPLE_TEACHER, SAMPLE_VOCABULARY
@@ -24,8 +25,6 @@ from minikd.experiment.caches import cached_logits, cached_tokens
 from minikd.model import Classifier
 from minikd.student import PRETRAINED_SMALL, StudentPlan, has_bert_vocabulary, plan_student, seeded
 from minikd.tokenizer import Tokenizer, train_wordpiece
-
-StudentMaker = Callable[[int], TextClassifier]  # seed -> a student
 
 
 def config_of(source: str) -> EncoderConfig:
@@ -41,7 +40,8 @@ def is_finished(source: str) -> bool:
 def load_model(
     source: str, args, device: torch.device, data: Dataset | None = None, seed: int | None = None
 ) -> TextClassifier:
-    """The classifier at `source`. With `data`, its outputs are in the order of the data's labels.
+    """The classifier at `source`. With `data`, its outputs are in the order of the data's labels; without, their names
+    are those of --label-order, if given.
 
     `seed`: it is to be trained; a bare encoder gets a new head from this seed, and a quantised model is refused.
     Raises MinikdError.
@@ -55,22 +55,25 @@ def load_model(
 
     labels, answers = (data.labels, on_validation if data.validation.texts else None) if data else (None, None)
     with seeded(seed or 0):
-        model, tokenizer = load_classifier(source, labels, args.label_order, answers, may_be_quantized=seed is None)
+        model, tokenizer = load_classifier(source, labels, args.label_order, answers)
+    if model.config.quantization and seed is not None:
+        raise MinikdError(
+            f"{source}: is quantised ({model.config.quantization}), for evaluate.py alone; give the model that it was "
+            f"made of"
+        )
+    if args.label_order and data is None:
+        name_outputs(model, source, args.label_order)
     check_tokenizer(tokenizer, model.config, source, args.max_length)
-    return _classifier(model, tokenizer, args, device, source)
+    classifier = TextClassifier(model, tokenizer, max_length=args.max_length, device=device, precision=args.precision)
+    classifier.source = source
+    return classifier
 
 
 def new_model(config: EncoderConfig, tokenizer: Tokenizer, args, device: torch.device, seed: int) -> TextClassifier:
     """A classifier of random weights, from the seed."""
     with seeded(seed):
         model = Classifier(config)
-    return _classifier(model, tokenizer, args, device)
-
-
-def _classifier(model: Classifier, tokenizer: Tokenizer, args, device: torch.device, source=None) -> TextClassifier:
-    classifier = TextClassifier(model, tokenizer, max_length=args.max_length, device=device, precision=args.precision)
-    classifier.source = source
-    return classifier
+    return TextClassifier(model, tokenizer, max_length=args.max_length, device=device, precision=args.precision)
 
 
 def load_single(args, data: Dataset, device: torch.device) -> TextClassifier:
@@ -119,7 +122,7 @@ def has_sample_teacher(args) -> bool:
 
 def student_maker(
     args, teacher: TextClassifier | None, tokenizer: Tokenizer, data: Dataset, device: torch.device
-) -> tuple[StudentMaker, str, int]:
+) -> tuple[Callable[[int], TextClassifier], str, int]:
     """The function that makes a student from a seed; what its first weights are, in words; and its width.
 
     All that can be wrong with it is found here. Layers of the teacher are taken when the student is made, which is

@@ -24,7 +24,8 @@ def distill_args(description: str) -> argparse.Namespace:
     flags.add_training_flags(parser, "the students' ")
     flags.add_lora_flags(parser, "the teacher", students=True)
     flags.add_device_flags(parser)
-    flags.add_output_flag(parser, "runs/<recipe or dataset>")
+    parser.add_argument("--output-dir", type=path, metavar="DIR",
+        help="where results go (default: runs/<recipe or dataset>)")
     args = parser.parse_args()
     shaped = args.student_layers or args.student_hidden or args.take_layers or args.student_init != "auto"
     if args.recipe:  # parsed a second time, with the recipe's settings as the defaults
@@ -61,7 +62,8 @@ def train_args(description: str) -> argparse.Namespace:
     flags.add_training_flags(parser)
     flags.add_lora_flags(parser, "the model")
     flags.add_device_flags(parser)
-    flags.add_output_flag(parser, "runs/<dataset>-model")
+    parser.add_argument("--output-dir", type=path, metavar="DIR",
+        help="where results go (default: runs/<dataset>-model)")
     args = parser.parse_args()
     if args.model and (args.layers or args.hidden):
         parser.error("--model brings its own shape: leave out --layers and --hidden")
@@ -135,6 +137,7 @@ def check_flags(parser, args):
         f"--output {output}: must end in .csv or .jsonl": output and output.suffix.lower() not in (".csv", ".jsonl"),
         f"--output {output}: is a folder; name a file": output and output.is_dir(),
         f"--html {html}: must end in .html": html and html.suffix.lower() not in (".html", ".htm"),
+        f"--html {html}: is a folder; name a file": html and html.is_dir(),
         f"--output {output}: is the file of --input; give another":
             args.input and output and output.exists() and args.input.exists() and output.samefile(args.input),
         "--calibrate fits on the validation split: compare on one without its examples":
