@@ -45,7 +45,7 @@ def run(args, tracking):
     fine_tuned = args.teacher not in (None, "oracle") and is_finished(args.teacher)
     check_before_training(args, teacher, student_width, fine_tuned)
     print(to_do(args, len(data.train.texts), trains_teacher=teacher is not None and not fine_tuned))
-    recorded = start.flag_values(args)  # with what the models settled, such as the length
+    recorded = start.flag_values(args)  # max_length is known by now
     new_run = partial(Run, resume=args.resume, compile=args.compile, tracking=tracking, arguments=recorded)
 
     # 2. The teacher, fine-tuned unless it is already; and what it knows: its logits on the training texts.
