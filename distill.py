@@ -15,7 +15,7 @@ from functools import partial
 
 from minikd import distill, evaluate, train
 from minikd.cli import start
-from minikd.cli.models import check_plan, is_finished, load_teacher, plan, student_maker
+from minikd.cli.models import check_before_training, is_finished, load_teacher, student_maker, to_do
 from minikd.cli.parse import distill_args
 from minikd.experiment.caches import cached_tokens
 from minikd.experiment.lock import only_run_in
@@ -35,17 +35,17 @@ def main():
 def run(args, tracking):
     """The experiment, in four steps."""
     began, output = time.time(), args.output_dir
-    device = start.start(args)
+    device = start.set_up(args)
     data = start.load_data(args)
     config = start.train_config(args)
 
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
     teacher, tokenizer = load_teacher(args, data, device)
     new_student, first_weights, student_width = student_maker(args, teacher, tokenizer, data, device)
-    fine_tuned = teacher is not None and args.teacher is not None and is_finished(args.teacher)
-    check_plan(args, teacher, student_width, fine_tuned)
-    print(plan(args, len(data.train.texts), trains_teacher=teacher is not None and not fine_tuned))
-    recorded = start.printable(args)  # with what the models settled, such as the length
+    fine_tuned = args.teacher not in (None, "oracle") and is_finished(args.teacher)
+    check_before_training(args, teacher, student_width, fine_tuned)
+    print(to_do(args, len(data.train.texts), trains_teacher=teacher is not None and not fine_tuned))
+    recorded = start.flag_values(args)  # max_length is known by now
     new_run = partial(Run, resume=args.resume, compile=args.compile, tracking=tracking, arguments=recorded)
 
     # 2. The teacher, fine-tuned unless it is already; and what it knows: its logits on the training texts.
@@ -83,7 +83,7 @@ def run(args, tracking):
     models = {"teacher": [teacher]} if teacher else {}
     models |= {"distilled": []} if args.no_baseline else {"distilled": [], "baseline": []}
     for seed, folder in zip(seeds, folders):
-        in_sweep = sweep is not None and seed == args.seed
+        in_sweep = bool(sweep) and seed == args.seed
         models["distilled"].append(distil(seed, alpha, T, folder / "distilled", reuse=in_sweep))
         if not args.no_baseline:
             models["baseline"].append(fine_tune(seed, folder / "baseline"))

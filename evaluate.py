@@ -9,10 +9,9 @@ python evaluate.py --plot runs/sst2
 
 from pathlib import Path
 
-import torch
-
 from minikd import evaluate
 from minikd.cli import finished, start
+from minikd.cli.models import config_of, load_model
 from minikd.cli.parse import evaluate_args
 from minikd.experiment.labelling import label_file, print_labels, texts_of
 from minikd.experiment.lock import only_run_in
@@ -27,72 +26,63 @@ def main():
         draw_again(args.plot)
         return
     finished.use_recorded_flags(args)
-    device = start.start(args)
+    device = start.set_up(args)
     if args.text:
-        print_labels(finished.load_for_labelling(args, device), args.text)
+        print_labels({source: load_model(source, args, device) for source in args.models}, args.text)
     elif args.input:
         start.check_writable(args.output.parent, "--output")
         texts = texts_of(args.input, args.text_column, args.encoding)
-        (model,) = finished.load_for_labelling(args, device).values()
-        label_file(model, texts, args.output)
+        label_file(load_model(args.models[0], args, device), texts, args.output)
     else:
+        if args.html:
+            start.check_writable(args.html.parent, "--html")
         if args.output_dir:
             start.check_writable(args.output_dir)
+            finished.check_not_overwritten(args.output_dir)
         with only_run_in(args.output_dir):
             compare(args, device)
 
 
 def compare(args, device):
     """The table of all models on the split, each with its own tokenizer."""
-    if args.html:
-        start.check_writable(args.html.parent, "--html")
-    finished.check_not_overwritten(args)
-    data = start.load_data(args, finished.labels_of_first(args) if args.split == "all" else None)
+    labels = args.label_order or config_of(args.models[0]).labels
+    data = start.load_data(args, labels if args.split == "all" else None)
     split = getattr(data, args.split)
     if args.split != "all":
         count, total = len(split.texts), len(data.all.texts)
         print(f"{args.split}: {count:,} of {total:,} examples of {data.name}; --split all takes all of them")
     models, originals = finished.load_for_comparison(args, data, device)
+    sources = {name: models[originals.get(name, name)].source for name in models}  # of the weights that were trained
+
     results = evaluate(models, split, costs=True, cache=True)
-    rows = {row["name"]: row for row in results.values["models"]}
+    describe(results, data, args.split, start.flag_values(args))
+    results.values |= finished.training_data(models, sources, data, args)
     for name, original in originals.items():
         own, full = (results.logits[one][0].argmax(dim=-1) for one in (name, original))
-        rows[name]["agreement"] = (own == full).float().mean().item()
-    describe(results, data, args.split, start.printable(args))
-    note_training_data(args, data, models, originals, results.values)
+        row = next(row for row in results.values["models"] if row["name"] == name)
+        row["agreement"] = (own == full).float().mean().item()
     if args.calibrate:
         for name, model in models.items():
             calibrate(results, name, model, data.validation)
     if args.output_dir:
-        for name, original in originals.items():
-            finished.save_quantized(models[name], models[original].source)
+        for name in originals:
+            finished.save_quantized(models[name], sources[name])
         results.save(args.output_dir)
     print(f"\n{results}\n")
     if args.html:
-        write_html(args.html, data, args.split, models, originals, results)
+        write_html(args, data, models, sources, results)
 
 
-def note_training_data(args, data, models, originals, values):
-    """Adds which of the models were trained on these data, or on another version of them."""
-    sources = {name: models[originals.get(name, name)].source for name in models}
-    data_of = {name: finished.trained_on(model, sources[name], data, args) for name, model in models.items()}
-    if args.split in ("train", "all"):
-        values["trained_on"] = [name for name in models if data_of[name] == "these"]
-    if others := [name for name in models if data_of[name] == "another version"]:
-        values["trained_on_another_version"] = others
-
-
-def write_html(path, data, split_name, models, originals, results):
+def write_html(args, data, models, sources, results):
     """The page of predictions."""
     about = {}
     for name, model in models.items():
-        run = read_run(Path(models[originals.get(name, name)].source))
-        about[name] = description(run, model.model.config.num_hidden_layers, model.model.config.quantization)
+        config = model.model.config
+        about[name] = description(read_run(Path(sources[name])), config.num_hidden_layers, config.quantization)
     split, logits = results.split, {name: of_seeds[0] for name, of_seeds in results.logits.items()}
-    truth = None if split.probabilities is None else torch.from_numpy(split.probabilities)
-    note = write_page(path, data.name, split_name, data.labels, split.texts, split.labels, logits,
-                      true_probabilities=truth, about=about)  # fmt: skip
-    print(f"page: {path}" + f" ({note})" * bool(note))
+    note = write_page(args.html, data.name, args.split, data.labels, split.texts, split.labels, logits,
+                      true_probabilities=split.probabilities, about=about)  # fmt: skip
+    print(f"page: {args.html}" + f" ({note})" * bool(note))
 
 
 if __name__ == "__main__":

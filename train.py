@@ -22,10 +22,10 @@ def main():
 
 def run(args, tracking):
     """Trains the model and evaluates it."""
-    device = start.start(args)
+    device = start.set_up(args)
     data = start.load_data(args)
     model = load_single(args, data, device)
-    recorded = start.printable(args)
+    recorded = start.flag_values(args)
     own_run = Run(args.output_dir, "model", resume=args.resume, compile=args.compile, tracking=tracking,
                   arguments=recorded)  # fmt: skip
     train(model, data, start.train_config(args), lora=start.lora(args, args.lora_rank), run=own_run)

@@ -1,19 +1,18 @@
 """From flags to finished models, and to the data that they were trained on."""
 
+import copy
 from pathlib import Path
 
 import tokenizers
 import torch
 
-from minikd.checkpoints.adapters import base_model
-from minikd.checkpoints.config_json import read_config
 from minikd.checkpoints.hub import model_folder
-from minikd.checkpoints.label_order import name_outputs
-from minikd.checkpoints.load import load_classifier, save_classifier
-from minikd.classifier import TextClassifier, check_tokenizer
-from minikd.cli import flags, start
+from minikd.checkpoints.load import save_classifier
+from minikd.classifier import TextClassifier
+from minikd.cli import flags
 from minikd.cli.defaults import DEFAULTS
-from minikd.cli.models import is_finished, load_model
+from minikd.cli.models import config_of, is_finished, load_model
+from minikd.cli.start import absolute, resolve_max_length
 from minikd.datasets import Dataset
 from minikd.errors import MinikdError
 from minikd.experiment.caches import cached_tokens
@@ -33,24 +32,21 @@ def use_recorded_flags(args) -> None:
             raise MinikdError(f"{model}: is a bare encoder without a classifier; fine-tune it first (train.py)")
     runs = [(model, read_run(model_folder(model))) for model in args.models]
     source, recorded = next(((model, run["arguments"]) for model, run in runs if run), (None, {}))
-    kinds = {"dataset": str, "data_dir": str, "fpb_agreement": str, "max_length": int} | dict.fromkeys(
-        ("text_column", "label_column", "encoding"), str
-    )
-    recorded = {key: recorded[key] for key, kind in kinds.items() if isinstance(recorded.get(key), kind)}
+    recorded = {key: value for key, value in recorded.items() if isinstance(value, int if key == "max_length" else str)}
     if args.dataset is None and not (args.text or args.input):
         args.dataset = recorded.get("dataset")
         if args.dataset is None:
             raise MinikdError("--dataset: no model says what it was trained on; name the corpus to compare them on")
         if args.dataset not in DEFAULTS and not Path(args.dataset).exists():
             raise MinikdError(f"{args.dataset}: the data that {source} was trained on is gone; name it by --dataset")
-    args.dataset = args.dataset and start.absolute(args.dataset)
+    args.dataset = args.dataset and absolute(args.dataset)
     _use_recorded_layout(args, recorded)
     args.data_dir = args.data_dir or Path(recorded.get("data_dir", flags.DATA_DIR))
     args.fpb_agreement = args.fpb_agreement or recorded.get("fpb_agreement", "50")
-    positions = [_config(model).max_position_embeddings for model in args.models]
+    positions = [config_of(model).max_position_embeddings for model in args.models]
     if args.max_length is None and recorded.get("max_length", 0) >= 3:
         args.max_length = min(recorded["max_length"], *positions)
-    start.settle_length(args, min(positions))
+    resolve_max_length(args, *positions)
 
 
 def _use_recorded_layout(args, recorded: dict) -> None:
@@ -64,36 +60,12 @@ def _use_recorded_layout(args, recorded: dict) -> None:
             args.encoding = args.encoding or recorded.get("encoding")
 
 
-def labels_of_first(args) -> tuple[str, ...]:
-    """--label-order, else the labels of the first of the models."""
-    return args.label_order or _config(args.models[0]).labels
-
-
-def _config(source: str):
-    return read_config(model_folder(base_model(source) or source) / "config.json")
-
-
-def check_not_overwritten(args) -> None:
-    """Raises MinikdError where --output-dir holds the results of a training, or --html names a folder."""
-    if args.html and args.html.is_dir():
-        raise MinikdError(f"--html {args.html}: is a folder; name a file")
-    if args.output_dir and (args.output_dir / "results.json").exists():
-        made_with = read_results(args.output_dir / "results.json")["arguments"]
-        if isinstance(made_with, dict) and "epochs" in made_with:
-            raise MinikdError(f"--output-dir {args.output_dir}: holds the results of training; give another folder")
-
-
-def load_for_labelling(args, device: torch.device) -> dict[str, TextClassifier]:
-    """The models by the name given, their outputs named by --label-order where it is given."""
-    models = {}
-    for source in args.models:
-        model, tokenizer = load_classifier(source)
-        if args.label_order:
-            name_outputs(model, source, args.label_order)
-        check_tokenizer(tokenizer, model.config, source, args.max_length)
-        models[source] = TextClassifier(model, tokenizer, max_length=args.max_length, device=device,
-                                        precision=args.precision)  # fmt: skip
-    return models
+def check_not_overwritten(output: Path) -> None:
+    """Raises MinikdError where --output-dir holds the results of a training."""
+    if (output / "results.json").exists():
+        arguments = read_results(output / "results.json")["arguments"]
+        if isinstance(arguments, dict) and "epochs" in arguments:
+            raise MinikdError(f"--output-dir {output}: holds the results of training; give another folder")
 
 
 def load_for_comparison(args, data: Dataset, device: torch.device) -> tuple[dict[str, TextClassifier], dict[str, str]]:
@@ -101,7 +73,7 @@ def load_for_comparison(args, data: Dataset, device: torch.device) -> tuple[dict
     models: dict[str, TextClassifier] = {}
     originals: dict[str, str] = {}
     for source in args.models:
-        model = load_model(source, data, args, device, seed=0, quantized=True)
+        model = load_model(source, args, device, data)
         name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
         if name in models:  # several folders of one name
             name = next(f"{name}-{n}" for n in range(2, len(args.models) + 2) if f"{name}-{n}" not in models)
@@ -110,33 +82,42 @@ def load_for_comparison(args, data: Dataset, device: torch.device) -> tuple[dict
             short = f"{name}-{format}"
             if short in models:
                 raise MinikdError(f"--quantize {format}: {short} is the name of another model here; leave that one out")
-            copy = (args.output_dir or Path()) / short
-            if args.output_dir and copy.exists() and "quantized_from" not in read_run(copy):
-                raise MinikdError(
-                    f"--output-dir {args.output_dir}: {short} in it is no quantised copy; give another one"
-                )
-            try:
-                smaller = quantize(model.model, format)
-            except MinikdError as error:
-                raise MinikdError(f"{source}: {error}") from None
-            models[short] = TextClassifier(smaller, model.tokenizer, max_length=args.max_length, device=device,
-                                           precision=args.precision)  # fmt: skip
-            models[short].source, originals[short] = str(copy), name
+            models[short], originals[short] = _quantized(model, format, (args.output_dir or Path()) / short, args), name
     return models, originals
 
 
-def save_quantized(copy: TextClassifier, source: str) -> None:
-    """Leaves a quantised model as a folder that evaluate.py takes like any other."""
-    folder = Path(copy.source)
-    save_classifier(copy.model, copy.tokenizer, folder)
-    local = Path(source).is_dir()
-    run = read_run(Path(source)) if local else {}
-    origin = str(Path(source).resolve()) if local else source
+def _quantized(model: TextClassifier, format: str, folder: Path, args) -> TextClassifier:
+    """A quantised copy of the model, for `folder`. Raises MinikdError where another model is there."""
+    if args.output_dir and folder.exists() and "quantized_from" not in read_run(folder):
+        raise MinikdError(f"--output-dir {args.output_dir}: {folder.name} in it is no quantised copy; give another one")
+    smaller = copy.copy(model)
+    try:
+        smaller.model = quantize(model.model, format)
+    except MinikdError as error:
+        raise MinikdError(f"{model.source}: {error}") from None
+    smaller.source = str(folder)
+    return smaller
+
+
+def save_quantized(model: TextClassifier, source: str) -> None:
+    """Leaves a quantised copy of the model at `source` as a folder that evaluate.py takes like any other."""
+    folder, local = Path(model.source), Path(source).is_dir()
+    save_classifier(model.model, model.tokenizer, folder)
+    origin, run = (str(Path(source).resolve()), read_run(Path(source))) if local else (source, {})
     write_json(folder / "run.json", {"quantized_from": origin, "arguments": run.get("arguments", {})})
-    print(f"{copy.model.config.quantization}: {folder}")
+    print(f"{model.model.config.quantization}: {folder}")
 
 
-def trained_on(model: TextClassifier, source: str, data: Dataset, args) -> str | None:
+def training_data(models: dict[str, TextClassifier], sources: dict[str, str], data: Dataset, args) -> dict:
+    """Which of the models, each made from its source, were trained on these data, or on another version of them: two
+    lists of names for results.json, the first for a split that holds training examples."""
+    data_of = {name: _trained_on(model, sources[name], data, args) for name, model in models.items()}
+    these, others = ([name for name in models if data_of[name] == which] for which in ("these", "another version"))
+    found = {"trained_on": these} if args.split in ("train", "all") else {}
+    return found | ({"trained_on_another_version": others} if others else {})
+
+
+def _trained_on(model: TextClassifier, source: str, data: Dataset, args) -> str | None:
     """Which data the model's run.json says it was trained on: "these", `data`; "another version" of them; or None.
 
     Another version has the same name or path, but another --fpb-agreement or another training split, by fingerprint.
@@ -147,11 +128,9 @@ def trained_on(model: TextClassifier, source: str, data: Dataset, args) -> str |
     recorded, made_from = run.get("arguments", {}), run.get("made_from") or {}
     if "copied_from" in run or recorded.get("dataset") != args.dataset:
         return None
-    agreement = recorded.get("fpb_agreement", args.fpb_agreement)
-    if args.dataset == "fpb" and agreement != args.fpb_agreement:
+    if args.dataset == "fpb" and recorded.get("fpb_agreement", args.fpb_agreement) != args.fpb_agreement:
         return "another version"
-    versions = run.get("versions") or {}
-    if "data" in made_from and versions.get("tokenizers") == tokenizers.__version__:
+    if "data" in made_from and (run.get("versions") or {}).get("tokenizers") == tokenizers.__version__:
         train = cached_tokens(data.train, model.tokenizer, recorded["max_length"])
         if train.fingerprint != made_from["data"]:
             return "another version"

@@ -20,32 +20,25 @@ def path(text: str) -> Path:
 
 def integer(least: int, most: int = 2**31 - 1):
     """An argparse type: a whole number from `least` to `most`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or not least <= value <= most:
-            wanted = f"of at least {least}" + (f" and at most {most}" if value is not None and value > most else "")
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {wanted}")
-        return value
-
-    return parse
+    return _number(int, f"a whole number of at least {least}", least, most)
 
 
 def real(least: float, most: float = math.inf, exclusive: bool = False):
     """An argparse type: a finite number in [least, most], or in (least, most] if `exclusive`."""
+    wanted = f"a number {'above' if exclusive else 'of at least'} {least:g}"
+    smallest = math.nextafter(least, math.inf) if exclusive else least
+    return _number(float, wanted, smallest, most)
 
-    def parse(text: str) -> float:
+
+def _number(kind: type, wanted: str, least: float, most: float):
+    def parse(text: str):
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
             value = math.nan
-        if not (least <= value <= most and math.isfinite(value)) or (exclusive and value == least):
-            wanted = f"above {least:g}" if exclusive else f"of at least {least:g}"
-            wanted += f" and at most {most:g}" if most < math.inf else ""
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number {wanted}")
+        if not least <= value <= most or value == math.inf:
+            limit = f" and at most {most}" if most < 2**31 - 1 or value > most else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}{limit}")
         return value
 
     return parse
@@ -56,8 +49,7 @@ def names(*choices: str):
 
     def parse(text: str) -> list[str]:
         found = [name.strip() for name in text.split(",") if name.strip()]
-        unknown = [name for name in found if name not in choices]
-        if unknown or not found:
+        if not found or not set(found) <= set(choices):
             raise argparse.ArgumentTypeError(f"{text!r}: choose one or more of {', '.join(choices)}")
         return found
 

@@ -71,9 +71,8 @@ def add_training_flags(parser: argparse.ArgumentParser, whose: str = "") -> None
     by_corpus = {"epochs": "by corpus, see below", "batch_size": "32", "lr": "by corpus, see below; adapters 5e-4"}
     for field in fields(TrainConfig):
         about = field.metadata
-        kind = integer(about["least"]) if field.type is int else real(about["least"], about["most"])
-        if about["above"] is not None:
-            kind = real(about["above"], about["most"], exclusive=True)
+        least = about["least"] if about["above"] is None else about["above"]
+        kind = integer(least) if field.type is int else real(least, about["most"], about["above"] is not None)
         words = (whose if field.name in ("epochs", "lr") else "") + about["help"]
         add(f"--{field.name.replace('_', '-')}", type=kind, metavar="N" if field.type is int else "X",
             default=None if field.name in by_corpus else field.default,
@@ -97,11 +96,6 @@ def add_lora_flags(parser: argparse.ArgumentParser, whose: str, students: bool =
     if students:
         add("--student-lora-rank", type=integer(0), metavar="R",
             help="the same for the students; 0: all weights (default: 0)")
-
-
-def add_output_flag(parser: argparse.ArgumentParser, default_text: str = "runs/<dataset>") -> None:
-    """Where the results go."""
-    parser.add_argument("--output-dir", type=path, metavar="DIR", help=f"where results go (default: {default_text})")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -155,9 +149,5 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
 
 def defaults_text(columns=DEFAULT_COLUMNS, headings=None) -> str:
     """The table of per-corpus defaults, for the end of --help; `headings`, where the flags have other names."""
-    lines = ["defaults per corpus:", "  " + "".join(f"{name:>15}" for name in ("", *(headings or columns)))]
-    for dataset in DEFAULTS:
-        lines.append(
-            "  " + "".join(f"{value:>15}" for value in (dataset, *(default(name, dataset) for name in columns)))
-        )
-    return "\n".join(lines)
+    rows = [("", *(headings or columns)), *((name, *(default(one, name) for one in columns)) for name in DEFAULTS)]
+    return "\n".join(["defaults per corpus:", *("  " + "".join(f"{value:>15}" for value in row) for row in rows)])

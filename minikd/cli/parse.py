@@ -6,7 +6,7 @@ from pathlib import Path
 from minikd.cli import flags
 from minikd.cli.defaults import LORA_LR, corpus_name, default
 from minikd.cli.flag_types import integer, non_empty, path
-from minikd.cli.recipes import RECIPES, recipe_defaults
+from minikd.cli.recipes import RECIPES
 from minikd.cli.start import fill_defaults
 from minikd.config import FORMATS
 
@@ -24,14 +24,16 @@ def distill_args(description: str) -> argparse.Namespace:
     flags.add_training_flags(parser, "the students' ")
     flags.add_lora_flags(parser, "the teacher", students=True)
     flags.add_device_flags(parser)
-    flags.add_output_flag(parser, "runs/<recipe or dataset>")
+    parser.add_argument("--output-dir", type=path, metavar="DIR",
+        help="where results go (default: runs/<recipe or dataset>)")
     args = parser.parse_args()
+    shaped = args.student_layers or args.student_hidden or args.take_layers or args.student_init != "auto"
     if args.recipe:  # parsed a second time, with the recipe's settings as the defaults
-        shaped = args.student_layers or args.student_hidden or args.take_layers or args.student_init != "auto"
-        settings = recipe_defaults(args.recipe, bool(shaped), bool(args.student or args.take_layers))
-        parser.set_defaults(output_dir=Path("runs") / args.recipe, **settings)
+        settings = {"output_dir": Path("runs") / args.recipe} | RECIPES[args.recipe]
+        replaced = {"student": shaped, "student_layers": args.student or args.take_layers}  # by the user's own student
+        parser.set_defaults(**{name: value for name, value in settings.items() if not replaced.get(name)})
         args = parser.parse_args()
-    if args.student and (args.student_layers or args.student_hidden or args.take_layers or args.student_init != "auto"):
+    if args.student and shaped:
         parser.error("--student brings its own shape and weights: leave out --student-layers, --student-hidden, "
                      "--take-layers and --student-init")
     if args.label_order and args.teacher in (None, "oracle") and not args.student:
@@ -39,7 +41,8 @@ def distill_args(description: str) -> argparse.Namespace:
     if args.choose != "accuracy" and len(args.alpha) * len(args.T) == 1:
         parser.error(f"--choose {args.choose}: chooses among the pairs of a sweep; give several values of --alpha or "
                      "--T")
-    fill_defaults(args)
+    adapted = {"teacher_lr": args.lora_rank, "lr": args.student_lora_rank}
+    fill_defaults(args, **{rate: LORA_LR for rate, rank in adapted.items() if rank})
     return args
 
 
@@ -59,19 +62,17 @@ def train_args(description: str) -> argparse.Namespace:
     flags.add_training_flags(parser)
     flags.add_lora_flags(parser, "the model")
     flags.add_device_flags(parser)
-    flags.add_output_flag(parser, "runs/<dataset>-model")
+    parser.add_argument("--output-dir", type=path, metavar="DIR",
+        help="where results go (default: runs/<dataset>-model)")
     args = parser.parse_args()
     if args.model and (args.layers or args.hidden):
         parser.error("--model brings its own shape: leave out --layers and --hidden")
     if args.label_order and not args.model:
         parser.error("--label-order: names the outputs of --model; give it too")
-    args.epochs = args.epochs or default("teacher_epochs", args.dataset)
-    if args.lora_rank:
-        args.lr = args.lr or LORA_LR
     new = args.layers or args.hidden  # random weights want the rate of the sample's models, not of pre-trained ones
-    args.lr = args.lr or default("teacher_lr", "sample" if new else args.dataset)
-    args.output_dir = args.output_dir or Path("runs") / f"{corpus_name(args.dataset)}-model"  # not among distill.py's
-    fill_defaults(args)
+    lr = LORA_LR if args.lora_rank else default("teacher_lr", "sample" if new else args.dataset)
+    output = Path("runs") / f"{corpus_name(args.dataset)}-model"  # not among distill.py's
+    fill_defaults(args, epochs=default("teacher_epochs", args.dataset), lr=lr, output_dir=output)
     return args
 
 
@@ -109,45 +110,40 @@ def evaluate_args(description: str) -> argparse.Namespace:
     parser.set_defaults(dataset=None, data_dir=None, fpb_agreement=None)  # None: as the model was trained
     args = parser.parse_args()
     check_flags(parser, args)
+    args.split = args.split or "test"
     return args
 # fmt: on
 
 
 def check_flags(parser, args):
     """Ends with status 2 where flags of different uses are mixed."""
-    comparing = {"--dataset": args.dataset, "--output-dir": args.output_dir, "--html": args.html,
-                 "--calibrate": args.calibrate, "--quantize": args.quantize, "--split": args.split,
-                 "--fpb-agreement": args.fpb_agreement, "--label-column": args.label_column}  # fmt: skip
-    labelling = {"--text": args.text, "--input": args.input}
-    reading = {"--text-column": args.text_column, "--encoding": args.encoding}
-    used = [flag for flag, value in (comparing | labelling | {"--label-order": args.label_order}).items() if value]
-    if args.plot and (used or args.models):
-        parser.error(f"--plot draws from results alone: leave out {used[0] if used else 'the models'}")
-    if not args.plot and not args.models:
-        parser.error("which MODEL? give one or more folders of finished models, or names on the hub")
-    if (args.text or args.input) and any(comparing.values()):
-        mixed = ", ".join(flag for flag, value in comparing.items() if value)
-        parser.error(f"--text and --input label texts alone: leave out {mixed}")
-    if args.text and args.input:
-        parser.error("--text and --input: give one of them")
-    if (args.text or args.plot) and any(reading.values()):
-        parser.error(
-            f"{', '.join(flag for flag, value in reading.items() if value)}: no file is read here; leave it out"
-        )
-    if any("\ud800" <= letter <= "\udfff" for text in args.text or () for letter in text):
-        parser.error("--text: is not valid text in this terminal's encoding")
-    if bool(args.input) != bool(args.output):
-        parser.error("--input FILE and --output FILE go together")
-    if args.output and args.output.suffix.lower() not in (".csv", ".jsonl"):
-        parser.error(f"--output {args.output}: must end in .csv or .jsonl")
-    if args.output and args.output.is_dir():
-        parser.error(f"--output {args.output}: is a folder; name a file")
-    if args.html and args.html.suffix.lower() not in (".html", ".htm"):
-        parser.error(f"--html {args.html}: must end in .html")
-    if args.input and args.output.exists() and args.input.exists() and args.output.samefile(args.input):
-        parser.error(f"--output {args.output}: is the file of --input; give another")
-    if args.calibrate and args.split in ("validation", "all"):
-        parser.error("--calibrate fits on the validation split: compare on one without its examples")
-    if args.input and len(args.models) > 1:
-        parser.error("--input takes one model")
-    args.split = args.split or "test"
+
+    def given(*names: str) -> str:
+        return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(args, name))
+
+    compare = ("dataset", "output_dir", "html", "calibrate", "quantize", "split", "fpb_agreement", "label_column")
+    comparing, reading = given(*compare), given("text_column", "encoding")
+    used = given(*compare, "text", "input", "label_order").partition(",")[0]
+    output, html = args.output, args.html
+    refusals = {
+        f"--plot draws from results alone: leave out {used or 'the models'}": args.plot and (used or args.models),
+        "which MODEL? give one or more folders of finished models, or names on the hub": not (args.plot or args.models),
+        f"--text and --input label texts alone: leave out {comparing}": (args.text or args.input) and comparing,
+        "--text and --input: give one of them": args.text and args.input,
+        f"{reading}: no file is read here; leave it out": (args.text or args.plot) and reading,
+        "--text: is not valid text in this terminal's encoding":
+            any("\ud800" <= letter <= "\udfff" for text in args.text or () for letter in text),
+        "--input FILE and --output FILE go together": bool(args.input) != bool(output),
+        f"--output {output}: must end in .csv or .jsonl": output and output.suffix.lower() not in (".csv", ".jsonl"),
+        f"--output {output}: is a folder; name a file": output and output.is_dir(),
+        f"--html {html}: must end in .html": html and html.suffix.lower() not in (".html", ".htm"),
+        f"--html {html}: is a folder; name a file": html and html.is_dir(),
+        f"--output {output}: is the file of --input; give another":
+            args.input and output and output.exists() and args.input.exists() and output.samefile(args.input),
+        "--calibrate fits on the validation split: compare on one without its examples":
+            args.calibrate and args.split in ("validation", "all"),
+        "--input takes one model": args.input and len(args.models) > 1,
+    }  # fmt: skip
+    for message, refused in refusals.items():
+        if refused:
+            parser.error(message)

@@ -1,13 +1,13 @@
-"""Five published distillation experiments: their settings, and the figures that their authors printed.
+"""Five published distillation experiments: the settings that their authors state, as flags of distill.py.
 
-`python distill.py --recipe NAME` takes the settings as its defaults; any flag given beside it wins. What an author does
-not state is left to minikd's own defaults, and a comment says where we had to choose. The published figures are other
-people's, for the report to show beside ours. Where an author names no batch for a time, it stands in the line that fits
-the size of the figure: E1's in batches, E2's and E3's one at a time.
+`python distill.py --recipe NAME` takes them as its defaults; any flag given beside it wins. What an author does not
+state is left to minikd's own defaults, and a comment says where we had to choose. The figures that the authors
+published are in data/results/published.json; where an author names no batch for a time, it is in the row that fits its
+size: E1's in batches, E2's and E3's one at a time.
 """
 
 BERT, DISTILBERT = "bert-base-uncased", "distilbert-base-uncased"
-RECIPES = {  # by distill.py's flags
+RECIPES = {
     # E1 names neither alpha nor T, and its loss lacks the factor T²: its alpha 0.5 at T 2 would be our alpha 0.8.
     "imdb-small": {"dataset": "imdb", "teacher": BERT, "student_layers": 4},
     # E2 does not say which sentences it used. Its 94 to 95 % are plausible where all annotators agree (FinBERT: 97 %,
@@ -21,18 +21,7 @@ RECIPES = {  # by distill.py's flags
     },
     # E5 states epochs, batch and rate of the teacher; the student's are the same here. It had no warm-up yet.
     "imdb-online": {
-        "dataset": "imdb", "teacher": BERT, "student": DISTILBERT, "alpha": 0.5, "T": 2.0, "teacher_epochs": 1,
+        "dataset": "imdb", "teacher": BERT, "student": DISTILBERT, "alpha": [0.5], "T": [2.0], "teacher_epochs": 1,
         "epochs": 1, "batch_size": 16, "teacher_lr": 2e-5, "lr": 2e-5, "warmup_ratio": 0.0, "teacher_logits": "online",
     },
 }  # fmt: skip
-
-
-def recipe_defaults(name: str, shaped: bool, counted: bool) -> dict:
-    """The recipe's settings by flag. A student that the user shapes (`shaped`) replaces the recipe's, and so does the
-    number of layers of one that is named (`counted`)."""
-    flags = dict(RECIPES[name])
-    if shaped:
-        flags.pop("student", None)
-    if counted:
-        flags.pop("student_layers", None)
-    return {name: [value] if name in ("alpha", "T") else value for name, value in flags.items()}  # a sweep has several

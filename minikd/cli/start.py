@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from minikd.checkpoints.label_order import order_by_name
-from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, LORA_LR, corpus_name, default
+from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, corpus_name, default
 from minikd.datasets import Dataset, load_dataset
 from minikd.datasets.classes import label_counts, rare_labels
 from minikd.errors import MinikdError
@@ -23,23 +23,20 @@ from minikd.training import TrainConfig
 FLAGS = {"run_dir": "output-dir", "agreement": "fpb-agreement"}  # settings whose flag has another name
 
 
-def fill_defaults(args: argparse.Namespace) -> None:
-    """Replaces the flags that were not given by the corpus's defaults, and settles the output folder.
+def fill_defaults(args: argparse.Namespace, **own) -> None:
+    """Replaces the flags that were not given by the script's `own` defaults, else by the corpus's.
 
-    The length waits until the model is known: see `settle_length`.
+    The length waits until the model is known: see `resolve_max_length`.
     """
     if not args.lora_rank and not getattr(args, "student_lora_rank", None):
         for name in ("lora_alpha", "lora_dropout", "lora_targets"):
             if getattr(args, name) is not None:
                 raise MinikdError(f"--{name.replace('_', '-')}: says how to make adapters; give --lora-rank too")
-    for rank, rate in (("lora_rank", "teacher_lr"), ("student_lora_rank", "lr")):  # train.py has one rate, its own
-        if getattr(args, rank, None) and getattr(args, rate, 0.0) is None:
-            setattr(args, rate, LORA_LR)
-    for column in DEFAULT_COLUMNS:
-        if column != "max_length" and column in vars(args) and getattr(args, column) is None:
-            setattr(args, column, default(column, args.dataset))
-    if args.output_dir is None:
-        args.output_dir = Path("runs") / corpus_name(args.dataset)
+    values = {name: default(name, args.dataset) for name in DEFAULT_COLUMNS if name != "max_length"}
+    values["output_dir"] = Path("runs") / corpus_name(args.dataset)
+    for name, value in (values | own).items():
+        if name in vars(args) and getattr(args, name) is None:
+            setattr(args, name, value)
     args.dataset, args.data_dir = absolute(args.dataset), args.data_dir.resolve()  # run.json names them from any folder
     check_writable(args.output_dir)
 
@@ -49,10 +46,10 @@ def absolute(dataset: str) -> str:
     return dataset if dataset in DEFAULTS or not Path(dataset).exists() else str(Path(dataset).resolve())
 
 
-def settle_length(args: argparse.Namespace, positions: int) -> None:
-    """Where --max-length was not given: the corpus's default, or as many tokens as the model has positions."""
+def resolve_max_length(args: argparse.Namespace, *positions: int) -> None:
+    """Where --max-length was not given: the corpus's default, but no more than the `positions` of any model."""
     if args.max_length is None:
-        args.max_length = min(default("max_length", args.dataset), positions)
+        args.max_length = min(default("max_length", args.dataset), *positions)
         print(f"max_length {args.max_length}")
 
 
@@ -68,12 +65,12 @@ def check_writable(output: Path, flag: str = "--output-dir") -> None:
         raise MinikdError(f"{flag} {output}: cannot be written to ({error.strerror})") from None
 
 
-def start(args: argparse.Namespace) -> torch.device:
-    """Settles device and precision, and prints the flags (a length not given follows once the model is known)."""
+def set_up(args: argparse.Namespace) -> torch.device:
+    """The device. Prints it, the precision and the flags; a length that is not given follows (`resolve_max_length`)."""
     device = choose_device(args.device)
     keep_freed_memory()
     args.precision, reason = choose_precision(args.precision, device)
-    print("; ".join(f"{name} {value}" for name, value in printable(args).items() if value is not None))
+    print("; ".join(f"{name} {value}" for name, value in flag_values(args).items() if value is not None))
     print(f"device {device}; precision {args.precision}: {reason}")
     return device
 
@@ -83,15 +80,8 @@ def load_data(args: argparse.Namespace, model_labels=None) -> Dataset:
 
     Prints its sizes and how many examples each label has. Raises MinikdError where --label-order has others.
     """
-    data = load_dataset(
-        args.dataset,
-        args.data_dir,
-        agreement=args.fpb_agreement,
-        text_column=args.text_column,
-        label_column=args.label_column,
-        encoding=args.encoding,
-        model_labels=model_labels,
-    )
+    data = load_dataset(args.dataset, args.data_dir, agreement=args.fpb_agreement, text_column=args.text_column,
+                        label_column=args.label_column, encoding=args.encoding, model_labels=model_labels)  # fmt: skip
     if args.label_order and order_by_name(args.label_order, data.labels) is None:
         raise MinikdError(
             f"--label-order: {', '.join(args.label_order)} are not the data's labels {', '.join(data.labels)}"
@@ -117,6 +107,11 @@ def lora(args: argparse.Namespace, rank: int | None) -> LoRA | None:
     return LoRA(rank, args.lora_alpha or 16.0, args.lora_dropout or 0.0, targets)
 
 
+def flag_values(args: argparse.Namespace) -> dict:
+    """The flags with their defaults, as plain JSON values."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+
+
 def run(main) -> None:
     """Calls `main`. Errors that a user can fix become a line on stderr and status 2; Ctrl-C and SIGTERM, status 130."""
     script = Path(sys.argv[0]).name
@@ -130,46 +125,36 @@ def run(main) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         main()
-    except MinikdError as error:
-        sys.exit(_fail(script, str(error)))
-    except torch.OutOfMemoryError:
-        sys.exit(
-            _fail(script, "the GPU's memory is full: try a smaller --batch-size (with --grad-accum) or --max-length")
-        )
-    except MemoryError:
-        sys.exit(_fail(script, "the memory is full: try a smaller model, --batch-size or --max-length"))
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):
-            sys.exit(_fail(script, "the memory is full: try a smaller model, --batch-size or --max-length"))
-        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            sys.exit(
-                _fail(script, f"--compile: torch.compile failed ({reason}); a C++ compiler is needed, or leave it out")
-            )
-        raise
-    except BrokenPipeError:  # the reader of our output (head, less) went away
-        sys.stderr.close()
-        sys.exit(1)
-    except OSError as error:
-        if error.strerror is None:
-            raise
-        sys.exit(_fail(script, f"{error.filename or 'file'}: {error.strerror}"))
     except KeyboardInterrupt as stop:
         print(f"\n{script}: {_with_flags(str(stop)) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader of our output (head, less) went away
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        message = _advice(error)
+        if message is None:
+            raise
+        print(f"{script}: error: {_with_flags(' '.join(message.split()))}", file=sys.stderr)
+        sys.exit(2)
 
 
-def _fail(script: str, message: str) -> int:
-    """Prints the error in a line."""
-    print(f"{script}: error: {_with_flags(' '.join(message.split()))}", file=sys.stderr)
-    return 2
+def _advice(error: Exception) -> str | None:
+    """What was wrong and what the user can do about it; None for a mistake in the program."""
+    if isinstance(error, MinikdError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU's memory is full: try a smaller --batch-size (with --grad-accum) or --max-length"
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return "the memory is full: try a smaller model, --batch-size or --max-length"
+    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return f"--compile: torch.compile failed ({reason}); a C++ compiler is needed, or leave it out"
+    if isinstance(error, OSError) and error.strerror is not None:
+        return f"{error.filename or 'file'}: {error.strerror}"
+    return None
 
 
 def _with_flags(message: str) -> str:
     """The message with a flag in place of each setting in backticks."""
     return re.sub(r"`(\w+)`", lambda match: "--" + FLAGS.get(match[1], match[1].replace("_", "-")), message)
-
-
-def printable(args: argparse.Namespace) -> dict:
-    """The resolved flags as plain JSON values."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}

@@ -214,7 +214,7 @@ def loaded(folder, labels, validation) -> Classifier:
     """The model in the folder, as the scripts load it."""
     args = SimpleNamespace(label_order=None, max_length=16, precision="fp32")
     data = SimpleNamespace(labels=labels, validation=validation)
-    return load_model(str(folder), data, args, torch.device("cpu"), seed=0).model
+    return load_model(str(folder), args, torch.device("cpu"), data, seed=0).model
 
 
 @pytest.mark.parametrize(("count", "reason"), [

@@ -162,12 +162,12 @@ def test_flags_that_are_not_given_take_the_corpuss_values(dataset, monkeypatch, 
     assert (given.lr, given.epochs) == (0.1, 9)
 
     assert args.max_length is None  # until the model is known
-    cli.settle_length(args, 512)
+    cli.resolve_max_length(args, 512)
     assert args.max_length == length and capsys.readouterr().out == f"max_length {length}\n"
     args.max_length = None
-    cli.settle_length(args, 10)
+    cli.resolve_max_length(args, 10)
     assert args.max_length == 10
-    cli.settle_length(given := type("Args", (), {"max_length": 500})(), 10)
+    cli.resolve_max_length(given := type("Args", (), {"max_length": 500})(), 10)
     assert given.max_length == 500  # check_tokenizer complains of it
 
 
@@ -350,10 +350,10 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
     assert list((tmp_path / "new" / "out").iterdir()) == []  # no probe stays
 
 
-def test_printable_flags_are_those_of_the_run_with_paths_as_text(monkeypatch, tmp_path):
+def test_the_flags_that_are_recorded_are_those_of_the_run_with_paths_as_text(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     args = parsed(monkeypatch, "train.py", "--output-dir", "out")
-    printed = cli.printable(args)
+    printed = cli.flag_values(args)
     assert printed.keys() == vars(args).keys() and printed["output_dir"] == "out" and printed["weight_decay"] == 0.01
 
 
