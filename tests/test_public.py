@@ -18,7 +18,7 @@ import torch
 from exercises import CHANGES, changed
 
 import minikd.datasets.sample
-from minikd import Dataset, MinikdError, Run, Split, TextClassifier, TrainConfig, distill, evaluate, train
+from minikd import Dataset, LoRA, MinikdError, Run, Split, TextClassifier, TrainConfig, distill, evaluate, train
 from minikd.datasets.splits import make_dataset
 from minikd.experiment.readme import READMES, readme_with_tables
 
@@ -122,6 +122,28 @@ def test_a_thread_leaves_a_run_in_a_folder(tmp_path):
     worker.start()
     worker.join()
     assert torch.equal(weights(TextClassifier.load(tmp_path / "run")), weights(teacher))
+
+
+def test_a_student_is_left_in_its_folder_and_used_again_when_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: 2.0)  # a process of its own
+    teacher = new_teacher()
+    options = {"alpha": 0.3, "T": 3.0, "run_dir": tmp_path / "student"}
+    student, again = teacher.make_student(layers=1), teacher.make_student(layers=1)
+    assert len(distill(student, teacher, SMALL, CONFIG, **options)) == 1
+    run = json.loads((tmp_path / "student/run.json").read_text())
+    assert run["name"] == "student" and (run["made_from"]["settings"]["alpha"], student.source) == (
+        0.3, str(tmp_path / "student"))  # fmt: skip
+    assert distill(again, teacher, SMALL, CONFIG, resume=True, **options) == []  # nothing to train
+    assert torch.equal(weights(again), weights(student))
+
+
+def test_what_is_trained_is_said_before(capsys):
+    teacher = new_teacher()
+    train(teacher, SMALL, CONFIG)
+    plain = capsys.readouterr().out
+    assert "64 examples, 1 epochs" in plain and "of them trained" not in plain and "all weights trained" not in plain
+    train(teacher, SMALL, CONFIG, lora=LoRA(rank=2))
+    assert re.search(r"\([\d,]+ of them trained, .*MiB \(.* MiB with all weights trained\)", capsys.readouterr().out)
 
 
 def test_without_a_folder_nothing_is_written_and_random_numbers_continue_as_before(tmp_path, monkeypatch):
