@@ -27,6 +27,10 @@ _HOME = {
 }  # fmt: skip
 
 
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'minikd' has no attribute {name!r}")

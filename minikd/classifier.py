@@ -115,6 +115,8 @@ class TextClassifier:
         "random", or "auto", the first of these that fits. The output layer is new; `seed` decides whatever is random.
         With BERT-base, 4 layers mean the published 512-wide BERT_SMALL (`plan_student`): init="teacher" takes layers.
         """
+        if self.model.config.quantization:
+            raise MinikdError("the model is quantised and has no layers to take; make students of its original")
         plan = plan_student(self.model.config, layers, hidden, init, has_bert_vocabulary(self.tokenizer))
         if plan.init == "teacher":
             model = student_from_teacher(self.model, plan.layers, seed)

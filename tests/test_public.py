@@ -13,6 +13,7 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from exercises import CHANGES, changed
@@ -21,6 +22,7 @@ import minikd.datasets.sample
 from minikd import Dataset, LoRA, MinikdError, Run, Split, TextClassifier, TrainConfig, distill, evaluate, train
 from minikd.datasets.splits import make_dataset
 from minikd.experiment.readme import READMES, readme_with_tables
+from minikd.techniques.quantize import quantize
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minikd"
@@ -179,6 +181,80 @@ def test_the_logits_of_any_model_are_a_teacher():
 
 TEXTS = [f"text number {i}" for i in range(40)]
 NAMES = ["good" if i % 2 else "bad" for i in range(40)]
+
+
+def test_a_model_of_another_order_of_labels_is_not_evaluated():
+    teacher = new_teacher()
+    turned = TextClassifier.from_scratch(SMALL.train.texts, SMALL.labels[::-1], layers=1, hidden=32, max_length=32)
+    assert SMALL.test.label_names == SMALL.labels
+    with pytest.raises(MinikdError, match="are not the split's .*, in this order: give labels=data.labels"):
+        evaluate({"turned": turned}, SMALL.test)
+    with pytest.raises(MinikdError, match="2 distilled and 1 baseline models; give a pair for each seed"):
+        evaluate({"distilled": [teacher, teacher], "baseline": teacher}, SMALL.test)
+    for split in (SMALL, "test"):
+        with pytest.raises(MinikdError, match="give a Split, such as data.test"):
+            evaluate({"teacher": teacher}, split)
+    with pytest.raises(MinikdError, match="other labels than 0 to 1"):
+        evaluate({"teacher": teacher}, Split(["a"], [-1]))
+
+
+def test_numbers_and_logits_of_numpy_are_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: None)  # a process of its own
+    teacher, found = new_teacher(), []
+    logits = teacher.logits(SMALL.train.texts)
+    for given, T in ((logits, 2.0), (logits.numpy(), np.int64(2)), (logits.T.contiguous().T.requires_grad_(), 2)):
+        student = teacher.make_student(layers=1)
+        distill(student, given, SMALL, CONFIG, alpha=np.float32(0.5), T=T, run_dir=tmp_path / str(len(found)))
+        found.append(weights(student))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    for nothing in ([], None, [logits]):
+        with pytest.raises(MinikdError, match="give a TextClassifier, a list of them, or logits"):
+            distill(teacher.make_student(layers=1), nothing, SMALL, CONFIG)
+
+
+def test_a_stopped_training_of_adapters_leaves_none(monkeypatch):
+    model = new_teacher()
+    names = list(model.model.state_dict())
+    monkeypatch.setattr("minikd.experiment.training.run_training", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(model, SMALL, CONFIG, lora=LoRA(rank=2))
+    assert list(model.model.state_dict()) == names
+    assert all(parameter.requires_grad for parameter in model.model.parameters())
+
+
+def test_where_a_run_goes_is_said_once_and_can_be_written_to(tmp_path):
+    model = new_teacher()
+    (tmp_path / "file").write_text("")
+    for options, words in (({"run_dir": tmp_path, "run": QUIET}, "leave out run_dir and resume, or run"),
+                           ({"resume": True}, "give run_dir too"),
+                           ({"run_dir": tmp_path / "file"}, "`run_dir` .*file: cannot be written to"),
+                           ({"run_dir": tmp_path / "file/below"}, "cannot be written to")):  # fmt: skip
+        with pytest.raises(MinikdError, match=words):
+            train(model, SMALL, CONFIG, **options)
+    with pytest.raises(MinikdError, match="data: give a Dataset"):
+        train(model, SMALL.train, CONFIG)
+
+
+def test_the_names_of_outputs_must_be_the_labels(tmp_path):
+    new_teacher().save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for order in (["negativ", "positive"], ["negative"]):
+        with pytest.raises(MinikdError, match="must name the labels negative, positive"):
+            TextClassifier.load(tmp_path, labels=SMALL.labels, label_order=order)
+    assert TextClassifier.load(tmp_path, labels=SMALL.labels, label_order=SMALL.labels[::-1]).labels == SMALL.labels
+
+
+def test_a_quantised_teacher_has_no_layers_to_take():
+    teacher = new_teacher()
+    teacher.model = quantize(teacher.model, "int8")
+    with pytest.raises(MinikdError, match="is quantised and has no layers to take"):
+        teacher.make_student(layers=1)
+
+
+def test_the_public_names_are_listed():
+    assert set(minikd.__all__) <= set(dir(minikd))
 
 
 def test_examples_are_split_as_a_file_is():

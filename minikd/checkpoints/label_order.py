@@ -46,6 +46,8 @@ def match_labels(
         )
     elif label_order:
         order = order_by_name(label_order, labels)
+        if order is None:
+            raise MinikdError(f"`label_order` {', '.join(label_order)}: must name the labels {', '.join(labels)}")
     elif order is None:
         order = _order_on_validation(source, labels, on_validation)
     with torch.no_grad():

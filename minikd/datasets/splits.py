@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ class Split:
     labels: list[int]  # positions in Dataset.labels
     probabilities: np.ndarray | None = None  # (N, C) true label probabilities, known for the embedded sample only
     positions: list[int] | None = None  # where each example was in the one file that all splits were divided from
+    label_names: tuple[str, ...] | None = field(default=None, compare=False)  # Dataset.labels, for a split of one
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            object.__setattr__(self, name, replace(getattr(self, name), label_names=tuple(self.labels)))
 
     @classmethod
     def from_examples(

@@ -225,11 +225,21 @@ def read_results(path: Path) -> dict:
 
 def _check(models: dict[str, list[TextClassifier]], split: Split) -> None:
     """Raises MinikdError where there is nothing to compare, or labels differ."""
+    if not isinstance(split, Split):
+        raise MinikdError(f"evaluate: give a Split, such as data.test, not a {type(split).__name__}")
     if not models or not all(models.values()) or not split.texts:
         raise MinikdError("evaluate: give at least one model and a split with texts")
     labels = {one.labels for of_seeds in models.values() for one in of_seeds}
     if len(labels) > 1:
         raise MinikdError(f"evaluate: the models' labels differ: {', '.join(map(str, sorted(labels)))}")
     (names,) = labels
-    if max(split.labels) >= len(names):
-        raise MinikdError(f"evaluate: the split has more labels than the models' {len(names)}")
+    if split.label_names is not None and names != split.label_names:
+        raise MinikdError(
+            f"evaluate: the models' labels {list(names)} are not the split's {list(split.label_names)}, in this order: "
+            f"give labels=data.labels to TextClassifier.load"
+        )
+    if not all(0 <= label < len(names) for label in split.labels):
+        raise MinikdError(f"evaluate: the split has other labels than 0 to {len(names) - 1}, the models'")
+    pair = [len(models[name]) for name in ("distilled", "baseline") if name in models]
+    if len(set(pair)) > 1:
+        raise MinikdError(f"evaluate: {pair[0]} distilled and {pair[1]} baseline models; give a pair for each seed")

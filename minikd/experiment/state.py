@@ -53,8 +53,8 @@ def load_state(path: Path, made_from: dict) -> dict | None:
         raise MinikdError(f"{path}: cannot be resumed from ({type(error).__name__}); run without `resume`") from None
     if differs:
         raise MinikdError(
-            f"{path}: the run to resume was made from something else ({', '.join(differs)}); give the same settings, "
-            f"or run without `resume`"
+            f"{path}: the run to resume was made from something else ({', '.join(differs)}); give the same settings "
+            f"and the untrained model, or run without `resume`"
         )
     print(f"resumed from {path} at step {state['step']}")
     return state

@@ -1,10 +1,13 @@
 """train and distill: a classifier and a corpus in, a better classifier and, on request, a folder out."""
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,10 +25,10 @@ from minikd.files import fingerprint
 from minikd.inference import autocast
 from minikd.model import count_parameters
 from minikd.student import seeded
-from minikd.techniques.lora import LoRA, add_lora, merge_lora, trainable_parameters, training_state_mb
+from minikd.techniques.lora import LoRA, add_lora, merge_lora, remove_lora, trainable_parameters, training_state_mb
 from minikd.training import TrainConfig, distillation_loss
 
-Teacher = TextClassifier | Sequence[TextClassifier] | Tensor
+Teacher = TextClassifier | Sequence[TextClassifier] | Tensor | np.ndarray
 
 
 def train(
@@ -47,7 +50,7 @@ def train(
     `lora`: train low-rank adapters and the head, all else frozen; they are merged at the end. `run` says the first two
     and more (`Run`). Raises MinikdError.
     """
-    return _train(model, data, config, run or Run(None if run_dir is None else Path(run_dir), resume=resume), lora)
+    return _train(model, data, config, _run(run, run_dir, resume, "model"), lora)
 
 
 def distill(
@@ -76,8 +79,12 @@ def distill(
         raise MinikdError(f"`alpha` {alpha}: must be at least 0 and at most 1")
     if not 0 < T < float("inf"):
         raise MinikdError(f"`T` {T}: must be above 0")
-    run = run or Run(None if run_dir is None else Path(run_dir), "student", resume)
-    teacher = teacher if isinstance(teacher, TextClassifier | Tensor) else list(teacher)
+    run, alpha, T = _run(run, run_dir, resume, "student"), float(alpha), float(T)
+    if isinstance(teacher, np.ndarray):
+        teacher = torch.from_numpy(teacher)
+    teacher = teacher if isinstance(teacher, TextClassifier | Tensor) else list(teacher or [])
+    if isinstance(teacher, list) and not (teacher and all(isinstance(one, TextClassifier) for one in teacher)):
+        raise MinikdError("teacher: give a TextClassifier, a list of them, or logits (N, C)")
     for one in teacher if isinstance(teacher, list) else [teacher]:
         if isinstance(one, TextClassifier) and one.labels != student.labels:
             raise MinikdError(f"the teacher's labels {list(one.labels)} are not the student's {list(student.labels)}")
@@ -85,6 +92,24 @@ def distill(
     logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, desc)
     loss = distillation_loss(logits, alpha, T, config.label_smoothing)
     return _train(student, data, config, run, lora, Objective(loss, alpha, T, key))
+
+
+def _run(run: Run | None, run_dir: str | Path | None, resume: bool, name: str) -> Run:
+    """The `Run` that the arguments of `train` and `distill` ask for. Raises MinikdError where they contradict each
+    other, and for a folder that cannot be written to."""
+    if run is not None and (run_dir is not None or resume):
+        raise MinikdError("run: says where and how already; leave out run_dir and resume, or run")
+    if resume and run_dir is None:
+        raise MinikdError("resume: of which run? give run_dir too")
+    run = run or Run(None if run_dir is None else Path(run_dir), name, resume)
+    if run.folder:
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(run.folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise MinikdError(f"`run_dir` {run.folder}: cannot be written to ({error.strerror})") from None
+    return run
 
 
 class Objective(NamedTuple):
@@ -105,6 +130,8 @@ def _train(
     objective: Objective = Objective(),
 ) -> list[dict]:
     """The history of a training on `data`, after checks."""
+    if not isinstance(data, Dataset):
+        raise MinikdError(f"data: give a Dataset (load_dataset, Dataset.from_examples), not a {type(data).__name__}")
     if classifier.labels != data.labels:
         raise MinikdError(
             f"the model's labels {list(classifier.labels)} are not the data's {list(data.labels)}: give "
@@ -113,7 +140,11 @@ def _train(
     if quantization := classifier.model.config.quantization:
         raise MinikdError(f"the model is quantised ({quantization}) and cannot be trained; take its original")
     tokens, validation = (tokens_of(split, classifier, bool(run.folder)) for split in (data.train, data.validation))
-    return train_on_tokens(classifier, tokens, validation, config, run, lora, objective)
+    model = classifier.model
+    try:
+        return train_on_tokens(classifier, tokens, validation, config, run, lora, objective)
+    finally:
+        remove_lora(model)  # of a training that was stopped; else they have been merged
 
 
 def train_on_tokens(
@@ -164,7 +195,7 @@ def _precomputed(teacher: Teacher, student: TextClassifier, data: Dataset, desc:
     """The teacher's logits (N, C) on the training texts, on the student's device, and a key that tells teachers apart;
     `desc` shows a progress bar."""
     if isinstance(teacher, Tensor):
-        logits = teacher
+        logits = teacher.detach()
     else:
         teachers = [teacher] if isinstance(teacher, TextClassifier) else teacher
         logits = torch.stack([one.logits(data.train.texts, desc=desc) for one in teachers]).mean(dim=0)
@@ -175,7 +206,7 @@ def _precomputed(teacher: Teacher, student: TextClassifier, data: Dataset, desc:
             f"the teacher's logits have shape {tuple(logits.shape)} (or are not finite): a row for each of the "
             f"{len(data.train.texts)} training texts and a column for each of the {len(data.labels)} labels are needed"
         )
-    logits = logits.float().to(student.device)
+    logits = logits.float().contiguous().to(student.device)
     return logits, fingerprint(logits.cpu().numpy())
 
 

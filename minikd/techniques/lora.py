@@ -109,11 +109,18 @@ def merge_lora(model: Classifier) -> None:
     computed in fp64 and rounded once, so that the logits change by no more than the precision of the weights.
     """
     for (layer, target), adapter in adapters(model).items():
-        linear, weight = _matrix(model, layer, target)
+        _, weight = _matrix(model, layer, target)
         with torch.no_grad():
             A, B = (matrix.weight.cpu().double() for matrix in (adapter.lora_A, adapter.lora_B))  # mps has no fp64
             merged = weight.cpu().double() + adapter.alpha / adapter.rank * B @ A
             weight.copy_(merged.to(weight.dtype))
+    remove_lora(model)
+
+
+def remove_lora(model: Classifier) -> None:
+    """Removes the adapters, in place: the encoder is what it was before `add_lora`, and all is trainable."""
+    for layer, target in adapters(model):
+        linear, _ = _matrix(model, layer, target)
         del linear.adapters[target]
         if not linear.adapters:
             del linear.adapters
