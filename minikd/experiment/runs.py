@@ -44,9 +44,8 @@ def find_finished(run: Run) -> bool:
             return True
         if run.resume and not run.partial.exists():
             raise MinikdError(
-                f"`resume`: {folder} was made from other settings ({differs}); give the same settings and the untrained "
-                f"model, or run without "
-                f"`resume` to train it anew"
+                f"`resume`: {folder} was made from other settings ({differs}); give the same settings and the "
+                f"untrained model, or run without `resume` to train it anew"
             )
         print(f"{run.name}: {folder} was made from other settings ({differs}); training anew")
     if not run.resume:
