@@ -26,7 +26,7 @@ def run(args, tracking):
     data = start.load_data(args)
     model = load_single(args, data, device)
     recorded = start.flag_values(args)
-    own_run = Run(args.output_dir, "model", resume=args.resume, compile=args.compile, tracking=tracking,
+    own_run = Run(args.output_dir, resume=args.resume, compile=args.compile, tracking=tracking,
                   arguments=recorded)  # fmt: skip
     train(model, data, start.train_config(args), lora=start.lora(args, args.lora_rank), run=own_run)
 

@@ -38,18 +38,18 @@ def setting(default: Any, help: str, least: float = 0, most: float = math.inf, a
 class TrainConfig:
     """How to train. Raises MinikdError for a value out of its range."""
 
-    epochs: int = setting(3, "passes over the training set", least=1)
-    batch_size: int = setting(32, "examples per forward pass", least=1)
-    lr: float = setting(2e-5, "peak learning rate", above=0)
-    weight_decay: float = setting(0.01, "AdamW's weight decay")
-    warmup_ratio: float = setting(0.1, "share of all steps in which the learning rate rises to its peak", most=1)
-    grad_accum: int = setting(1, "forward passes per optimizer step", least=1)
-    clip: float = setting(1.0, "largest norm of the gradient; 0: no clipping")
-    label_smoothing: float = setting(0.0, "share of a label's weight that is spread over all labels", most=1)
+    epochs: int = setting(3, help="passes over the training set", least=1)
+    batch_size: int = setting(32, help="examples per forward pass", least=1)
+    lr: float = setting(2e-5, help="peak learning rate", above=0)
+    weight_decay: float = setting(0.01, help="AdamW's weight decay")
+    warmup_ratio: float = setting(0.1, help="share of all steps in which the learning rate rises to its peak", most=1)
+    grad_accum: int = setting(1, help="forward passes per optimizer step", least=1)
+    clip: float = setting(1.0, help="largest norm of the gradient; 0: no clipping")
+    label_smoothing: float = setting(0.0, help="share of a label's weight that is spread over all labels", most=1)
     patience: int = setting(
-        0, "stop after N epochs that are no better on validation, by accuracy and at a tie by loss; 0: never"
+        0, help="stop after N epochs that are no better on validation, by accuracy and at a tie by loss; 0: never"
     )
-    seed: int = setting(42, "initial weights, order of batches, dropout; the split never changes")
+    seed: int = setting(42, help="initial weights, order of batches, dropout; the split never changes")
 
     def steps_per_epoch(self, examples: int) -> int:
         """Optimizer steps in which so many examples are read once."""

@@ -29,7 +29,7 @@ from minikd.inference import choose_device, choose_precision, compute_logits, fo
 from minikd.losses import hard_loss, kd_loss
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
-from minikd.training import TrainState, clip_gradients, linear_schedule, make_optimizer
+from minikd.training import TrainConfig, TrainState, clip_gradients, linear_schedule, make_optimizer
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -63,6 +63,24 @@ def make_model(seed=0, dropout=0.1, layers=2, **shape):
 
 def log_lines(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_settings_of_a_training_have_defaults_and_ranges():
+    assert TrainConfig() == TrainConfig(epochs=3, batch_size=32, lr=2e-5, weight_decay=0.01, warmup_ratio=0.1,
+                                        grad_accum=1, clip=1.0, label_smoothing=0.0, patience=0, seed=42)  # fmt: skip
+    whole, number = "a whole number of at least", "a number of at least"
+    wrong = [
+        *[(name, value, f"{whole} 1$") for name in ("epochs", "batch_size", "grad_accum") for value in (0, 1.0, True)],
+        *[(name, value, f"{whole} 0$") for name in ("patience", "seed") for value in (-1, 0.5, False)],
+        *[("lr", value, "a number above 0$") for value in (0, -1.0, math.inf, math.nan, "1e-3")],
+        *[(name, value, f"{number} 0$") for name in ("weight_decay", "clip") for value in (-0.1, math.inf, True)],
+        *[(name, value, f"{number} 0 and at most 1$") for name in ("warmup_ratio", "label_smoothing")
+          for value in (-0.1, 1.1, None)],
+    ]  # fmt: skip
+    for name, value, words in wrong:
+        with pytest.raises(MinikdError, match=f"`{name}` .*: must be {words}"):
+            TrainConfig(**{name: value})
+    TrainConfig(epochs=1, batch_size=1, lr=1e-9, weight_decay=0, warmup_ratio=1, clip=0, label_smoothing=1, seed=0)
 
 
 def test_learning_rate_rises_then_falls_in_straight_lines():

@@ -37,7 +37,7 @@ from minikd.batching import make_batches
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.checkpoints.tokenizer_files import load_tokenizer
 from minikd.cli.defaults import SAMPLE_VOCABULARY
-from minikd.experiment.caches import model_fingerprint
+from minikd.experiment.caches import cache_folder, model_fingerprint
 from minikd.files import fingerprint
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
@@ -271,6 +271,7 @@ def test_train_hands_over_its_own_data_and_settings_and_reports_the_test_split(
     model = ["--model", learned] if start == "--model" else ["--layers", 2, "--hidden", 32]
     assert script("train.py", "--dataset", films, *model, *FLAGS, "--output-dir", "model")[0] == 0
     (call,) = trainings
+    assert len([*cache_folder().glob("logits-*")]) == 1  # to evaluate the model again need not compute them again
     assert_tokens(call["data"], "model", films / "train.csv")
     assert_tokens(call["validation"], "model", films / "validation.csv")
     assert call["settings"] == STUDENT | {"alpha": 1.0, "T": 1.0, "seed": 7} and call["teacher"] is None
