@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minikd.classifier import TextClassifier
+    from minikd.config import TrainConfig
     from minikd.datasets import Dataset, Split, load_dataset
     from minikd.errors import MinikdError
     from minikd.experiment.results import Results, evaluate
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from minikd.experiment.training import distill, train
     from minikd.losses import kd_loss
     from minikd.techniques.lora import LoRA
-    from minikd.training import TrainConfig
 
 __version__ = "0.1.0"
 __all__ = ["Dataset", "LoRA", "MinikdError", "Results", "Run", "Split", "TextClassifier", "TrainConfig", "distill",
@@ -23,7 +23,7 @@ _HOME = {
     "TextClassifier": "classifier", "Dataset": "datasets", "Split": "datasets", "load_dataset": "datasets",
     "MinikdError": "errors", "Results": "experiment.results", "evaluate": "experiment.results",
     "Run": "experiment.running", "distill": "experiment.training", "train": "experiment.training",
-    "kd_loss": "losses", "LoRA": "techniques.lora", "TrainConfig": "training",
+    "kd_loss": "losses", "LoRA": "techniques.lora", "TrainConfig": "config",
 }  # fmt: skip
 
 

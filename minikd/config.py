@@ -1,12 +1,14 @@
-"""The shape of an encoder: BERT's or DistilBERT's.
+"""The shape of an encoder, BERT's or DistilBERT's, and the settings of a training.
 
 The families differ in the activation of the head, in a dropout after the attention, in the dropout before the
 classifier, and in segment embeddings, which DistilBERT lacks. Each is a field or a property here, so that `model.py`
 needs one encoder only. Their config.json is read and written in `minikd/checkpoints/config_json.py`.
 """
 
+import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 from minikd.errors import MinikdError
 
@@ -129,3 +131,46 @@ def bert_like(hidden: int, layers: int, like: EncoderConfig) -> EncoderConfig:
         pad_token_id=like.pad_token_id,
         labels=like.labels,
     )
+
+
+def setting(default: Any, help: str, least: float = 0, most: float = math.inf, above: float | None = None) -> Any:
+    """A field of `TrainConfig`: its default, its help text, and its range, [least, most] or (above, most].
+
+    The scripts make their flags from these fields.
+    """
+    return field(default=default, metadata={"help": help, "least": least, "most": most, "above": above})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Raises MinikdError for a value out of its range."""
+
+    epochs: int = setting(3, help="passes over the training set", least=1)
+    batch_size: int = setting(32, help="examples per forward pass", least=1)
+    lr: float = setting(2e-5, help="peak learning rate", above=0)
+    weight_decay: float = setting(0.01, help="AdamW's weight decay")
+    warmup_ratio: float = setting(0.1, help="share of all steps in which the learning rate rises to its peak", most=1)
+    grad_accum: int = setting(1, help="forward passes per optimizer step", least=1)
+    clip: float = setting(1.0, help="largest norm of the gradient; 0: no clipping")
+    label_smoothing: float = setting(0.0, help="share of a label's weight that is spread over all labels", most=1)
+    patience: int = setting(
+        0, help="stop after N epochs that are no better on validation, by accuracy and at a tie by loss; 0: never"
+    )
+    seed: int = setting(42, help="initial weights, order of batches, dropout; the split never changes")
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Optimizer steps in which so many examples are read once."""
+        return math.ceil(math.ceil(examples / self.batch_size) / self.grad_accum)
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value, allowed = getattr(self, one.name), one.metadata
+            kinds = (int,) if one.type is int else (int, float)
+            fits = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+            fits = fits and allowed["least"] <= value <= allowed["most"]
+            if not fits or (allowed["above"] is not None and value <= allowed["above"]):
+                wanted = "a whole number" if one.type is int else "a number"
+                above = allowed["above"]
+                wanted += f" of at least {allowed['least']:g}" if above is None else f" above {above:g}"
+                wanted += f" and at most {allowed['most']:g}" if allowed["most"] < math.inf else ""
+                raise MinikdError(f"`{one.name}` {value!r}: must be {wanted}")

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from minikd.errors import MinikdError
+
 
 class CleanUp(ExitStack):
     """An ExitStack whose block ends with the error that was raised in it, also where a clean-up then fails too.
@@ -86,3 +88,15 @@ def fingerprint(*parts: Any) -> str:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
+
+
+def check_writable(folder: Path, setting: str = "`run_dir`") -> None:
+    """Makes the folder that `setting` names. Raises MinikdError if nothing can be written to it: before hours of
+    training, not after."""
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("probe")
+        probe.unlink()
+    except OSError as error:
+        raise MinikdError(f"{setting} {folder}: cannot be written to ({error.strerror})") from None

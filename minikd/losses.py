@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minikd.errors import MinikdError
+
 
 def kd_loss(
     student_logits: Tensor,
@@ -22,10 +24,10 @@ def kd_loss(
     """The loss above: a scalar for logits (B, C) of student and teacher and label ids (B,). No gradient reaches the
     teacher.
 
-    Raises ValueError for alpha outside [0, 1], T not above 0 (or not finite), or logits of different shapes.
+    Raises MinikdError for alpha outside [0, 1], T not above 0 (or not finite), or logits of different shapes.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in [0, 1], not {alpha}")
+        raise MinikdError(f"alpha must be in [0, 1], not {alpha}")
     hard = hard_loss(student_logits, labels, label_smoothing)
     return alpha * hard + (1 - alpha) * soft_loss(student_logits, teacher_logits, T)
 
@@ -42,12 +44,12 @@ def soft_loss(student_logits: Tensor, teacher_logits: Tensor, T: float) -> Tenso
     with the hard loss when T changes (Hinton et al. 2015, section 2). The sum runs over the classes and the mean
     over the batch: `F.kl_div(reduction="mean")` would divide by the number of classes as well, and is not KL.
 
-    Raises ValueError for T not above 0 (or not finite), or logits of different shapes.
+    Raises MinikdError for T not above 0 (or not finite), or logits of different shapes.
     """
     if not 0 < T < float("inf"):
-        raise ValueError(f"the temperature T must be above 0, not {T}")
+        raise MinikdError(f"the temperature T must be above 0, not {T}")
     if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
+        raise MinikdError(
             f"student and teacher logits must have one shape, not {tuple(student_logits.shape)} "
             f"and {tuple(teacher_logits.shape)}"
         )

@@ -9,7 +9,7 @@ nothing and writes nothing: `fit` is a generator, and whoever iterates over it l
 import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -18,56 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from minikd.batching import Batch, TokenizedSplit, make_batches, plan_batches
+from minikd.config import TrainConfig
 from minikd.errors import MinikdError
 from minikd.inference import autocast, compute_logits
 from minikd.losses import hard_loss, kd_loss
 from minikd.metrics import confusion_matrix
 from minikd.model import Classifier
 from minikd.used_rows import only_used_rows
-
-
-def setting(default: Any, help: str, least: float = 0, most: float = math.inf, above: float | None = None) -> Any:
-    """A field of `TrainConfig`: its default, its help text, and its range, [least, most] or (above, most].
-
-    The scripts make their flags from these fields.
-    """
-    return field(default=default, metadata={"help": help, "least": least, "most": most, "above": above})
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train. Raises MinikdError for a value out of its range."""
-
-    epochs: int = setting(3, help="passes over the training set", least=1)
-    batch_size: int = setting(32, help="examples per forward pass", least=1)
-    lr: float = setting(2e-5, help="peak learning rate", above=0)
-    weight_decay: float = setting(0.01, help="AdamW's weight decay")
-    warmup_ratio: float = setting(0.1, help="share of all steps in which the learning rate rises to its peak", most=1)
-    grad_accum: int = setting(1, help="forward passes per optimizer step", least=1)
-    clip: float = setting(1.0, help="largest norm of the gradient; 0: no clipping")
-    label_smoothing: float = setting(0.0, help="share of a label's weight that is spread over all labels", most=1)
-    patience: int = setting(
-        0, help="stop after N epochs that are no better on validation, by accuracy and at a tie by loss; 0: never"
-    )
-    seed: int = setting(42, help="initial weights, order of batches, dropout; the split never changes")
-
-    def steps_per_epoch(self, examples: int) -> int:
-        """Optimizer steps in which so many examples are read once."""
-        return math.ceil(math.ceil(examples / self.batch_size) / self.grad_accum)
-
-    def __post_init__(self) -> None:
-        for one in fields(self):
-            value, least, most, above = (
-                getattr(self, one.name),
-                *map(one.metadata.__getitem__, ("least", "most", "above")),
-            )
-            kinds = (int,) if one.type is int else (int, float)
-            fits = isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most
-            if not fits or math.isinf(value) or (above is not None and value <= above):
-                wanted = "a whole number" if one.type is int else "a number"
-                wanted += f" above {above:g}" if above is not None else f" of at least {least:g}"
-                wanted += f" and at most {most:g}" if most < math.inf else ""
-                raise MinikdError(f"`{one.name}` {value!r}: must be {wanted}")
 
 
 @dataclass
@@ -145,7 +102,8 @@ def fit(
     `loss` maps logits (B, C) and their batch to a scalar: for a student `distillation_loss`; None means cross-entropy
     with the labels. `saved`, the `state_dict` of an earlier training, is continued. `compile` trains torch.compile's
     version of the model. Seeds torch's random numbers. Iterate to the end, or close the generator: it restores the
-    model's word embeddings.
+    model's word embeddings. Raises MinikdError for a state of another model and for validation logits that are not
+    finite.
     """
     loss = loss or (lambda logits, batch: hard_loss(logits, batch.labels, config.label_smoothing))
     steps_per_epoch = config.steps_per_epoch(len(data))
@@ -160,7 +118,7 @@ def fit(
             state.load_state_dict(saved)
 
         step_loss = torch.zeros(())
-        for epoch in range(len(state.history), config.epochs):  # epochs that are over
+        for epoch in range(len(state.history), config.epochs):  # `epoch`: how many are over
             if config.patience and state.best and epoch - state.best["epoch"] >= config.patience:
                 break
             began = time.perf_counter() - state.seconds

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, fields
 
 from minikd.classifier import TextClassifier
+from minikd.config import TrainConfig
 from minikd.experiment.caches import cached_logits
 from minikd.experiment.running import Run, run_training
 from minikd.experiment.training import Objective, train_on_tokens
 from minikd.techniques.lora import LoRA
-from minikd.training import TrainConfig, distillation_loss
+from minikd.training import distillation_loss
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, default
 from minikd.cli.flag_types import integer, label_names, names, non_empty, path, real
+from minikd.config import TrainConfig
 from minikd.report.tables import CRITERIA
 from minikd.techniques.lora import TARGETS
-from minikd.training import TrainConfig
 
 DATA_DIR = Path(__file__).parents[2] / "data"
 

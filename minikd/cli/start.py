@@ -1,7 +1,6 @@
 """From flags to a run: defaults, device, data and settings; and how a user's mistake is reported."""
 
 import argparse
-import os
 import re
 import signal
 import sys
@@ -12,13 +11,14 @@ import torch
 
 from minikd.checkpoints.label_order import order_by_name
 from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, corpus_name, default
+from minikd.config import TrainConfig
 from minikd.datasets import Dataset, load_dataset
 from minikd.datasets.classes import label_counts, rare_labels
 from minikd.errors import MinikdError
 from minikd.evaluation.memory import keep_freed_memory
+from minikd.files import check_writable
 from minikd.inference import choose_device, choose_precision
 from minikd.techniques.lora import TARGETS, LoRA
-from minikd.training import TrainConfig
 
 FLAGS = {"run_dir": "output-dir", "agreement": "fpb-agreement"}  # settings whose flag has another name
 
@@ -51,18 +51,6 @@ def resolve_max_length(args: argparse.Namespace, *positions: int) -> None:
     if args.max_length is None:
         args.max_length = min(default("max_length", args.dataset), *positions)
         print(f"max_length {args.max_length}")
-
-
-def check_writable(output: Path, flag: str = "--output-dir") -> None:
-    """Makes the folder that `flag` names. Raises MinikdError if nothing can be written to it: before hours of training,
-    not after."""
-    probe = output / f".writable-{os.getpid()}"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe.write_text("probe")
-        probe.unlink()
-    except OSError as error:
-        raise MinikdError(f"{flag} {output}: cannot be written to ({error.strerror})") from None
 
 
 def set_up(args: argparse.Namespace) -> torch.device:

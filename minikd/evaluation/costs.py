@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from minikd.batching import Batch, TokenizedSplit, make_batches
 from minikd.checkpoints.config_json import config_from_json, config_to_json
+from minikd.config import TrainConfig
 from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
 from minikd.inference import forward_only
 from minikd.losses import hard_loss
 from minikd.model import Classifier, count_parameters
 from minikd.techniques.lora import LoRA, add_lora
 from minikd.techniques.quantize import new_model
-from minikd.training import TrainConfig, TrainState, make_optimizer, training_step
+from minikd.training import TrainState, make_optimizer, training_step
 from minikd.used_rows import only_used_rows
 
 SINGLES = 16  # examples that are timed one at a time

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minikd.batching import SORTED_TOGETHER, Batch, TokenizedSplit
+from minikd.config import TrainConfig
 from minikd.errors import MinikdError
 from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory
 from minikd.experiment.journal import open_log
@@ -22,7 +23,7 @@ from minikd.experiment.state import StopSignal, load_state, save_state
 from minikd.experiment.tracking import Tracking
 from minikd.files import CleanUp
 from minikd.model import Classifier
-from minikd.training import Progress, TrainConfig, fit
+from minikd.training import Progress, fit
 
 LOG_EVERY = 10  # optimizer steps
 

@@ -1,7 +1,5 @@
 """train and distill: a classifier and a corpus in, a better classifier and, on request, a folder out."""
 
-import errno
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,18 +13,19 @@ from minikd.batching import Batch, TokenizedSplit, padding_share, plan_batches
 from minikd.checkpoints.config_json import config_to_json
 from minikd.checkpoints.pretrained import from_pretrained
 from minikd.classifier import TextClassifier
+from minikd.config import TrainConfig
 from minikd.datasets import Dataset
 from minikd.errors import MinikdError
 from minikd.evaluation.costs import training_memory_mb
 from minikd.experiment.caches import model_fingerprint, tokens_of
 from minikd.experiment.running import Run, run_training
 from minikd.experiment.runs import find_finished, finish
-from minikd.files import fingerprint
+from minikd.files import check_writable, fingerprint
 from minikd.inference import autocast
 from minikd.model import count_parameters
 from minikd.student import seeded
 from minikd.techniques.lora import LoRA, add_lora, merge_lora, remove_lora, trainable_parameters, training_state_mb
-from minikd.training import TrainConfig, distillation_loss
+from minikd.training import distillation_loss
 
 Teacher = TextClassifier | Sequence[TextClassifier] | Tensor | np.ndarray
 
@@ -103,12 +102,7 @@ def _run(run: Run | None, run_dir: str | Path | None, resume: bool, name: str) -
         raise MinikdError("resume: of which run? give run_dir too")
     run = run or Run(None if run_dir is None else Path(run_dir), name, resume)
     if run.folder:
-        try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(run.folder, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except OSError as error:
-            raise MinikdError(f"`run_dir` {run.folder}: cannot be written to ({error.strerror})") from None
+        check_writable(run.folder)
     return run
 
 
@@ -144,7 +138,8 @@ def _train(
     try:
         return train_on_tokens(classifier, tokens, validation, config, run, lora, objective)
     finally:
-        remove_lora(model)  # of a training that was stopped; else they have been merged
+        if lora:
+            remove_lora(model)  # of a training that was stopped; else they have been merged
 
 
 def train_on_tokens(

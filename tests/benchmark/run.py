@@ -25,11 +25,10 @@ from benchmark.targets import readme_with_targets, targets
 from benchmark.texts import accuracy_part, data_part
 
 from minikd.cli.flag_types import integer, real
-from minikd.cli.start import check_writable
 from minikd.errors import MinikdError
 from minikd.evaluation.memory import keep_freed_memory
 from minikd.experiment.runs import environment
-from minikd.files import atomic_write, write_json
+from minikd.files import atomic_write, check_writable, write_json
 from minikd.inference import choose_device, choose_precision
 
 PARTS = {

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from minikd.errors import MinikdError
 from minikd.losses import hard_loss, kd_loss, soft_loss
 
 PRECISIONS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -154,20 +155,20 @@ def test_half_precision_logits_are_computed_with_in_fp32_also_under_autocast(dty
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan, math.inf])
 def test_alpha_outside_0_to_1_is_refused(alpha):
-    with pytest.raises(ValueError, match="alpha must be in"):
+    with pytest.raises(MinikdError, match="alpha must be in"):
         kd_loss(logits(), logits(), labels(), alpha, 2.0)
 
 
 @pytest.mark.parametrize("T", [0, -1.0, math.nan, math.inf])
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_temperature_that_is_not_above_0_is_refused(T, alpha):
-    with pytest.raises(ValueError, match="temperature T must be"):
+    with pytest.raises(MinikdError, match="temperature T must be"):
         kd_loss(logits(), logits(), labels(), alpha, T)
 
 
 @pytest.mark.parametrize("shape", [(8, 2), (4, 3), (1, 3), (8, 1)])
 def test_unequal_shapes_are_refused_and_not_broadcast(shape):
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(MinikdError, match="one shape"):
         kd_loss(logits(), torch.zeros(shape, dtype=torch.float64), labels(), 0.5, 2.0)
 
 

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 import minikd.experiment.running
 import minikd.inference
 import minikd.training
-from minikd.config import EncoderConfig
+from minikd.config import EncoderConfig, TrainConfig
 from minikd.datasets import Split
 from minikd.errors import MinikdError
 from minikd.experiment.caches import cached_tokens, model_fingerprint
@@ -29,7 +29,7 @@ from minikd.inference import choose_device, choose_precision, compute_logits, fo
 from minikd.losses import hard_loss, kd_loss
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
-from minikd.training import TrainConfig, TrainState, clip_gradients, linear_schedule, make_optimizer
+from minikd.training import TrainState, clip_gradients, linear_schedule, make_optimizer
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ from helpers import train
 from test_training import CPU, SETTINGS, make_model, tiny_data
 
 from minikd.batching import plan_batches
+from minikd.config import TrainConfig
 from minikd.experiment import running
 from minikd.experiment.running import Display, Run
-from minikd.training import TrainConfig
 
 data = pytest.fixture(scope="module")(tiny_data)
 

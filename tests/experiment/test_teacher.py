@@ -12,6 +12,7 @@ from minikd.batching import plan_batches
 from minikd.checkpoints.pretrained import from_pretrained
 from minikd.checkpoints.tokenizer_files import load_tokenizer
 from minikd.classifier import TextClassifier
+from minikd.config import TrainConfig
 from minikd.datasets import Dataset, Split, load_dataset
 from minikd.experiment.caches import cached_tokens, model_fingerprint
 from minikd.experiment.running import Run
@@ -19,7 +20,6 @@ from minikd.experiment.teacher import copy_teacher, teacher_logits
 from minikd.experiment.training import distill
 from minikd.losses import kd_loss, soft_loss
 from minikd.tokenizer import train_wordpiece
-from minikd.training import TrainConfig
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(epochs=1, batch_size=16, lr=1e-3)
