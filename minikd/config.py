@@ -146,6 +146,7 @@ class TrainConfig:
     """How to train. Raises MinikdError for a value out of its range."""
 
     epochs: int = setting(3, help="passes over the training set", least=1)
+    max_steps: int = setting(0, help="optimizer steps in all, whatever `epochs` says; 0: as many as the epochs have")
     batch_size: int = setting(32, help="examples per forward pass", least=1)
     lr: float = setting(2e-5, help="peak learning rate", above=0)
     weight_decay: float = setting(0.01, help="AdamW's weight decay")
@@ -161,6 +162,14 @@ class TrainConfig:
     def steps_per_epoch(self, examples: int) -> int:
         """Optimizer steps in which so many examples are read once."""
         return math.ceil(math.ceil(examples / self.batch_size) / self.grad_accum)
+
+    def total_steps(self, examples: int) -> int:
+        """Optimizer steps of the whole training."""
+        return self.max_steps or self.epochs * self.steps_per_epoch(examples)
+
+    def total_epochs(self, examples: int) -> int:
+        """Epochs of the whole training; with `max_steps`, the last one may end early."""
+        return math.ceil(self.total_steps(examples) / self.steps_per_epoch(examples))
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -2,8 +2,9 @@
 
     L = alpha · CE(labels, student) + (1 − alpha) · T² · KL(softmax(teacher / T) ‖ softmax(student / T))
 
-alpha weighs the hard loss, against the labels; some published code has it the other way round. Everything is computed
-in fp32 (or fp64, for tests), also under autocast: the short formats have 8 to 11 significant bits.
+alpha weighs the hard loss, against the labels; some published code has it the other way round. An example without a
+label has the soft loss alone. Everything is computed in fp32 (or fp64, for tests), also under autocast: the short
+formats have 8 to 11 significant bits.
 """
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minikd.errors import MinikdError
+
+UNLABELLED = -1  # the label id of an example that has no label
 
 
 def kd_loss(
@@ -21,15 +24,23 @@ def kd_loss(
     T: float = 2.0,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """The loss above: a scalar for logits (B, C) of student and teacher and label ids (B,). No gradient reaches the
-    teacher.
+    """The loss above, averaged over the batch: a scalar for logits (B, C) of student and teacher and label ids (B,).
+
+    For examples whose label is `UNLABELLED` alpha is 0. No gradient reaches the teacher.
 
     Raises MinikdError for alpha outside [0, 1], T not above 0 (or not finite), or logits of different shapes.
     """
     if not 0 <= alpha <= 1:
         raise MinikdError(f"alpha must be in [0, 1], not {alpha}")
-    hard = hard_loss(student_logits, labels, label_smoothing)
-    return alpha * hard + (1 - alpha) * soft_loss(student_logits, teacher_logits, T)
+    hard = F.cross_entropy(
+        _at_least_fp32(student_logits),
+        labels,
+        ignore_index=UNLABELLED,
+        label_smoothing=label_smoothing,
+        reduction="none",
+    )  # (B,)
+    weight = alpha * (labels != UNLABELLED).to(hard.dtype)  # (B,)
+    return (weight * hard + (1 - weight) * soft_loss(student_logits, teacher_logits, T)).mean()
 
 
 def hard_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -38,11 +49,11 @@ def hard_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> T
 
 
 def soft_loss(student_logits: Tensor, teacher_logits: Tensor, T: float) -> Tensor:
-    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), averaged over the batch: logits (B, C) each -> scalar.
+    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)) of each example: logits (B, C) each -> (B,).
 
     The gradient of the KL alone shrinks as 1/T², because both distributions flatten; the factor T² keeps the balance
-    with the hard loss when T changes (Hinton et al. 2015, section 2). The sum runs over the classes and the mean
-    over the batch: `F.kl_div(reduction="mean")` would divide by the number of classes as well, and is not KL.
+    with the hard loss when T changes (Hinton et al. 2015, section 2). The sum runs over the classes:
+    `F.kl_div(reduction="mean")` would divide by their number as well, and is not KL.
 
     Raises MinikdError for T not above 0 (or not finite), or logits of different shapes.
     """
@@ -56,7 +67,7 @@ def soft_loss(student_logits: Tensor, teacher_logits: Tensor, T: float) -> Tenso
     student_log_probs = F.log_softmax(_at_least_fp32(student_logits) / T, dim=-1)
     teacher_log_probs = F.log_softmax(_at_least_fp32(teacher_logits.detach()) / T, dim=-1)
     kl = (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(dim=-1)  # (B,)
-    return T**2 * kl.mean()
+    return T**2 * kl
 
 
 def _at_least_fp32(logits: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def fit(
     """
     loss = loss or (lambda logits, batch: hard_loss(logits, batch.labels, config.label_smoothing))
     steps_per_epoch = config.steps_per_epoch(len(data))
-    total_steps = config.epochs * steps_per_epoch
+    total_steps, epochs = config.total_steps(len(data)), config.total_epochs(len(data))
     torch.manual_seed(config.seed)  # dropout depends on the seed alone, not on what ran before
     model.to(device)
     with only_used_rows(model.encoder.embeddings, np.union1d(data.ids, data.pad_token_id)) as table:
@@ -118,15 +118,16 @@ def fit(
             state.load_state_dict(saved)
 
         step_loss = torch.zeros(())
-        for epoch in range(len(state.history), config.epochs):  # `epoch`: how many are over
+        for epoch in range(len(state.history), epochs):  # `epoch`: how many are over
             if config.patience and state.best and epoch - state.best["epoch"] >= config.patience:
                 break
             began = time.perf_counter() - state.seconds
             done = state.step - epoch * steps_per_epoch  # steps of an epoch that was interrupted, else 0
+            steps = range(epoch * steps_per_epoch, min((epoch + 1) * steps_per_epoch, total_steps))
             plan = plan_batches(data.lengths, config.batch_size, config.seed, epoch)
-            groups = [plan[i : i + config.grad_accum] for i in range(0, len(plan), config.grad_accum)][done:]
+            groups = [plan[i : i + config.grad_accum] for i in range(0, len(plan), config.grad_accum)]
+            groups = groups[done : len(steps)]
             batches = make_batches(data, [index for group in groups for index in group], device)
-            steps = range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
             rates = [config.lr * linear_schedule(step, total_steps, config.warmup_ratio) for step in steps]
             model.train()
             for group, lr in zip(groups, rates[done:]):
@@ -143,7 +144,8 @@ def fit(
                 weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
                 state.best = {"epoch": epoch + 1, "scores": scores, "weights": weights}
             state.seconds = 0.0
-            yield Progress(state, total_steps, epoch + 1, rates[-1], step_loss, 0, 0, state.history[-1])
+            epochs_done = state.step / steps_per_epoch
+            yield Progress(state, total_steps, epochs_done, rates[-1], step_loss, 0, 0, state.history[-1])
 
         assert state.best is not None  # there was at least one epoch
         model.load_state_dict(state.best["weights"])

@@ -92,14 +92,15 @@ def run_training(
             journal.write(done, device)
             display.show(done)
             stopping = stop is not None and stop.requested
-            if not epoch_is_over and (not stopping or done.state.step % per_epoch == 0):
+            ends_epoch = done.state.step % per_epoch == 0 or done.state.step == done.total_steps
+            if not epoch_is_over and (not stopping or ends_epoch):
                 continue  # the last step of an epoch waits for its validation
             if folder:
                 save_state(folder / "state.pt", made_from, done.state)
             if stopping:
                 total = f"step {done.state.step} of {done.total_steps}"
                 raise KeyboardInterrupt(f"{run.name}: stopped at {total}; `resume` continues")
-        if len(history) < config.epochs:
+        if len(history) < config.total_epochs(len(data)):
             display.say(f"{run.name}: no better epoch in the last {config.patience}; stopping early")
     return history
 
@@ -108,13 +109,14 @@ class Display:
     """The progress bar of a run, and the lines above it."""
 
     def __init__(self, run: Run, config: TrainConfig, data: TokenizedSplit, validation: TokenizedSplit, epoch: float):
-        self.name, self.epochs, self.shown = run.name, config.epochs, run.progress
-        total, initial = config.epochs * len(data), min(round(epoch * len(data)), config.epochs * len(data))
-        self.bar = tqdm(total=total, initial=initial, unit="ex", desc=run.name, dynamic_ncols=True,
-                        disable=not run.progress)  # fmt: skip
+        self.name, self.epochs, self.shown = run.name, config.total_epochs(len(data)), run.progress
+        whole = config.total_steps(len(data)) / config.steps_per_epoch(len(data))  # epochs, perhaps with a fraction
+        total = round(whole * len(data))
+        self.bar = tqdm(total=total, initial=min(round(epoch * len(data)), total), unit="ex", desc=run.name,
+                        dynamic_ncols=True, disable=not run.progress)  # fmt: skip
         tokens = len(data.ids) + len(validation.ids) / 3  # of an epoch; validation has no backward pass
-        what = f"{run.name}: {'the rest of ' if epoch else ''}{config.epochs} epochs"
-        self.estimate = Estimate(what, tokens * (config.epochs - epoch))
+        what = f"{run.name}: {'the rest of ' if epoch else ''}{whole:.3g} epochs"
+        self.estimate = Estimate(what, tokens * (whole - epoch))
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from minikd.errors import MinikdError
-from minikd.losses import hard_loss, kd_loss, soft_loss
+from minikd.losses import UNLABELLED, hard_loss, kd_loss, soft_loss
 
 PRECISIONS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 every_precision = pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
@@ -32,7 +32,7 @@ def test_value_computed_by_hand():
     # T = 2: the teacher's probabilities are (3/4, 1/4), the student's (1/2, 1/2); T = 1 gives the student's CE, log 2.
     teacher, student = torch.tensor([[2 * math.log(3), 0.0]]), torch.tensor([[0.0, 0.0]])
     kl = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    assert soft_loss(student, teacher, T=2.0).item() == pytest.approx(4 * kl, rel=1e-6)
+    assert soft_loss(student, teacher, T=2.0).mean().item() == pytest.approx(4 * kl, rel=1e-6)
     assert hard_loss(student, torch.tensor([1])).item() == pytest.approx(math.log(2), rel=1e-6)
     expected = 0.3 * math.log(2) + 0.7 * 4 * kl
     assert kd_loss(student, teacher, torch.tensor([1]), alpha=0.3, T=2.0).item() == pytest.approx(expected, rel=1e-6)
@@ -46,8 +46,8 @@ def test_by_default_labels_and_teacher_weigh_the_same_at_temperature_2():
 def test_kl_runs_from_teacher_to_student_and_not_back():
     teacher, student = torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     p, q = teacher.softmax(1), student.softmax(1)
-    assert soft_loss(student, teacher, 1.0).item() == pytest.approx((p * (p / q).log()).sum().item(), rel=1e-5)
-    assert soft_loss(teacher, student, 1.0).item() != pytest.approx(soft_loss(student, teacher, 1.0).item(), rel=0.1)
+    assert soft_loss(student, teacher, 1.0).mean().item() == pytest.approx((p * (p / q).log()).sum().item(), rel=1e-5)
+    assert soft_loss(teacher, student, 1.0).mean().item() != pytest.approx(soft_loss(student, teacher, 1.0).mean().item(), rel=0.1)
 
 
 @pytest.mark.parametrize("T", [0.5, 1.0, 2.0, 4.0, 20.0])
@@ -71,14 +71,14 @@ def test_gradient_equals_finite_differences(alpha):
 
 def test_kl_is_zero_with_zero_gradient_when_logits_match():
     student = logits(scale=5).requires_grad_()
-    loss = soft_loss(student, student.detach().clone(), T=3.0)
+    loss = soft_loss(student, student.detach().clone(), T=3.0).mean()
     loss.backward()
     assert abs(loss.item()) < 1e-14 and student.grad.abs().max() < 1e-14
 
 
 def test_kl_does_not_see_a_constant_added_to_all_logits():
     student, teacher = logits(seed=1), logits(seed=2)
-    torch.testing.assert_close(soft_loss(student + 5, teacher - 3, 2.0), soft_loss(student, teacher, 2.0))
+    torch.testing.assert_close(soft_loss(student + 5, teacher - 3, 2.0).mean(), soft_loss(student, teacher, 2.0).mean())
 
 
 def test_alpha_1_is_cross_entropy_alone():
@@ -92,7 +92,7 @@ def test_alpha_0_is_the_soft_loss_alone_whatever_the_labels():
     student, teacher = logits(seed=1), logits(seed=2)
     for targets in (labels(), labels().flip(0)):
         loss = kd_loss(student, teacher, targets, alpha=0.0, T=2.0)
-        torch.testing.assert_close(loss, soft_loss(student, teacher, 2.0))
+        torch.testing.assert_close(loss, soft_loss(student, teacher, 2.0).mean())
 
 
 def test_gradient_keeps_its_scale_when_the_temperature_changes():
@@ -101,7 +101,7 @@ def test_gradient_keeps_its_scale_when_the_temperature_changes():
     teacher = teacher - teacher.mean(dim=1, keepdim=True)
     for T in (2.0, 4.0, 8.0, 20.0):
         student = torch.zeros_like(teacher).requires_grad_()
-        soft_loss(student, teacher, T).backward()
+        soft_loss(student, teacher, T).mean().backward()
         norms.append(student.grad.norm().item())
     assert max(norms) / min(norms) < 1.05
     assert norms[-1] == pytest.approx((teacher / 3 / 8).norm().item(), rel=0.01)
@@ -116,8 +116,8 @@ def test_loss_does_not_depend_on_the_size_of_the_batch():
 def test_loss_does_not_depend_on_classes_that_nobody_considers():
     student, teacher = logits(seed=1), logits(seed=2)
     impossible = torch.full((8, 2), -1e4, dtype=torch.float64)
-    with_more = soft_loss(torch.cat([student, impossible], 1), torch.cat([teacher, impossible], 1), 2.0)
-    torch.testing.assert_close(with_more, soft_loss(student, teacher, 2.0))
+    with_more = soft_loss(torch.cat([student, impossible], 1), torch.cat([teacher, impossible], 1), 2.0).mean()
+    torch.testing.assert_close(with_more, soft_loss(student, teacher, 2.0).mean())
 
 
 def test_no_gradient_reaches_the_teacher():
@@ -140,7 +140,7 @@ def test_loss_and_gradient_stay_finite_at_logits_of_ten_thousand(dtype, T):
 @every_precision
 def test_kl_is_zero_at_matching_extremes(dtype):
     extremes = torch.tensor([[1e4, -1e4], [-1e4, 1e4]], dtype=dtype)
-    assert soft_loss(extremes, extremes, 1.0).item() == 0
+    assert soft_loss(extremes, extremes, 1.0).mean().item() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -177,5 +177,15 @@ def test_label_smoothing_is_that_of_cross_entropy_and_touches_the_hard_loss_alon
     student, teacher = logits(seed=1), logits(seed=2)
     expected = F.cross_entropy(student, labels(), label_smoothing=smoothing)
     torch.testing.assert_close(kd_loss(student, teacher, labels(), 1.0, 2.0, smoothing), expected)
-    mixed = 0.5 * expected + 0.5 * soft_loss(student, teacher, 2.0)
+    mixed = 0.5 * expected + 0.5 * soft_loss(student, teacher, 2.0).mean()
     torch.testing.assert_close(kd_loss(student, teacher, labels(), 0.5, 2.0, smoothing), mixed)
+
+
+def test_an_unlabelled_example_has_the_soft_loss_alone_and_full_weight():
+    student, teacher = torch.randn(4, 3), torch.randn(4, 3)
+    labels = torch.tensor([0, UNLABELLED, 2, UNLABELLED])
+    soft = soft_loss(student, teacher, 2.0)
+    hard = -student.log_softmax(-1)[[0, 2], [0, 2]]
+    expected = (0.7 * hard.sum() + 0.3 * soft[[0, 2]].sum() + soft[[1, 3]].sum()) / 4
+    torch.testing.assert_close(kd_loss(student, teacher, labels, 0.7, 2.0), expected)
+    assert kd_loss(student, teacher, torch.full((4,), UNLABELLED), 1.0, 2.0) == soft.mean()

@@ -62,13 +62,15 @@ def plain_loop(twin, split, validation, settings, teacher=None):
     """Trains `twin` as the documentation of the flags says. Returns the steps' (loss, rate, norm of the gradient) and
     each epoch's (validation accuracy, loss, weights)."""
     groups_per_epoch = math.ceil(math.ceil(len(split.labels) / settings.batch_size) / settings.grad_accum)
-    total = settings.epochs * groups_per_epoch
+    total = settings.max_steps or settings.epochs * groups_per_epoch
     warmup = round(settings.warmup_ratio * total)
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in twin.named_parameters()}
     steps, epochs = [], []
-    for epoch in range(settings.epochs):
+    for epoch in range(math.ceil(total / groups_per_epoch)):
         plan = plan_batches(split.lengths, settings.batch_size, settings.seed, epoch)
         for start in range(0, len(plan), settings.grad_accum):
+            if len(steps) == total:
+                break
             index = np.concatenate(plan[start : start + settings.grad_accum])
             ids, mask, labels = batch_of(split, index)
             logits = twin(ids, mask).logits
@@ -112,9 +114,10 @@ def plain_loop(twin, split, validation, settings, teacher=None):
         ({"clip": 0.0}, True, torch.float64, 1e-6),
         ({"clip": Settings.clip, "warmup_ratio": 0.0, "grad_accum": 1}, False, torch.float64, 1e-6),
         ({"label_smoothing": 0.0, "epochs": 5, "weight_decay": 0.0, "seed": 3}, False, torch.float64, 1e-6),
+        ({"max_steps": 17}, True, torch.float64, 1e-6),
         ({}, True, torch.float32, 1e-4),
     ],
-    ids=["distilled", "alone", "unclipped", "default clip", "other settings", "fp32"],
+    ids=["distilled", "alone", "unclipped", "default clip", "other settings", "max_steps", "fp32"],
 )
 def test_training_gives_the_losses_rates_and_weights_of_a_plain_loop(
     data, tmp_path, monkeypatch, changes, distilled, dtype, tolerance
@@ -137,7 +140,8 @@ def test_training_gives_the_losses_rates_and_weights_of_a_plain_loop(
     assert [line["step"] for line in lines] == list(range(1, len(steps) + 1))
     assert [line["loss"] for line in lines] == pytest.approx([loss for loss, _, _ in steps], rel=1e-5)
     assert [line["lr"] for line in lines] == pytest.approx([rate for _, rate, _ in steps], rel=1e-9)
-    per_epoch = len(steps) // settings.epochs
+    per_epoch = math.ceil(math.ceil(len(data[0]) / settings.batch_size) / settings.grad_accum)
+    assert not settings.max_steps or 2 * per_epoch < len(steps) == settings.max_steps < 3 * per_epoch
     assert [line["epoch"] for line in lines] == pytest.approx([line["step"] / per_epoch for line in lines])
     assert [line["validation_accuracy"] for line in history] == pytest.approx([right for right, _, _ in epochs])
     assert [line["validation_loss"] for line in history] == pytest.approx([loss for _, loss, _ in epochs], rel=1e-5)
