@@ -1,6 +1,7 @@
-"""Knowledge distillation, the whole experiment: a teacher, a student distilled from it, and as a baseline the same
-student trained on the labels alone, compared on the test set. Both students have the same first weights. Where these
-are layers of the fine-tuned teacher, the baseline profits from the teacher too, though not from its logits.
+"""Knowledge distillation, the whole experiment: a teacher, a student distilled from it, and as a baseline a student of
+the same shape trained on the labels alone, compared on the test set. The baseline gets nothing from the fine-tuned
+teacher: where the distilled student starts from layers of the fine-tuned teacher, the baseline starts from the same
+layers of the checkpoint before fine-tuning.
 
     python distill.py --student-layers 4 --alpha 0.5 --T 2
     python distill.py --dataset imdb --student-layers 4 --alpha 0.5 --T 2
@@ -15,8 +16,9 @@ from functools import partial
 
 from minikd import distill, evaluate, train
 from minikd.cli import start
-from minikd.cli.models import check_before_training, is_finished, load_teacher, student_maker, to_do
+from minikd.cli.models import check_before_training, is_finished, load_teacher, to_do
 from minikd.cli.parse import distill_args
+from minikd.cli.students import student_makers
 from minikd.experiment.caches import cached_tokens
 from minikd.experiment.lock import only_run_in
 from minikd.experiment.results import describe
@@ -36,15 +38,16 @@ def run(args, tracking):
     """The experiment, in four steps."""
     began, output = time.time(), args.output_dir
     device = start.set_up(args)
-    data = start.load_data(args)
+    data = start.load_data(args, unlabelled=args.unlabelled)
     config = start.train_config(args)
 
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
     teacher, tokenizer = load_teacher(args, data, device)
-    new_student, first_weights, student_width = student_maker(args, teacher, tokenizer, data, device)
+    students = student_makers(args, teacher, tokenizer, data, device)
     fine_tuned = args.teacher not in (None, "oracle") and is_finished(args.teacher)
-    check_before_training(args, teacher, student_width, fine_tuned)
-    print(to_do(args, len(data.train.texts), trains_teacher=teacher is not None and not fine_tuned))
+    check_before_training(args, teacher, students.hidden_size, fine_tuned)
+    examples = len(data.transfer.texts)
+    print(to_do(args, examples, trains_teacher=teacher is not None and not fine_tuned))
     recorded = start.flag_values(args)  # max_length is known by now
     new_run = partial(Run, resume=args.resume, compile=args.compile, tracking=tracking, arguments=recorded)
 
@@ -58,18 +61,18 @@ def run(args, tracking):
     online = teacher is not None and args.teacher_logits == "online"
     knowledge = teacher if online else teacher_logits(teacher, data, logits_file(output))
 
-    # 3. The student: distilled, or trained on the labels alone, from the same first weights for the same seed.
+    # 3. The students: distilled, or trained on the labels alone for as many steps.
     lora = start.lora(args, args.student_lora_rank)
+    alone = replace(config, max_steps=config.total_steps(examples)) if args.equal_steps and data.unlabelled else config
 
     def distil(seed, alpha, T, folder, name="distilled", reuse=False):
-        student = new_student(seed)
+        student = students.distilled(seed)
         distill(student, knowledge, data, replace(config, seed=seed), alpha=alpha, T=T, online=online, lora=lora,
                 run=new_run(folder, name, reuse=reuse))  # fmt: skip
         return student
 
-    def fine_tune(seed, folder):
-        student = new_student(seed)
-        train(student, data, replace(config, seed=seed), lora=lora, run=new_run(folder, "baseline"))
+    def fine_tune(student, seed, folder, name):
+        train(student, data, replace(alone, seed=seed), lora=lora, run=new_run(folder / name, name))
         return student
 
     sweep, alpha, T = None, args.alpha[0], args.T[0]
@@ -81,17 +84,20 @@ def run(args, tracking):
     seeds = [args.seed + i for i in range(args.seeds)]
     folders = [output, *(output / f"seed-{seed}" for seed in seeds[1:])]
     models = {"teacher": [teacher]} if teacher else {}
-    models |= {"distilled": []} if args.no_baseline else {"distilled": [], "baseline": []}
+    models |= {"distilled": []} | ({"control": []} if args.controls else {})
+    models |= {} if args.no_baseline else {"baseline": []}
     for seed, folder in zip(seeds, folders):
         in_sweep = bool(sweep) and seed == args.seed
         models["distilled"].append(distil(seed, alpha, T, folder / "distilled", reuse=in_sweep))
+        if args.controls:
+            models["control"].append(fine_tune(students.distilled(seed), seed, folder, "control"))
         if not args.no_baseline:
-            models["baseline"].append(fine_tune(seed, folder / "baseline"))
+            models["baseline"].append(fine_tune(students.baseline(seed), seed, folder, "baseline"))
 
     # 4. The comparison, on the test set, which nothing above has seen.
     results = evaluate(models, data.test, costs=True, cache=True)
     describe(results, data, "test", recorded)
-    results.values |= {"seeds": seeds, "first_weights": first_weights} | ({"sweep": sweep} if sweep else {})
+    results.values |= {"seeds": seeds, "first_weights": students.first_weights} | ({"sweep": sweep} if sweep else {})
     cache = logits_file(output) if teacher and not online else None
     results.values["found_finished"] = add_times(results.values["models"], models, cache, began)
     tracking.summaries(models, results.values["models"])

@@ -46,7 +46,7 @@ def main():
 def compare(args, device):
     """The table of all models on the split, each with its own tokenizer."""
     labels = args.label_order or config_of(args.models[0]).labels
-    data = start.load_data(args, labels if args.split == "all" else None)
+    data = start.load_data(args, labels if args.split == "all" else None, unlabelled=())
     split = getattr(data, args.split)
     if args.split != "all":
         count, total = len(split.texts), len(data.all.texts)

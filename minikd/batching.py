@@ -39,6 +39,13 @@ class TokenizedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, start: int, stop: int) -> "TokenizedSplit":
+        """Its examples from `start` up to `stop`, as a split of their own."""
+        offsets = self.offsets[start : stop + 1]
+        ids, labels = self.ids[offsets[0] : offsets[-1]], self.labels[start:stop]
+        key = fingerprint(self.fingerprint, f"{start} to {stop}")
+        return TokenizedSplit(ids, offsets - offsets[0], labels, self.pad_token_id, key)
+
 
 class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B,) positions of the examples in their split

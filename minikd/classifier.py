@@ -106,20 +106,31 @@ class TextClassifier:
         return cls(model, tokenizer, max_length=max_length, device=device, precision=precision)
 
     def make_student(
-        self, layers: int | list[int] = 4, *, hidden: int | None = None, init: str = "auto", seed: int = 42
+        self,
+        layers: int | list[int] = 4,
+        *,
+        hidden: int | None = None,
+        init: str = "auto",
+        head: bool = False,
+        seed: int = 42,
     ) -> "TextClassifier":
         """A smaller classifier with the same tokenizer and labels, to be distilled or trained.
 
         `layers`: how many, or which of this model's, counted from 0. `hidden`: its width; None: this model's. `init`:
         its first weights, "teacher" (layers of this model), "pretrained" (published ones, downloaded on first use),
-        "random", or "auto", the first of these that fits. The output layer is new; `seed` decides whatever is random.
+        "random", or "auto", the first of these that fits. The output layer is new, or with `head`, where layers of this
+        model are taken, a copy of this model's. `seed` decides whatever is random.
         With BERT-base, 4 layers mean the published 512-wide BERT_SMALL (`plan_student`): init="teacher" takes layers.
+
+        A fair baseline is made before this model is fine-tuned: afterwards, layers and head hold what it has learned.
         """
         if self.model.config.quantization:
             raise MinikdError("the model is quantised and has no layers to take; make students of its original")
         plan = plan_student(self.model.config, layers, hidden, init, has_bert_vocabulary(self.tokenizer))
+        if head and plan.init != "teacher":
+            raise MinikdError(f"`head`: this student's first weights are {plan.init}; only layers of this model fit it")
         if plan.init == "teacher":
-            model = student_from_teacher(self.model, plan.layers, seed)
+            model = student_from_teacher(self.model, plan.layers, seed, head)
         elif plan.init == "random":
             with seeded(seed):
                 model = Classifier(plan.config)

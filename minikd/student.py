@@ -102,9 +102,9 @@ def check_layers(teacher: EncoderConfig, layers: list[int]) -> None:
         raise MinikdError(f"`layers` {layers}: the teacher's layers are numbered 0 to {count - 1}")
 
 
-def student_from_teacher(teacher: Classifier, layers: list[int], seed: int) -> Classifier:
-    """A student of the teacher's width: the given layers, embeddings and pooler copied, and an output layer of random
-    weights, from the seed."""
+def student_from_teacher(teacher: Classifier, layers: list[int], seed: int, head: bool = False) -> Classifier:
+    """A student of the teacher's width: the given layers, embeddings and pooler copied. Its output layer is a copy too
+    with `head` (the reused classifier of SimKD, Chen et al. 2022), else new, of random weights from the seed."""
     check_layers(teacher.config, layers)
     with seeded(seed):
         student = Classifier(replace(teacher.config, num_hidden_layers=len(layers)))
@@ -112,6 +112,8 @@ def student_from_teacher(teacher: Classifier, layers: list[int], seed: int) -> C
     for own, source in zip(student.encoder.layers, layers):
         own.load_state_dict(teacher.encoder.layers[source].state_dict())
     student.pooler.load_state_dict(teacher.pooler.state_dict())
+    if head:
+        student.classifier.load_state_dict(teacher.classifier.state_dict())
     return student
 
 

@@ -109,6 +109,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="passes of the teacher over the training set (default: by corpus, see below)")
     add("--teacher-lr", type=real(0, exclusive=True), metavar="X",
         help="peak learning rate of the teacher (default: by corpus, see below; adapters 5e-4)")
+    add("--teacher-base", type=non_empty, metavar="NAME_OR_DIR|random",
+        help="the checkpoint that a fine-tuned --teacher was made from, whose layers the baseline takes (default: what "
+        "its run.json or adapter_config.json says; for a model of BERT-base's shape and vocabulary, that)")
     add("--student", type=non_empty, metavar="NAME_OR_DIR",
         help="start the student from this pre-trained model (default: none: its shape follows from --student-layers)")
     add("--student-layers", type=integer(1), metavar="N",
@@ -119,9 +122,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="take these layers of the teacher, numbered from 0 (default: evenly spaced ones)")
     add("--student-hidden", type=integer(32), metavar="H",
         help="width of the student (default: the teacher's, but for the shapes named at --student-layers)")
-    add("--student-init", choices=("auto", "teacher", "pretrained", "random"), default="auto",
-        help="the student's first weights: layers of the teacher, published weights of its shape, or random; auto: "
-        "the first of these that fits the shape (default: auto)")
+    add("--student-init", choices=("auto", "teacher", "checkpoint", "pretrained", "random"), default="auto",
+        help="the distilled student's first weights: layers and head of the fine-tuned teacher, layers of the "
+        "checkpoint that it was fine-tuned from, published weights of the student's shape, or random ones; auto: the "
+        "first of teacher, pretrained and random that fits the shape. The baseline gets nothing from the fine-tuned "
+        "teacher: where the student takes its layers, the baseline takes those of the checkpoint (default: auto)")
 
 
 def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
@@ -138,9 +143,19 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
         "expected calibration error; ties go to the lower negative log-likelihood (default: accuracy)")
     add("--teacher-logits", choices=("cache", "online"), default="cache",
         help="compute them once for all epochs, or anew in each step (default: cache)")
+    add("--unlabelled", type=non_empty, action="append", default=[], metavar="imdb|FILE",
+        help="distil on these texts too, by the soft loss alone, as they have no label: a file (.txt, a text a line; "
+        ".csv, .tsv, .jsonl), or the 50,000 unlabelled reviews of IMDb; may be repeated. Rows of your own data whose "
+        "label is empty are used in the same way. Texts that are also in validation or test are left out (default: "
+        "none)")
     add("--no-baseline", action="store_true",
-        help="leave out the baseline: the same student, from the same first weights (they may be the fine-tuned "
-        "teacher's layers), trained on the labels alone")
+        help="leave out the baseline: the same student, trained on the labels alone")
+    add("--controls", action="store_true",
+        help="train a third model, the control: it starts as the distilled student does and sees the labels alone; so "
+        "the gain over the baseline is divided into what the start gives and what the loss gives")
+    add("--equal-steps", action=argparse.BooleanOptionalAction, default=True,
+        help="give baseline and control as many optimizer steps as the distilled student, whose epochs are longer with "
+        "unlabelled texts (default: on)")
     add("--seeds", type=integer(1, 100), default=1, metavar="N",
         help="train the students N times, with seeds --seed, --seed + 1, …: mean ± std, and whether the difference is "
         "more than chance (default: 1)")

@@ -1,8 +1,6 @@
-"""From flags to models: the teacher, the student, and train.py's single model."""
+"""From flags to models: the teacher, and train.py's single model. The students are made in students.py."""
 
-import copy
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +12,8 @@ from minikd.checkpoints.config_json import read_config
 from minikd.checkpoints.hub import is_fine_tuned, model_folder
 from minikd.checkpoints.label_order import name_outputs
 from minikd.checkpoints.load import load_classifier
-from minikd.classifier import TextClassifier, check_same_vocabulary, check_tokenizer
-from minikd.cli.defaults import SAMPLE_STUDENT, SAMPLE_TEACHER, SAMPLE_VOCABULARY
+from minikd.classifier import TextClassifier, check_tokenizer
+from minikd.cli.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY
 from minikd.cli.recipes import BERT, RECIPES
 from minikd.cli.start import resolve_max_length
 from minikd.config import EncoderConfig, bert_like
@@ -23,7 +21,7 @@ from minikd.datasets import Dataset
 from minikd.errors import MinikdError
 from minikd.experiment.caches import cached_logits, cached_tokens
 from minikd.model import Classifier
-from minikd.student import PRETRAINED_SMALL, StudentPlan, has_bert_vocabulary, plan_student, seeded
+from minikd.student import seeded
 from minikd.tokenizer import Tokenizer, train_wordpiece
 
 
@@ -100,8 +98,8 @@ def load_single(args, data: Dataset, device: torch.device) -> TextClassifier:
 
 def load_teacher(args, data: Dataset, device: torch.device) -> tuple[TextClassifier | None, Tokenizer]:
     """The teacher before fine-tuning (None for the oracle), and the tokenizer that all models share."""
-    if args.teacher == "oracle" and data.train.probabilities is None:
-        raise MinikdError("--teacher oracle: the true probabilities are known for --dataset sample only")
+    if args.teacher == "oracle" and (data.train.probabilities is None or data.unlabelled):
+        raise MinikdError("--teacher oracle: the true probabilities are known for the texts of --dataset sample only")
     own = has_sample_teacher(args)
     args.teacher = args.teacher or (None if own else BERT)
     sources = [source for source in (args.teacher, args.student) if source not in (None, "oracle")]
@@ -120,70 +118,14 @@ def has_sample_teacher(args) -> bool:
     return args.dataset == "sample" and args.teacher in (None, "oracle")
 
 
-def student_maker(
-    args, teacher: TextClassifier | None, tokenizer: Tokenizer, data: Dataset, device: torch.device
-) -> tuple[Callable[[int], TextClassifier], str, int]:
-    """The function that makes a student from a seed; what its first weights are, in words; and its width.
-
-    All that can be wrong with it is found here. Layers of the teacher are taken when the student is made, which is
-    after the teacher's fine-tuning.
-    """
-    if args.student or (plan := _plan_student(args, teacher, tokenizer, data)).init == "pretrained":
-        name = args.student or PRETRAINED_SMALL
-        words = f"the weights of {Path(name).resolve().name if Path(name).is_dir() else name}"
-        first = load_model(name, args, device, data, args.seed)
-        check_same_vocabulary(first.tokenizer, tokenizer, name)
-        print(f"student: {_shape(first.model.config)}, first weights: {words}")
-
-        def loaded(seed: int) -> TextClassifier:
-            return copy.deepcopy(first) if seed == args.seed else load_model(name, args, device, data, seed)
-
-        return loaded, words, first.model.config.hidden_size
-    words = f"the fine-tuned teacher's layers {plan.layers}" if plan.init == "teacher" else "random weights"
-    note = ""
-    if plan.init == "teacher" and plan.config.hidden_size == 768 and len(plan.layers) == 4 and not args.take_layers:
-        note = "" if has_bert_vocabulary(tokenizer) else f" (its vocabulary is not that of {PRETRAINED_SMALL})"
-    print(f"student: {_shape(plan.config)}, first weights: {words}{note}")
-    check_tokenizer(tokenizer, plan.config, "the student", args.max_length)
-    if plan.init == "random" and args.student_lora_rank:
-        raise MinikdError("--student-lora-rank: this student starts from random weights; adapters need learned ones")
-
-    def made(seed: int) -> TextClassifier:
-        if plan.init == "random":
-            return new_model(plan.config, tokenizer, args, device, seed)
-        return teacher.make_student(plan.layers, init="teacher", seed=seed)
-
-    return made, words, plan.config.hidden_size
-
-
-def _plan_student(args, teacher: TextClassifier | None, tokenizer: Tokenizer, data: Dataset) -> StudentPlan:
-    """What the student will be, from the flags. Raises MinikdError."""
-    count = len(args.take_layers) if args.take_layers else args.student_layers or 4
-    if args.student_layers not in (None, count):
-        raise MinikdError(f"--student-layers {args.student_layers}: --take-layers names {count}")
-    if teacher is None and (args.take_layers or args.student_init == "teacher"):
-        raise MinikdError("--teacher oracle: has no layers to take; leave out --take-layers and --student-init teacher")
-    sample = replace(SAMPLE_TEACHER, vocab_size=tokenizer.vocab_size, labels=data.labels)
-    like = teacher.model.config if teacher else sample
-    init = "random" if teacher is None and args.student_init == "auto" else args.student_init
-    narrow = args.student_hidden in (None, SAMPLE_STUDENT["hidden_size"]) and not args.take_layers
-    if has_sample_teacher(args) and init in ("auto", "random") and narrow:
-        return StudentPlan(replace(like, num_hidden_layers=count, **SAMPLE_STUDENT), "random", [])
-    try:
-        return plan_student(like, args.take_layers or count, args.student_hidden, init, has_bert_vocabulary(tokenizer))
-    except MinikdError as error:  # the settings of make_student have longer names here
-        flag = "`take_layers`" if args.take_layers else "`student_layers`"
-        words = str(error).replace("`layers`", flag).replace("`hidden`", "`student_hidden`")
-        raise MinikdError(words.replace("`init`", "`student_init`")) from None
-
-
 def check_not_source(output: Path, flag: str, source, allowed: str | None = None) -> None:
     """Raises MinikdError where a run into `output` would write over the model it starts from: the folder itself, or one
     of the folders of models in it, but for the one that is `allowed`."""
     if not source or not Path(source).exists() or not Path(source).resolve().is_relative_to(output.resolve()):
         return
     first = (*Path(source).resolve().relative_to(output.resolve()).parts, "")[0]
-    if first != allowed and (first in ("", "teacher", "distilled", "baseline", "sweep") or first.startswith("seed-")):
+    written = ("", "teacher", "distilled", "control", "baseline", "sweep")
+    if first != allowed and (first in written or first.startswith("seed-")):
         raise MinikdError(f"{flag} {source}: the run would write over it; give another --output-dir")
 
 
@@ -212,7 +154,8 @@ def to_do(args, examples: int, trains_teacher: bool) -> str:
     pairs = len(set(args.alpha)) * len(set(args.T))
     distilled = args.seeds - (pairs > 1)  # the sweep's best is that of the first seed
     students = [f"distil {distilled}"] * (distilled > 0)
-    students += [f"train {args.seeds} on the labels alone"] * (not args.no_baseline)
+    alone = args.seeds * (args.controls + (not args.no_baseline))
+    students += [f"train {alone} on the labels alone"] * (alone > 0)
     steps = [f"fine-tune the teacher ({args.teacher_epochs} epochs)"] * trains_teacher
     if args.teacher != "oracle" and args.teacher_logits == "cache":
         steps.append(f"cache its logits on {examples:,} texts")
@@ -221,7 +164,3 @@ def to_do(args, examples: int, trains_teacher: bool) -> str:
     again = "; a finished teacher that fits is not trained again, students are" if trains_teacher else ""
     again = "; finished models are not trained again" if args.resume else again
     return f"to do: {'; '.join(steps)} ({args.epochs} epochs a student){again}"
-
-
-def _shape(config) -> str:
-    return f"{config.num_hidden_layers} layers, {config.hidden_size} wide"

@@ -63,13 +63,15 @@ def set_up(args: argparse.Namespace) -> torch.device:
     return device
 
 
-def load_data(args: argparse.Namespace, model_labels=None) -> Dataset:
-    """The corpus that the flags name; with `model_labels`, for finished models alone (`load_dataset`).
+def load_data(args: argparse.Namespace, model_labels=None, unlabelled=None) -> Dataset:
+    """The corpus that the flags name; with `model_labels`, for finished models alone; `unlabelled`: where more texts
+    come from (`load_dataset`).
 
     Prints its sizes and how many examples each label has. Raises MinikdError where --label-order has others.
     """
     data = load_dataset(args.dataset, args.data_dir, agreement=args.fpb_agreement, text_column=args.text_column,
-                        label_column=args.label_column, encoding=args.encoding, model_labels=model_labels)  # fmt: skip
+                        label_column=args.label_column, encoding=args.encoding, model_labels=model_labels,
+                        unlabelled=unlabelled)  # fmt: skip
     if args.label_order and order_by_name(args.label_order, data.labels) is None:
         raise MinikdError(
             f"--label-order: {', '.join(args.label_order)} are not the data's labels {', '.join(data.labels)}"

@@ -1,6 +1,7 @@
 """IMDb: 50,000 film reviews, half for testing (Maas et al. 2011, Learning Word Vectors for Sentiment Analysis)."""
 
 from collections import Counter
+from pathlib import Path
 
 from minikd.datasets.archive import Source, damaged, locate, members
 from minikd.datasets.splits import Dataset, Split, make_dataset
@@ -15,8 +16,10 @@ SOURCE = Source(
 )
 LABELS = ("negative", "positive")
 FOLDERS = ("neg", "pos")  # in the order of LABELS
-REVIEW = r"(train|test)/(neg|pos)/(\d+)_\d+\.txt"  # id and rating; train/unsup, without labels, does not match
+REVIEW = r"(train|test)/(neg|pos)/(\d+)_\d+\.txt"  # id and rating
+UNLABELLED = r"(train)/(unsup)/(\d+)_\d+\.txt"
 COUNT = 12_500  # reviews in each of the four folders
+UNLABELLED_COUNT = 50_000
 
 
 def load(data_dir) -> Dataset:
@@ -25,15 +28,7 @@ def load(data_dir) -> Dataset:
     `<br />` becomes a space. Raises MinikdError for a missing, damaged or incomplete archive.
     """
     path = locate(SOURCE, data_dir)
-    reviews: dict[tuple[str, str, int], str] = {}
-    for match, content in members(path, REVIEW):
-        split, folder, number = match.groups()
-        try:
-            text = content.decode().replace("<br />", " ").strip()
-        except UnicodeDecodeError as error:
-            raise MinikdError(f"{path}: {match[0]} is not UTF-8 (byte {error.start}): replace the archive") from error
-        if text:  # a tree unpacked to a full disk has empty files: they are missing from the count below
-            reviews[split, folder, int(number)] = text
+    reviews = _read(path, REVIEW)
     counts = Counter(key[:2] for key in reviews)
     for split in ("train", "test"):
         for folder in FOLDERS:
@@ -44,3 +39,26 @@ def load(data_dir) -> Dataset:
     train, test = ([key for key in keys if key[0] == split] for split in ("train", "test"))
     splits = [Split([reviews[key] for key in part], [FOLDERS.index(key[1]) for key in part]) for part in (train, test)]
     return make_dataset("imdb", LABELS, *splits)
+
+
+def unlabelled(data_dir) -> list[str]:
+    """The 50,000 reviews of train/unsup, which have no label, in order of their id. Raises MinikdError."""
+    path = locate(SOURCE, data_dir)
+    reviews = _read(path, UNLABELLED)
+    if len(reviews) != UNLABELLED_COUNT:
+        raise damaged(path, f"{len(reviews):,} reviews in train/unsup, not {UNLABELLED_COUNT:,}")
+    return [reviews[key] for key in sorted(reviews)]
+
+
+def _read(path: Path, pattern: str) -> dict[tuple[str, str, int], str]:
+    """{(split, folder, id): text} of the reviews whose path matches. Raises MinikdError."""
+    reviews = {}
+    for match, content in members(path, pattern):
+        split, folder, number = match.groups()
+        try:
+            text = content.decode().replace("<br />", " ").strip()
+        except UnicodeDecodeError as error:
+            raise MinikdError(f"{path}: {match[0]} is not UTF-8 (byte {error.start}): replace the archive") from error
+        if text:  # a tree unpacked to a full disk has empty files: they are missing from the counts
+            reviews[split, folder, int(number)] = text
+    return reviews

@@ -15,17 +15,25 @@ from minikd.errors import MinikdError
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
-def load(path, layout: Layout, model_labels=None) -> Dataset:
+def load(path, layout: Layout, model_labels=None, may_lack_labels: bool = False) -> Dataset:
     """A file, divided 80/10/10, or a folder whose validation file may be missing (a tenth of train is taken instead).
 
-    The labels are those seen in training, sorted (as numbers, if all are whole numbers). With `model_labels` nothing
-    is trained: no split or label needs a least number of examples, and if all labels seen are among the model's, the
-    labels are the model's. Raises MinikdError.
+    Training rows whose label is empty are refused, or if they `may_lack_labels`, unlabelled texts. The labels are those
+    seen in training, sorted (as numbers, if all are whole numbers). With `model_labels` nothing is trained: no split or
+    label needs a least number of examples, and if all labels seen are among the model's, the labels are the model's.
+    Raises MinikdError.
     """
     path = Path(path)
     name = path.resolve().stem if path.is_file() else path.resolve().name
     files = _split_files(path) if path.is_dir() else {"train": path}
     rows = {split: read_rows(file, layout) for split, file in files.items()}
+    for split, of_split in rows.items():
+        if without := [row for row in of_split if not row.label]:
+            _check_may_lack_label(may_lack_labels and split == "train", without[0], files[split])
+    unlabelled = [row.text for row in rows["train"] if not row.label]
+    rows["train"] = [row for row in rows["train"] if row.label]
+    if not rows["train"]:
+        raise MinikdError(f"{files['train']}: no row has a label: label some")
     seen = {row.label for row in rows["train"]}
     if seen <= set(model_labels or ()):
         seen = set(model_labels)
@@ -37,7 +45,16 @@ def load(path, layout: Layout, model_labels=None) -> Dataset:
     splits = {split: _split(rows[split], labels, files[split]) for split in rows}
     minimum = MINIMUM if model_labels is None else 0
     given = splits.get("test"), splits.get("validation")
-    return make_dataset(name, labels, splits["train"], *given, where=path, minimum=minimum)
+    data = make_dataset(name, labels, splits["train"], *given, where=path, minimum=minimum)
+    return data.with_unlabelled(unlabelled, f"{path}, rows without a label")
+
+
+def _check_may_lack_label(may: bool, row: Row, where) -> None:
+    if not may:
+        raise MinikdError(
+            f"{where}, line {row.line}: the label is empty: fill it in or remove the row (in training data, texts "
+            f"without a label are for distillation alone)"
+        )
 
 
 def _split_files(folder: Path) -> dict[str, Path]:

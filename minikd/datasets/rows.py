@@ -1,9 +1,9 @@
 """The rows of one of the user's files: CSV, TSV or JSONL, and .txt where only texts are wanted.
 
-A row has a text and a label; other columns are ignored. A CSV file has quotation marks, as spreadsheets write them, and
-commas, semicolons or tabs between its columns, or what a first line `sep=;`, as for Excel, says. A TSV file has tabs
-and no quotation marks: a tab or line break always ends the field. A file is UTF-8 unless `Layout.encoding` or a
-byte-order mark says otherwise.
+A row has a text and a label, which may be empty; other columns are ignored. A CSV file has quotation marks, as
+spreadsheets write them, and commas, semicolons or tabs between its columns, or what a first line `sep=;`, as for Excel,
+says. A TSV file has tabs and no quotation marks: a tab or line break always ends the field. A file is UTF-8 unless
+`Layout.encoding` or a byte-order mark says otherwise.
 """
 
 import csv
@@ -58,9 +58,9 @@ class Row:
     label: str = ""
 
 
-def read_rows(path: Path, layout: Layout, labelled: bool = True) -> list[Row]:
-    """All rows of one file, in order. Without `labelled`, its labels are ignored, and a line of a .txt file is a text.
-    Raises MinikdError naming the file and the line."""
+def read_rows(path: Path, layout: Layout, labelled: bool = True, skip_empty: bool = False) -> list[Row]:
+    """All rows of one file, in order. Without `labelled`, its labels are ignored, and a line of a .txt file is a text;
+    with `skip_empty`, empty lines of it are ignored. Raises MinikdError naming the file and the line."""
     suffix = path.suffix.lower()
     formats = FORMATS if labelled else (*FORMATS, ".txt")
     if suffix not in formats:
@@ -76,7 +76,7 @@ def read_rows(path: Path, layout: Layout, labelled: bool = True) -> list[Row]:
     if suffix == ".txt":
         text = text.replace("\r\n", "\n").rstrip("\n")  # splitlines would end a line at U+2028 and others too
         lines = text.split("\n") if text.strip() else []
-        rows = [_row(path, number, line) for number, line in enumerate(lines, start=1)]
+        rows = [_row(path, i, line) for i, line in enumerate(lines, start=1) if line.strip() or not skip_empty]
     elif suffix == ".jsonl":
         rows = list(parse_jsonl(text, path, layout.columns(labelled)))
     else:
@@ -139,7 +139,9 @@ def parse_jsonl(text: str, where, wanted: Columns) -> Iterator[Row]:
 
 
 def _json_label(label, line: str) -> str:
-    """The label as a table would hold it. Raises MinikdError for what is neither a string nor a number nor a list."""
+    """The label as a table would hold it: null is empty. Raises MinikdError for what is no string, number or list."""
+    if label is None:
+        return ""
     if isinstance(label, list):
         return json.dumps(label)  # classes.py refuses it, as in a table
     finite = math.isfinite(label) if isinstance(label, float) else isinstance(label, (str, int))
@@ -203,9 +205,8 @@ def _print_findings(where, suffix: str, delimiter: str, found: dict[str, str], w
         print(f"{where}: {'; '.join(findings)}")
 
 
-def _row(where, line: int, text: str, label: str | None = None) -> Row:
-    row = Row(line, text.strip(), (label or "").strip())
-    if not row.text or (label is not None and not row.label):
-        empty = "label" if row.text else "text"
-        raise MinikdError(f"{where}, line {line}: the {empty} is empty: fill it in or remove the row")
+def _row(where, line: int, text: str, label: str = "") -> Row:
+    row = Row(line, text.strip(), label.strip())
+    if not row.text:
+        raise MinikdError(f"{where}, line {line}: the text is empty: fill it in or remove the row")
     return row

@@ -19,6 +19,7 @@ import numpy as np
 from minikd.datasets.containment import containment_groups, normalize
 from minikd.errors import MinikdError
 from minikd.files import fingerprint
+from minikd.losses import UNLABELLED
 
 SEED = 42  # fixed: results of different runs are comparable only on the same split
 SHARE = 0.1  # of the data, for validation and (where a corpus has no official one) for test
@@ -44,6 +45,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+    unlabelled: list[str] = field(default_factory=list)  # more texts, for distillation
 
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
@@ -57,11 +59,12 @@ class Dataset:
         *,
         validation: tuple[Sequence[str], Sequence[str | int]] | None = None,
         test: tuple[Sequence[str], Sequence[str | int]] | None = None,
+        unlabelled: Sequence[str] = (),
         label_names: Sequence[str] | None = None,
         name: str = "examples",
     ) -> "Dataset":
         """The data set of these texts and labels; a label is a name, or a number: an id where `label_names` lists the
-        names, else its own name.
+        names, else its own name. `unlabelled` are more texts, for `distill`.
 
         `test` and `validation` are texts and labels too. Without `test` the examples are divided 80/10/10; without
         `validation` a tenth of them becomes it (`make_dataset`). Raises MinikdError.
@@ -78,13 +81,33 @@ class Dataset:
             raise MinikdError(f"{name}: two or more different labels are needed, not {', '.join(names) or 'none'}")
         if validation and not test:
             raise MinikdError(f"{name}: `validation` without `test`: give both, or neither, or `test` alone")
-        return make_dataset(
+        data = make_dataset(
             name,
             names,
             _examples(texts, labels, ids, f"{name}, train"),
             test and _examples(*test, ids, f"{name}, test"),
             validation and _examples(*validation, ids, f"{name}, validation"),
         )
+        return data.with_unlabelled(_texts(unlabelled, f"{name}, unlabelled"), f"{name}, unlabelled")
+
+    def with_unlabelled(self, texts: Sequence[str], where: str | Path) -> "Dataset":
+        """The data set with these texts among its unlabelled ones, less those that also appear in validation or test; a
+        printed line says how many, naming them `where`."""
+        if not texts:
+            return self
+        print(f"{where}: {len(texts):,} unlabelled texts")
+        unknown = Split(list(texts), [UNLABELLED] * len(texts))
+        kept = _without(unknown, "unlabelled", {"validation": self.validation, "test": self.test}, where)
+        return replace(self, unlabelled=self.unlabelled + kept.texts)
+
+    @property
+    def transfer(self) -> Split:
+        """What a student is distilled on, the transfer set of Hinton et al. 2015: train, and after it the unlabelled
+        texts, whose label is `UNLABELLED`."""
+        if not self.unlabelled:
+            return self.train
+        labels = self.train.labels + [UNLABELLED] * len(self.unlabelled)
+        return Split(self.train.texts + self.unlabelled, labels, label_names=self.train.label_names)
 
     @property
     def all(self) -> Split:
@@ -110,14 +133,19 @@ def data_fingerprint(dataset: Dataset) -> str:
 
 def _examples(texts: Sequence[str], labels: Sequence[str | int], ids: dict[str | int, int], where: str) -> Split:
     """The split of these texts and labels. Raises MinikdError for what is no text, and for labels without an id."""
-    texts, labels = list(texts), list(labels)
-    if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise MinikdError(f"{where}: every text must be a str that is not empty")
+    texts, labels = _texts(texts, where), list(labels)
     if len(texts) != len(labels):
         raise MinikdError(f"{where}: {len(texts):,} texts but {len(labels):,} labels; give each text one label")
     if unknown := [label for label in labels if label not in ids]:
         raise MinikdError(f"{where}: the label {unknown[0]!r} is none of {', '.join(map(str, ids))[:200]}")
     return Split(texts, [ids[label] for label in labels])
+
+
+def _texts(texts: Sequence[str], where: str) -> list[str]:
+    """`texts` as a list. Raises MinikdError for what is no text."""
+    if isinstance(texts, str) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise MinikdError(f"{where}: every text must be a str that is not empty")
+    return list(texts)
 
 
 def make_dataset(

@@ -28,6 +28,8 @@ from minikd.inference import compute_logits
 from minikd.model import Classifier
 from minikd.tokenizer import Tokenizer
 
+PART = 8192  # examples whose logits are kept as soon as they are there
+
 
 def cache_folder() -> Path:
     """The folder of the user's cache."""
@@ -67,7 +69,8 @@ def cached_logits(
 
     A model's logits on given texts never change: dropout is off. Rows are in the order of the split, so that shuffling
     cannot misalign them: look them up by an example's index. The file records how long computing them took
-    (`caching_minutes`). A file at `path` that does not fit is replaced, and a line says so.
+    (`caching_minutes`). A file at `path` that does not fit is replaced, and a line says so. Those of more than `PART`
+    examples are computed and kept in parts: after a kill, the parts that are there are not computed again.
     """
     versions = f"{minikd.__version__} {torch.__version__} {device.type} {precision}"
     key = fingerprint("logits 2", versions, split.fingerprint, model_fingerprint(model))
@@ -76,22 +79,33 @@ def cached_logits(
     if path and note:
         print(f"{desc}: {note}")
     if logits is None:
-        began = time.perf_counter()
-        logits = compute_logits(model.to(device), split, device, precision, desc)
-        metadata = {"fingerprint": key, "seconds": f"{time.perf_counter() - began:.3f}"}
         write = atomic_write if path else partial(_write, what="logits")
-        write(file, safetensors_torch.save({"logits": logits}, metadata=metadata))
+        unfinished = file.with_name(f"{file.name}.partial")
+        done, _ = _read_logits(unfinished, key, None)
+        parts, seconds = ([], 0.0) if done is None else ([done], 60 * (caching_minutes(unfinished) or 0))
+        count, total = sum(map(len, parts)), len(split)
+        for start in range(count, total, PART):
+            began = time.perf_counter()
+            part = split if total <= PART else split.part(start, min(start + PART, total))
+            which = f"{desc}, part {start // PART + 1} of {-(-total // PART)}" if desc and total > PART else desc
+            parts.append(compute_logits(model.to(device), part, device, precision, which))
+            seconds += time.perf_counter() - began
+            metadata = {"fingerprint": key, "seconds": f"{seconds:.3f}"}
+            content = safetensors_torch.save({"logits": torch.cat(parts)}, metadata=metadata)
+            write(file if start + PART >= total else unfinished, content)
+        unfinished.unlink(missing_ok=True)
+        logits = torch.cat(parts)
     return logits
 
 
-def _read_logits(path: Path, key: str, shape: tuple[int, int]) -> tuple[Tensor | None, str]:
+def _read_logits(path: Path, key: str, shape: tuple[int, int] | None) -> tuple[Tensor | None, str]:
     """The logits in the file, if they are those that `key` names, else None; and what was found there, in words."""
     try:
         with safe_open(path, "pt") as file:
             if file.metadata()["fingerprint"] != key:
                 return None, f"{path} belongs to another model or other data; computing them anew"
             logits = file.get_tensor("logits")
-            if logits.shape == shape and logits.isfinite().all():
+            if (shape is None or logits.shape == shape) and logits.isfinite().all():
                 return logits, f"read from {path}"
     except FileNotFoundError:
         return None, ""

@@ -17,13 +17,13 @@ from minikd.files import write_json
 
 
 def teacher_logits(teacher: TextClassifier | None, data: Dataset, cache: Path) -> Tensor:
-    """The teacher's logits (N, C) on the training texts, from the file `cache` if it fits, else computed and kept.
+    """The teacher's logits (N, C) on `data.transfer`, from the file `cache` if it fits, else computed and kept.
 
     Those of the oracle (None) are log p: at any T, the student that fits them best has p itself as its probabilities.
     """
     if teacher is None:
         return torch.from_numpy(data.train.probabilities).clamp_min(1e-6).log()
-    tokens = tokens_of(data.train, teacher)
+    tokens = tokens_of(data.transfer, teacher)
     logits = cached_logits(teacher.model, tokens, teacher.device, teacher.precision, "teacher logits", cache)
     teacher.model.cpu()  # a GPU's memory is for the students
     return logits

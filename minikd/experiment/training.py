@@ -14,7 +14,7 @@ from minikd.checkpoints.config_json import config_to_json
 from minikd.checkpoints.pretrained import from_pretrained
 from minikd.classifier import TextClassifier
 from minikd.config import TrainConfig
-from minikd.datasets import Dataset
+from minikd.datasets import Dataset, Split
 from minikd.errors import MinikdError
 from minikd.evaluation.costs import training_memory_mb
 from minikd.experiment.caches import model_fingerprint, tokens_of
@@ -22,6 +22,7 @@ from minikd.experiment.running import Run, run_training
 from minikd.experiment.runs import find_finished, finish
 from minikd.files import check_writable, fingerprint
 from minikd.inference import autocast
+from minikd.losses import UNLABELLED
 from minikd.model import count_parameters
 from minikd.student import seeded
 from minikd.techniques.lora import LoRA, add_lora, merge_lora, remove_lora, trainable_parameters, training_state_mb
@@ -49,7 +50,8 @@ def train(
     `lora`: train low-rank adapters and the head, all else frozen; they are merged at the end. `run` says the first two
     and more (`Run`). Raises MinikdError.
     """
-    return _train(model, data, config, _run(run, run_dir, resume, "model"), lora)
+    _check_data(data)
+    return _train(model, data, data.train, config, _run(run, run_dir, resume, "model"), lora)
 
 
 def distill(
@@ -67,17 +69,20 @@ def distill(
     run: Run | None = None,
 ) -> list[dict]:
     """Trains the student, in place, by `minikd.kd_loss`: alpha weighs the labels, 1 − alpha the teacher's outputs at
-    temperature T. All else is as in `train`.
+    temperature T. All else is as in `train`; but the student also learns from `data.unlabelled`, texts for which the
+    teacher's outputs are all there is.
 
     `teacher`: a TextClassifier, whose labels must be the data's; several of them, whose logits are averaged (the
     geometric mean of their distributions; Hinton et al. 2015, section 1); or the logits (N, C) of any other model on
-    `data.train`, in its order. They are computed once for all epochs; `online` has a TextClassifier compute them anew
-    in each step instead, which takes its tokenizer to be the student's. Raises MinikdError.
+    `data.transfer` (the training texts, then the unlabelled ones), in its order. They are computed once for all epochs;
+    `online` has a TextClassifier compute them anew in each step instead, which takes its tokenizer to be the student's.
+    Raises MinikdError.
     """
     if not 0 <= alpha <= 1:
         raise MinikdError(f"`alpha` {alpha}: must be at least 0 and at most 1")
     if not 0 < T < float("inf"):
         raise MinikdError(f"`T` {T}: must be above 0")
+    _check_data(data)
     run, alpha, T = _run(run, run_dir, resume, "student"), float(alpha), float(T)
     if isinstance(teacher, np.ndarray):
         teacher = torch.from_numpy(teacher)
@@ -90,7 +95,7 @@ def distill(
     desc = "teacher logits" if run.progress else ""
     logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, desc)
     loss = distillation_loss(logits, alpha, T, config.label_smoothing)
-    return _train(student, data, config, run, lora, Objective(loss, alpha, T, key))
+    return _train(student, data, data.transfer, config, run, lora, Objective(loss, alpha, T, key))
 
 
 def _run(run: Run | None, run_dir: str | Path | None, resume: bool, name: str) -> Run:
@@ -118,14 +123,13 @@ class Objective(NamedTuple):
 def _train(
     classifier: TextClassifier,
     data: Dataset,
+    split: Split,
     config: TrainConfig,
     run: Run,
     lora: LoRA | None,
     objective: Objective = Objective(),
 ) -> list[dict]:
-    """The history of a training on `data`, after checks."""
-    if not isinstance(data, Dataset):
-        raise MinikdError(f"data: give a Dataset (load_dataset, Dataset.from_examples), not a {type(data).__name__}")
+    """The history of a training on this split of the `data`, after checks."""
     if classifier.labels != data.labels:
         raise MinikdError(
             f"the model's labels {list(classifier.labels)} are not the data's {list(data.labels)}: give "
@@ -133,13 +137,18 @@ def _train(
         )
     if quantization := classifier.model.config.quantization:
         raise MinikdError(f"the model is quantised ({quantization}) and cannot be trained; take its original")
-    tokens, validation = (tokens_of(split, classifier, bool(run.folder)) for split in (data.train, data.validation))
+    tokens, validation = (tokens_of(split, classifier, bool(run.folder)) for split in (split, data.validation))
     model = classifier.model
     try:
         return train_on_tokens(classifier, tokens, validation, config, run, lora, objective)
     finally:
         if lora:
             remove_lora(model)  # of a training that was stopped; else they have been merged
+
+
+def _check_data(data: Dataset) -> None:
+    if not isinstance(data, Dataset):
+        raise MinikdError(f"data: give a Dataset (load_dataset, Dataset.from_examples), not a {type(data).__name__}")
 
 
 def train_on_tokens(
@@ -187,19 +196,20 @@ def train_on_tokens(
 
 
 def _precomputed(teacher: Teacher, student: TextClassifier, data: Dataset, desc: str) -> tuple[Tensor, str]:
-    """The teacher's logits (N, C) on the training texts, on the student's device, and a key that tells teachers apart;
+    """The teacher's logits (N, C) on `data.transfer`, on the student's device, and a key that tells teachers apart;
     `desc` shows a progress bar."""
     if isinstance(teacher, Tensor):
         logits = teacher.detach()
     else:
         teachers = [teacher] if isinstance(teacher, TextClassifier) else teacher
-        logits = torch.stack([one.logits(data.train.texts, desc=desc) for one in teachers]).mean(dim=0)
+        logits = torch.stack([one.logits(data.transfer.texts, desc=desc) for one in teachers]).mean(dim=0)
         for one in teachers:
             one.model.cpu()  # a GPU's memory is for the student
-    if logits.shape != (len(data.train.texts), len(data.labels)) or not logits.isfinite().all():
+    texts = len(data.transfer.texts)
+    if logits.shape != (texts, len(data.labels)) or not logits.isfinite().all():
         raise MinikdError(
             f"the teacher's logits have shape {tuple(logits.shape)} (or are not finite): a row for each of the "
-            f"{len(data.train.texts)} training texts and a column for each of the {len(data.labels)} labels are needed"
+            f"{texts} training and unlabelled texts and a column for each of the {len(data.labels)} labels are needed"
         )
     logits = logits.float().contiguous().to(student.device)
     return logits, fingerprint(logits.cpu().numpy())
@@ -227,9 +237,13 @@ def _announce(
     plan = plan_batches(tokens.lengths, config.batch_size, config.seed)
     total, trained = count_parameters(classifier.model), trainable_parameters(classifier.model)
     share = f" ({trained:,} of them trained, {trained / total:.1%})" if trained < total else ""
+    without = int((tokens.labels == UNLABELLED).sum())
+    unlabelled = f" ({without:,} of them unlabelled)" if without else ""
     filled = (tokens.lengths == classifier.max_length).mean()
+    steps = config.total_steps(len(tokens))
     print(
-        f"{name}: {total:,} parameters{share}, {len(tokens):,} examples, {config.epochs} epochs, "
+        f"{name}: {total:,} parameters{share}, {len(tokens):,} examples{unlabelled}, {steps:,} steps "
+        f"({steps / config.steps_per_epoch(len(tokens)):.3g} epochs), "
         f"{tokens.lengths.mean():.0f} tokens an example ({filled:.1%} fill all {classifier.max_length}; longer ones "
         f"are truncated); padding {padding_share(tokens.lengths, plan, classifier.device):.1%}; weights, gradients and "
         f"optimizer state at most {training_state_mb(classifier.model):,.0f} MiB"

@@ -136,11 +136,7 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
             f"chance alone moves an accuracy by up to ±{100 * margin:.0f} points (95%)"
         )
     if first_weights := results.get("first_weights"):
-        students = [row["name"] for row in results["models"] if row["name"] in ("distilled", "baseline")]
-        lines.append(
-            f"{' and '.join(students)} start{'s' * (len(students) == 1)} from {first_weights}"
-            + "; the baseline is trained on the labels alone" * ("baseline" in students)
-        )
+        lines.append(_starts(first_weights, [row["name"] for row in results["models"]]))
     if words := results.get("bag_of_words"):
         lines.append(f"bag of words (logistic regression): accuracy {format_figure(words['accuracy'], '{:.4f}')}")
     if ceiling := results.get("best_possible_accuracy"):
@@ -169,6 +165,21 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
             + f"; also: {published.get('also')}" * bool(published.get("also"))
         )
     return "\n".join([*lines, conditions(results)])
+
+
+def _starts(first_weights: dict | str, models: list[str]) -> str:
+    """Which student starts from what. A string is that of all students, in results of earlier versions."""
+    students = [name for name in ("distilled", "control", "baseline") if name in models]
+    if isinstance(first_weights, str):
+        first_weights = dict.fromkeys(("distilled", "baseline"), first_weights)
+    first_weights = {"control": first_weights["distilled"]} | first_weights
+    alike: dict[str, list[str]] = {}
+    for name in students:
+        alike.setdefault(first_weights[name], []).append(name)
+    starts = [f"{' and '.join(names)} start{'s' * (len(names) == 1)} from {words}" for words, names in alike.items()]
+    alone = [name for name in students if name != "distilled"]
+    starts += [f"{' and '.join(alone)} learn{'s' * (len(alone) == 1)} from the labels alone"] * bool(alone)
+    return "; ".join(starts)
 
 
 def conditions(results: dict) -> str:

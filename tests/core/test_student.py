@@ -13,7 +13,7 @@ from conftest import QUICK, WORDS, spread
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.checkpoints.tokenizer_files import load_tokenizer, save_tokenizer
 from minikd.classifier import TextClassifier
-from minikd.cli.models import student_maker
+from minikd.cli.students import student_makers
 from minikd.config import BERT_BASE, BERT_SMALL, EncoderConfig
 from minikd.datasets import load_dataset
 from minikd.errors import MinikdError
@@ -39,7 +39,7 @@ def flags(**given):
 def student_of(model, tokenizer, **given):
     """The function that makes distill.py's student of this teacher, what its first weights are, and its width."""
     teacher = model and TextClassifier(model, tokenizer, max_length=16, device=CPU, precision="fp32")
-    return student_maker(flags(**given), teacher, tokenizer, DATA, CPU)
+    return student_makers(flags(**given), teacher, tokenizer, DATA, CPU)
 
 
 def shape(teacher, layers, tokenizer):

@@ -291,7 +291,7 @@ def test_labels_that_are_no_classes_are_refused_with_the_reason(tmp_path, case):
         (["a", "b"], "several labels"),
         (3.7, "fraction"),
         (float("nan"), "neither"),
-        (None, "neither"),
+        (None, "label is empty"),
         ({"a": 1}, "neither"),
     ],
 )
