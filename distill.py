@@ -55,7 +55,7 @@ def run(args, tracking):
     if fine_tuned:
         copy_teacher(teacher, args.teacher, output / "teacher", recorded)
     elif teacher is not None:
-        own = replace(config, epochs=args.teacher_epochs, lr=args.teacher_lr)
+        own = replace(config, epochs=args.teacher_epochs, max_steps=0, lr=args.teacher_lr)
         train(teacher, data, own, lora=start.lora(args, args.lora_rank),
               run=new_run(output / "teacher", "teacher", reuse=True))  # fmt: skip
     online = teacher is not None and args.teacher_logits == "online"

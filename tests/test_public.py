@@ -143,7 +143,11 @@ def test_what_is_trained_is_said_before(capsys):
     teacher = new_teacher()
     train(teacher, SMALL, CONFIG)
     plain = capsys.readouterr().out
-    assert "64 examples, 1 epochs" in plain and "of them trained" not in plain and "all weights trained" not in plain
+    assert (
+        "64 examples, 4 steps (1 epochs)" in plain
+        and "of them trained" not in plain
+        and "all weights trained" not in plain
+    )
     train(teacher, SMALL, CONFIG, lora=LoRA(rank=2))
     assert re.search(r"\([\d,]+ of them trained, .*MiB \(.* MiB with all weights trained\)", capsys.readouterr().out)
 
@@ -173,7 +177,7 @@ def test_the_logits_of_any_model_are_a_teacher():
     distill(other := teacher.make_student(layers=1), torch.randn(64, 2), SMALL, CONFIG, run=QUIET)
     assert not torch.equal(weights(other), students[0])
     for wrong in (torch.randn(63, 2), torch.randn(64, 3), torch.full((64, 2), torch.nan)):
-        with pytest.raises(MinikdError, match="64 training texts.*2 labels"):
+        with pytest.raises(MinikdError, match="64 training and unlabelled texts.*2 labels"):
             distill(student, wrong, SMALL, CONFIG, run=QUIET)
 
 

@@ -66,14 +66,14 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_training_flags(parser: argparse.ArgumentParser, whose: str = "") -> None:
     """How to train: the fields of TrainConfig, and whether to continue an interrupted run. `whose`, such as
-    "the students' ", says which models --epochs and --lr are for, where there are several."""
+    "the students' ", says which models --epochs, --max-steps and --lr are for, where there are several."""
     add = parser.add_argument_group("training").add_argument
     by_corpus = {"epochs": "by corpus, see below", "batch_size": "32", "lr": "by corpus, see below; adapters 5e-4"}
     for field in fields(TrainConfig):
         about = field.metadata
         least = about["least"] if about["above"] is None else about["above"]
         kind = integer(least) if field.type is int else real(least, about["most"], about["above"] is not None)
-        words = (whose if field.name in ("epochs", "lr") else "") + about["help"]
+        words = (whose if field.name in ("epochs", "max_steps", "lr") else "") + about["help"]
         add(f"--{field.name.replace('_', '-')}", type=kind, metavar="N" if field.type is int else "X",
             default=None if field.name in by_corpus else field.default,
             help=f"{words} (default: {by_corpus.get(field.name, f'{field.default:g}')})")

@@ -45,7 +45,7 @@ def student_makers(
     if args.student or (plan := _plan_student(args, teacher, tokenizer, data)).init == "pretrained":
         return _one_start(args, *_pretrained(args, tokenizer, data, device))
     check_tokenizer(tokenizer, plan.config, "the student", args.max_length)
-    if plan.init == "random":
+    if plan.init != "teacher":
         if args.student_lora_rank:
             raise MinikdError(
                 "--student-lora-rank: this student starts from random weights; adapters need learned ones"
@@ -57,24 +57,24 @@ def student_makers(
     def from_teacher(seed: int) -> TextClassifier:
         return teacher.make_student(plan.layers, init="teacher", head=True, seed=seed)
 
-    from_checkpoint: Maker | None
-    from_checkpoint, checkpoint = None, ""
-    if args.student_init == "checkpoint" or not args.no_baseline:
-        from_checkpoint, checkpoint = _before_fine_tuning(args, teacher, plan, data, device)
     if args.student_init == "checkpoint":
-        return _one_start(args, from_checkpoint, checkpoint, plan.config)
-    words = {"distilled": f"layers {plan.layers} and head of the fine-tuned teacher", "baseline": checkpoint}
+        return _one_start(args, *_before_fine_tuning(args, teacher, plan, data, device), plan.config)
+    words, from_checkpoint = {"distilled": f"layers {plan.layers} and head of the fine-tuned teacher"}, None
+    if not args.no_baseline:
+        from_checkpoint, words["baseline"] = _before_fine_tuning(args, teacher, plan, data, device)
     note = ""
     if plan.config.hidden_size == 768 and len(plan.layers) == 4 and not args.take_layers:
         note = "" if has_bert_vocabulary(tokenizer) else f" (its vocabulary is not that of {PRETRAINED_SMALL})"
     print(f"student: {_shape(plan.config)}, first weights: {words['distilled']}{note}")
     if from_checkpoint:
-        print(f"baseline: first weights: {checkpoint}")
+        print(f"baseline: first weights: {words['baseline']}")
     return Students(from_teacher, from_checkpoint or from_teacher, words, plan.config.hidden_size)
 
 
 def _one_start(args, maker: Maker, words: str, config: EncoderConfig) -> Students:
-    """Students that all start alike. Raises MinikdError where a control, which then is the baseline, is asked for."""
+    """Students that all start alike. Raises MinikdError for flags that make no sense then."""
+    if args.teacher_base and args.student_init != "checkpoint":
+        raise MinikdError(f"--teacher-base {args.teacher_base}: these students start from {words}; leave it out")
     if args.controls:
         raise MinikdError(
             f"--controls: distilled and baseline both start from {words}: the baseline is the control; leave it out"
@@ -101,6 +101,8 @@ def _before_fine_tuning(
 ) -> tuple[Maker, str]:
     """Students of the checkpoint that the teacher is, or was, fine-tuned from, with new heads; and this in words."""
     name, checkpoint = args.teacher, teacher
+    if args.teacher_base and not (name and is_finished(name)):
+        raise MinikdError("--teacher-base: this teacher is fine-tuned here, from what --teacher names; leave it out")
     if not name:
         words = f"layers {plan.layers} of the teacher before its training"
     elif not is_finished(name):

@@ -38,6 +38,8 @@ DESCRIBED = {
     "distill.py": {
         "--recipe": "none", "--teacher": "bert-base-uncased; for the sample a new 4-layer model",
         "--teacher-epochs": BY_CORPUS, "--teacher-lr": f"{BY_CORPUS}; adapters 5e-4",
+        "--teacher-base": "what its run.json or adapter_config.json says; for a model of BERT-base's shape and "
+        "vocabulary, that", "--unlabelled": "none", "--equal-steps": "on",
         "--student": "none: its shape follows from --student-layers", "--take-layers": "evenly spaced ones",
         "--student-layers": "4", "--student-hidden": "the teacher's, but for the shapes named at --student-layers",
         "--max-length": BY_CORPUS, "--epochs": BY_CORPUS, "--lr": f"{BY_CORPUS}; adapters 5e-4",
@@ -217,22 +219,52 @@ OWN_FLAGS = [part for name, value in OWN.items() for part in (f"--{name.replace(
 
 
 def test_every_training_flag_of_train_reaches_the_loop(script, corpus, bare, trainings):
-    flags = ["--epochs", 1, "--lr", "3e-3", "--max-length", 9, "--precision", "fp32", "--device", "cpu", *OWN_FLAGS]
+    flags = [
+        "--epochs",
+        1,
+        "--max-steps",
+        5,
+        "--lr",
+        "3e-3",
+        "--max-length",
+        9,
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+        *OWN_FLAGS,
+    ]
     assert script("train.py", "--dataset", corpus, "--model", bare, *flags)[0] == 0
     (call,) = trainings
-    assert call["settings"] == {"epochs": 1, "lr": 3e-3, "alpha": 1.0, "T": 1.0, "precision": "fp32", **OWN}
+    settings = {"epochs": 1, "max_steps": 5, "lr": 3e-3, "alpha": 1.0, "T": 1.0, "precision": "fp32"}
+    assert call["settings"] == settings | OWN
     assert (call["device"], call["run"].compile, call["run"].resume) == (torch.device("cpu"), False, False)
     assert call["teacher"] is None and call["data"].lengths.max() == 9
 
 
 def test_every_training_flag_of_distill_reaches_the_loops(script, corpus, bare, trainings):
-    flags = ["--epochs", 1, "--lr", "3e-3", "--teacher-epochs", 2, "--teacher-lr", "4e-3", "--alpha", 0.3, "--T", 3]
+    flags = [
+        "--epochs",
+        1,
+        "--max-steps",
+        5,
+        "--lr",
+        "3e-3",
+        "--teacher-epochs",
+        2,
+        "--teacher-lr",
+        "4e-3",
+        "--alpha",
+        0.3,
+        "--T",
+        3,
+    ]
     flags += ["--max-length", 9, "--precision", "fp32", "--device", "cpu", "--student-layers", 2, *OWN_FLAGS]
     assert script("distill.py", "--dataset", corpus, "--teacher", bare, *flags)[0] == 0
     calls = {call["desc"]: call for call in trainings}
-    settings = {"epochs": 1, "lr": 3e-3, "alpha": 1.0, "T": 1.0, "precision": "fp32", **OWN}
+    settings = {"epochs": 1, "max_steps": 5, "lr": 3e-3, "alpha": 1.0, "T": 1.0, "precision": "fp32", **OWN}
     assert {name: call["settings"] for name, call in calls.items()} == {
-        "teacher": settings | {"epochs": 2, "lr": 4e-3},
+        "teacher": settings | {"epochs": 2, "max_steps": 0, "lr": 4e-3},
         "distilled": settings | {"alpha": 0.3, "T": 3.0},
         "baseline": settings,
     }
@@ -260,9 +292,10 @@ def test_data_and_device_flags_reach_what_they_name(name, script, stop, tmp_path
     own = {"text_column": "body", "label_column": "kind", "encoding": "latin-1"}
     flags = [word for flag, value in own.items() for word in (f"--{flag.replace('_', '-')}", value)]
     script(name, "--dataset", "fpb", "--data-dir", "archives", "--fpb-agreement", "75", "--device", "cpu", *flags)
+    own |= {"unlabelled": None if name == "train.py" else []}
     assert calls == [(("fpb", tmp_path / "archives"), {"agreement": "75", "model_labels": None, **own})]
     script(name, "--dataset", "imdb", "--device", "cpu")
-    usual = {"agreement": "50", "model_labels": None, **dict.fromkeys(own)}
+    usual = {"agreement": "50", "model_labels": None, **dict.fromkeys(own), "unlabelled": own["unlabelled"]}
     assert calls[1] == (("imdb", (ROOT / "data").resolve()), usual)
     devices = stop("minikd.cli.start.choose_device")
     script(name, "--device", "mps")
@@ -291,7 +324,7 @@ def test_adapter_flags_reach_the_adapters(script, corpus, bare, stop):
     script("train.py", "--model", bare, *flags, *adapters)
     script("distill.py", "--teacher", bare, *flags, *adapters, "--student-layers", 2)
     script("distill.py", "--teacher", save_model(Path.cwd() / "tuned", labels=("bad", "good")), *flags,
-           "--student-layers", 2, "--student-lora-rank", 2)  # fmt: skip
+           "--teacher-base", "random", "--student-layers", 2, "--student-lora-rank", 2)  # fmt: skip
     plain = {"rank": 2, "alpha": 16.0, "dropout": 0.0, "targets": ("query", "value")}
     assert [options for _, options in calls] == [wanted, wanted, plain]
 

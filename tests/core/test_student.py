@@ -32,14 +32,15 @@ def flags(**given):
     """distill.py's flags for a teacher and data of the user's own."""
     own = dict(dataset="mine.csv", teacher="mine", student=None, student_layers=None, take_layers=None,
                student_hidden=None, student_init="auto", student_lora_rank=None, max_length=16, label_order=None,
-               precision="fp32", seed=42)  # fmt: skip
+               precision="fp32", seed=42, teacher_base=None, controls=False, no_baseline=True)  # fmt: skip
     return SimpleNamespace(**own | given)
 
 
 def student_of(model, tokenizer, **given):
     """The function that makes distill.py's student of this teacher, what its first weights are, and its width."""
     teacher = model and TextClassifier(model, tokenizer, max_length=16, device=CPU, precision="fp32")
-    return student_makers(flags(**given), teacher, tokenizer, DATA, CPU)
+    students = student_makers(flags(**given), teacher, tokenizer, DATA, CPU)
+    return students.distilled, students.first_weights["distilled"], students.hidden_size
 
 
 def shape(teacher, layers, tokenizer):
@@ -64,7 +65,7 @@ def test_a_wide_teacher_of_another_vocabulary_gives_four_of_its_own_layers(minil
     tokenizer = train_wordpiece(WORDS * 3, 200)
     teacher = wide_teacher(tokenizer)
     for given in ({}, {"student_layers": 4}):
-        layers = "the fine-tuned teacher's layers [0, 1, 3, 4]"
+        layers = "layers [0, 1, 3, 4] and head of the fine-tuned teacher"
         new_student, words, width = student_of(teacher, tokenizer, **given)
         assert (words, width) == (layers, 768)
         assert capsys.readouterr().out == (
@@ -80,7 +81,7 @@ def test_a_wide_teacher_of_another_vocabulary_of_the_same_size_gives_its_own_lay
     tokenizer = another_vocabulary(load_tokenizer(minilm))
     assert tokenizer.vocab_size == BERT_BASE.vocab_size
     teacher = wide_teacher(tokenizer, layers=4)
-    assert student_of(teacher, tokenizer)[1] == "the fine-tuned teacher's layers [0, 1, 2, 3]"
+    assert student_of(teacher, tokenizer)[1] == "layers [0, 1, 2, 3] and head of the fine-tuned teacher"
 
 
 @pytest.mark.parametrize("rows", [30522, 30528], ids=["as many rows as tokens", "rows to spare"])
@@ -154,8 +155,9 @@ def test_a_student_is_random_only_where_the_user_asked_for_its_width_or_for_that
     for sizes in (heads, heads | dict(model_type="distilbert", type_vocab_size=0, classifier_dropout=0.2)):
         teacher = wide_teacher(tokenizer, **sizes)
         taken = evenly_spaced_layers(5, layers or 4)
-        assert student_of(teacher, tokenizer, student_layers=layers)[1] == f"the fine-tuned teacher's layers {taken}"
-        assert "first weights: the fine-tuned teacher's layers" in capsys.readouterr().out
+        words = f"layers {taken} and head of the fine-tuned teacher"
+        assert student_of(teacher, tokenizer, student_layers=layers)[1] == words
+        assert f"first weights: {words}" in capsys.readouterr().out
         for given in ({"student_hidden": 32}, {"student_init": "random"}):
             given["student_layers"] = layers
             new_student, words, width = student_of(teacher, tokenizer, **given)
@@ -191,14 +193,22 @@ def made_from(folder):
 def test_every_student_starts_from_the_first_weights_of_its_seed_untouched_by_the_others(
     script, corpus, fine_tuned, bare, start
 ):
-    own = {"layers": ["--student-layers", 2], "pretrained": ["--student", bare], "random": ["--student-hidden", 32]}
+    own = {
+        "layers": ["--student-layers", 2, "--teacher-base", bare],
+        "pretrained": ["--student", bare],
+        "random": ["--student-hidden", 32],
+    }
     command = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, *own[start], "--alpha", 0, 0.9]
     assert script(*command, "--seeds", 2, *QUICK)[0] == 0
     output, second = Path("runs/films"), Path("runs/films/seed-43")
-    first = made_from(output / "baseline")
-    for name in ("distilled", "sweep/alpha-0.0-T-2.0", "sweep/alpha-0.9-T-2.0"):
+    first, second_first = made_from(output / "distilled"), made_from(second / "distilled")
+    for name in ("sweep/alpha-0.0-T-2.0", "sweep/alpha-0.9-T-2.0"):
         assert made_from(output / name) == first, name
-    assert made_from(second / "baseline") == made_from(second / "distilled") != first
+    baselines = made_from(output / "baseline"), made_from(second / "baseline")
+    if start == "layers":  # the head is copied too: nothing of the distilled one is random
+        assert first == second_first not in baselines and baselines[0] != baselines[1]
+    else:
+        assert baselines == (first, second_first) and first != second_first
     for folder in (output, second):  # the models in memory are those that were saved, not one object trained twice
         for name in ("distilled", "baseline"):
             assert predicted(folder / f"predictions-{name}.csv") == pytest.approx(

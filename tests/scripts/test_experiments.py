@@ -80,6 +80,7 @@ def test_a_sweep_chooses_on_validation_and_resumes_without_training_again(script
 
 def test_students_of_every_seed_are_trained_again_unless_resumed(script, corpus, fine_tuned, no_pictures):
     command = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 1, *QUICK, "--epochs", 1,
+               "--teacher-base", "random",
                "--lr", "1e-2", "--alpha", 0, 1, "--choose", "nll", "--seeds", 2]  # fmt: skip
     trained = ["alpha 0, T 2", "alpha 1, T 2", "baseline", "distilled", "baseline"]
     for _ in range(2):
@@ -149,6 +150,7 @@ def test_teacher_and_students_get_adapters_of_their_own_ranks_and_the_scale_aske
 
 def test_a_student_of_adapters_stands_beside_a_whole_teacher(script, corpus, fine_tuned, bare, no_pictures):
     command = ["distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 2, *QUICK]
+    command += ["--teacher-base", bare]
     status, out, err = script(*command, "--student-lora-rank", 2)
     assert (status, err) == (0, "")
     rows = {row["name"]: row for row in read_json("runs/films/results.json")["models"]}

@@ -133,7 +133,8 @@ def test_online_teacher_logits_give_nearly_the_cached_student(script, corpus, fi
 
 
 def test_a_fine_tuned_teacher_is_used_as_it_is_with_its_labels_in_the_datas_order(script, corpus, fine_tuned):
-    status, out, _ = script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 2, *QUICK)
+    flags = ["--student-layers", 2, "--teacher-base", "random", *QUICK]
+    status, out, _ = script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, *flags)
     assert status == 0 and "used as it is" in out and "teacher: epoch" not in out
     kept, original = from_pretrained("runs/films/teacher"), from_pretrained(fine_tuned)
     assert kept.config.labels == ("bad", "good")
@@ -143,7 +144,9 @@ def test_a_fine_tuned_teacher_is_used_as_it_is_with_its_labels_in_the_datas_orde
 def test_the_students_layers_can_be_named(script, corpus, bare):
     take = ["--take-layers", 1, 2, 3, "--no-baseline"]
     status, out, _ = script("distill.py", "--dataset", corpus, "--teacher", bare, *take, *QUICK)
-    assert status == 0 and "3 layers, 16 wide, first weights: the fine-tuned teacher's layers [1, 2, 3]" in out
+    assert (
+        status == 0 and "3 layers, 16 wide, first weights: layers [1, 2, 3] and head of the fine-tuned teacher" in out
+    )
 
 
 def test_a_student_can_start_from_a_folder_or_from_random_weights(script, corpus, bare, fine_tuned):
@@ -271,7 +274,8 @@ def test_a_run_never_writes_over_the_model_it_starts_from(script, corpus, tmp_pa
 def test_without_a_length_texts_are_cut_where_the_shortest_model_ends(script, corpus, fine_tuned, tmp_path, stop):
     length = QUICK.index("--max-length")
     flags = QUICK[:length] + QUICK[length + 2 :]
-    assert script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, "--student-layers", 2, *flags)[0] == 0
+    layers = ["--student-layers", 2, "--teacher-base", "random"]
+    assert script("distill.py", "--dataset", corpus, "--teacher", fine_tuned, *layers, *flags)[0] == 0
     assert json.loads(Path("runs/films/results.json").read_text())["arguments"]["max_length"] == 32
     short = save_model(tmp_path / "short", labels=("bad", "good"), max_position_embeddings=20)
     assert "max_length 20" in script("evaluate.py", fine_tuned, short, "--text", "great film")[1].splitlines()

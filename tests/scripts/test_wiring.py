@@ -40,6 +40,7 @@ from minikd.cli.defaults import SAMPLE_VOCABULARY
 from minikd.experiment.caches import cache_folder, model_fingerprint
 from minikd.files import fingerprint
 from minikd.model import Classifier
+from minikd.student import student_from_teacher
 from minikd.tokenizer import train_wordpiece
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -52,9 +53,9 @@ SETTINGS = {"batch_size": 8, "weight_decay": 0.02, "warmup_ratio": 0.2, "grad_ac
             "label_smoothing": 0.05, "patience": 4, "precision": "fp32"}  # fmt: skip
 FLAGS = [word for name, value in SETTINGS.items() for word in (f"--{name.replace('_', '-')}", value)]
 FLAGS += ["--max-length", LENGTH, "--seed", 7, "--device", "cpu", "--epochs", 2, "--lr", "3e-3"]
-STUDENT = SETTINGS | {"epochs": 2, "lr": 3e-3}
+STUDENT = SETTINGS | {"epochs": 2, "max_steps": 0, "lr": 3e-3}
 OF_THE_TEACHER = ["--teacher-epochs", 3, "--teacher-lr", "2e-3"]
-TEACHER = SETTINGS | {"epochs": 3, "lr": 2e-3}
+TEACHER = SETTINGS | {"epochs": 3, "max_steps": 0, "lr": 2e-3}
 
 
 def assert_tokens(tokens, folder, path, labels=LABELS):
@@ -126,9 +127,16 @@ def test_distill_hands_each_training_its_own_data_settings_seed_and_teacher(scri
     for call in trainings:
         assert call["made_from"]["teacher"] == (key if call["desc"] == "distilled" else "")
 
-    # The same first weights for the students of a seed, and objects of their own.
-    first = [call["first_weights"] for call in students]
-    assert first[0] == first[1] != first[2] == first[3]
+    # Distilled: layers and head of the fine-tuned teacher; baseline: layers of before, and a head of its seed.
+    tuned = from_pretrained(output / "teacher")
+    with torch.random.fork_rng():
+        expected = [model_fingerprint(student_from_teacher(tuned, [0, 3], seed, head=True)) for seed in (7, 8)]
+        torch.manual_seed(7)  # the head of the checkpoint, before the teacher's training
+        before = from_pretrained(learned, LABELS)
+        expected[1:1] = [model_fingerprint(student_from_teacher(before, [0, 3], 7))]
+        expected += [model_fingerprint(student_from_teacher(before, [0, 3], 8))]
+    assert [call["first_weights"] for call in students] == expected
+    assert expected[1] != expected[3]
     assert len({id(call["model"]) for call in trainings}) == 5
 
     # The teacher's logits are those of the batch's own examples, by transformers, in any order.
@@ -187,19 +195,19 @@ def test_a_students_first_weights_are_the_named_layers_of_the_fine_tuned_teacher
     assert script("distill.py", "--dataset", films, "--teacher", learned, *flags)[0] == 0
     teacher = from_pretrained("runs/films/teacher")
     assert model_fingerprint(teacher) != trainings[0]["first_weights"]
-    torch.manual_seed(7)
-    student = Classifier(replace(teacher.config, num_hidden_layers=2))  # draws the new head
+    student = Classifier(replace(teacher.config, num_hidden_layers=2))
+    student.classifier.load_state_dict(teacher.classifier.state_dict())
     for part in ("encoder.embeddings", "pooler", "encoder.layers.3", "encoder.layers.1"):
         own = {"encoder.layers.3": "encoder.layers.0"}.get(part, part)
         student.get_submodule(own).load_state_dict(teacher.get_submodule(part).state_dict())
-    assert [call["first_weights"] for call in trainings[1:]] == [model_fingerprint(student)] * 2
+    assert trainings[1]["first_weights"] == model_fingerprint(student) != trainings[2]["first_weights"]
 
 
 @pytest.mark.parametrize("mode", ["cache", "online"])
 def test_a_finished_teacher_of_another_label_order_teaches_the_right_rows_and_columns(
     script, films, trained, trainings, mode
 ):
-    flags = [*FLAGS, "--student-layers", 2, "--teacher-logits", mode, "--T", 3]
+    flags = [*FLAGS, "--student-layers", 2, "--teacher-base", "random", "--teacher-logits", mode, "--T", 3]
     assert script("distill.py", "--dataset", films, "--teacher", trained, *flags)[0] == 0
     assert [call["desc"] for call in trainings] == ["distilled", "baseline"]
     texts, labels = read_split(films / "train.csv", LABELS)
@@ -232,6 +240,7 @@ def test_a_sweep_hands_each_cell_its_alpha_and_t_and_keeps_the_best_on_validatio
         lambda split, *args: passes.append(len(split)) or make_batches(split, *args),
     )
     flags = [*FLAGS, "--student-layers", 2, "--alpha", 0.9, 0.1, "--T", 1, 5, "--lr", "5e-3", "--seeds", 2]
+    flags += ["--teacher-base", "random"]
     assert script("distill.py", "--dataset", films, "--teacher", trained, *flags)[0] == 0
     results, rows = results_in("runs/films")
     assert list(rows) == ["teacher", "distilled", "baseline"]
@@ -241,7 +250,7 @@ def test_a_sweep_hands_each_cell_its_alpha_and_t_and_keeps_the_best_on_validatio
     assert [call["desc"] for call in trainings[4:5]] == ["baseline"]  # the chosen student is not trained again
     assert [(call["settings"]["alpha"], call["settings"]["T"]) for call in sweep] == pairs
     assert [call["settings"]["seed"] for call in trainings] == [7] * 5 + [8] * 2
-    assert len({call["first_weights"] for call in trainings[:5]}) == 1
+    assert len({call["first_weights"] for call in trainings[:4]}) == 1
     texts, labels = read_split(films / "validation.csv", LABELS)
     expected = []
     for cell, (alpha, T) in zip(results["sweep"]["cells"], pairs, strict=True):
