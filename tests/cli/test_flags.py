@@ -39,7 +39,7 @@ DESCRIBED = {
         "--recipe": "none", "--teacher": "bert-base-uncased; for the sample a new 4-layer model",
         "--teacher-epochs": BY_CORPUS, "--teacher-lr": f"{BY_CORPUS}; adapters 5e-4",
         "--teacher-base": "what its run.json or adapter_config.json says; for a model of BERT-base's shape and "
-        "vocabulary, that", "--unlabelled": "none", "--equal-steps": "on",
+        "vocabulary, that", "--unlabelled": "none",
         "--student": "none: its shape follows from --student-layers", "--take-layers": "evenly spaced ones",
         "--student-layers": "4", "--student-hidden": "the teacher's, but for the shapes named at --student-layers",
         "--max-length": BY_CORPUS, "--epochs": BY_CORPUS, "--lr": f"{BY_CORPUS}; adapters 5e-4",
