@@ -59,6 +59,8 @@ def student_makers(
 
     if args.student_init == "checkpoint":
         return _one_start(args, *_before_fine_tuning(args, teacher, plan, data, device), plan.config)
+    if args.no_baseline and args.teacher_base:
+        raise MinikdError(f"--teacher-base {args.teacher_base}: nothing starts from it; leave it out")
     words, from_checkpoint = {"distilled": f"layers {plan.layers} and head of the fine-tuned teacher"}, None
     if not args.no_baseline:
         from_checkpoint, words["baseline"] = _before_fine_tuning(args, teacher, plan, data, device)

@@ -8,7 +8,8 @@ continues without it.
 import json
 import os
 import time
-from functools import partial
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -79,23 +80,36 @@ def cached_logits(
     if path and note:
         print(f"{desc}: {note}")
     if logits is None:
-        write = atomic_write if path else partial(_write, what="logits")
-        unfinished = file.with_name(f"{file.name}.partial")
-        done, _ = _read_logits(unfinished, key, None)
-        parts, seconds = ([], 0.0) if done is None else ([done], 60 * (caching_minutes(unfinished) or 0))
-        count, total = sum(map(len, parts)), len(split)
-        for start in range(count, total, PART):
-            began = time.perf_counter()
-            part = split if total <= PART else split.part(start, min(start + PART, total))
-            which = f"{desc}, part {start // PART + 1} of {-(-total // PART)}" if desc and total > PART else desc
-            parts.append(compute_logits(model.to(device), part, device, precision, which))
-            seconds += time.perf_counter() - began
-            metadata = {"fingerprint": key, "seconds": f"{seconds:.3f}"}
-            content = safetensors_torch.save({"logits": torch.cat(parts)}, metadata=metadata)
-            write(file if start + PART >= total else unfinished, content)
-        unfinished.unlink(missing_ok=True)
-        logits = torch.cat(parts)
+        logits = _compute_in_parts(model, split, device, precision, desc, file, key, atomic_write if path else _write)
     return logits
+
+
+def _compute_in_parts(
+    model: Classifier,
+    split: TokenizedSplit,
+    device: torch.device,
+    precision: str,
+    desc: str,
+    file: Path,
+    key: str,
+    write: Callable[[Path, bytes], None],
+) -> Tensor:
+    """The logits (N, C), written to `file`; while it is unfinished, what is there of it to `file`.partial."""
+    unfinished, total = file.with_name(f"{file.name}.partial"), len(split)
+    done, _ = _read_logits(unfinished, key, None)
+    parts, seconds = ([], 0.0) if done is None else ([done], 60 * (caching_minutes(unfinished) or 0.0))
+    for start in range(sum(map(len, parts)), total, PART):
+        began = time.perf_counter()
+        part = split if total <= PART else split.part(start, min(start + PART, total))
+        which = f"{desc}, part {start // PART + 1} of {-(-total // PART)}" if desc and total > PART else desc
+        parts.append(compute_logits(model.to(device), part, device, precision, which))
+        seconds += time.perf_counter() - began
+        metadata = {"fingerprint": key, "seconds": f"{seconds:.3f}"}
+        content = safetensors_torch.save({"logits": torch.cat(parts)}, metadata=metadata)
+        write(file if start + PART >= total else unfinished, content)
+    with suppress(OSError):
+        unfinished.unlink()
+    return torch.cat(parts)
 
 
 def _read_logits(path: Path, key: str, shape: tuple[int, int] | None) -> tuple[Tensor | None, str]:
@@ -131,7 +145,7 @@ def model_fingerprint(model: Classifier) -> str:
     return fingerprint(config, *chain.from_iterable(tensors.items()))
 
 
-def _write(path: Path, content: bytes, what: str) -> None:
+def _write(path: Path, content: bytes, what: str = "logits") -> None:
     try:
         atomic_write(path, content)
     except OSError as error:

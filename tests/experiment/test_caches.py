@@ -12,7 +12,7 @@ import torch
 from equality import CONFIGS, load_quietly, randomised
 from helpers import teacher_logits
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 import minikd
 import minikd.experiment.caches
@@ -251,3 +251,36 @@ def test_a_cache_that_cannot_be_written_costs_no_logits(tmp_path, monkeypatch, c
 def test_a_saved_and_loaded_model_has_the_same_fingerprint(tmp_path):
     save_pretrained(RUN["model"], tmp_path)
     assert model_fingerprint(load_quietly(tmp_path)) == model_fingerprint(RUN["model"])
+
+
+@pytest.mark.parametrize("own_path", [True, False])
+def test_a_long_pass_is_kept_in_parts_and_continues_after_a_kill(tmp_path, monkeypatch, cache, own_path):
+    monkeypatch.setattr(minikd.experiment.caches, "PART", 2)
+    texts = [f"{text} film" for text in TEXTS + ["man"]]
+    tokens = cached_tokens(Split(texts, [0] * 7), tokenizer(), 7)
+    model, computed, path = randomised(CONFIG), [], tmp_path / "logits" if own_path else None
+    expected = compute_logits(model, tokens, CPU, "fp32")
+
+    def killed_at(count):
+        def compute(model, part, *rest):
+            if len(computed) == count:
+                raise KeyboardInterrupt
+            computed.append(len(part))
+            return compute_logits(model, part, *rest)
+
+        return compute
+
+    monkeypatch.setattr(minikd.experiment.caches, "compute_logits", killed_at(2))
+    with pytest.raises(KeyboardInterrupt):
+        cached_logits(model, tokens, CPU, "fp32", path=path)
+    other = cached_tokens(Split(texts[::-1], [0] * 7), tokenizer(), 7)  # the unfinished file is not of these
+    with pytest.raises(KeyboardInterrupt):
+        cached_logits(model, other, CPU, "fp32", path=path)
+    monkeypatch.setattr(minikd.experiment.caches, "compute_logits", killed_at(-1))
+    logits = cached_logits(model, tokens, CPU, "fp32", path=path)
+    assert computed == [2, 2, 2, 1]
+    torch.testing.assert_close(logits, expected)
+    kept = path or next(cache.glob("logits-*.safetensors"))
+    assert torch.equal(load(kept.read_bytes())["logits"], logits)
+    assert not list(kept.parent.glob("*.partial"))
+    assert torch.equal(cached_logits(model, tokens, CPU, "fp32", path=path), logits) and len(computed) == 4

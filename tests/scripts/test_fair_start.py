@@ -1,0 +1,166 @@
+"""Where the students of distill.py start, how many steps they get, and what they learn from unlabelled texts."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SIZES, save_model
+from independent import logits_of
+from safetensors.torch import load_file
+
+from minikd import MinikdError, TextClassifier
+from minikd.batching import make_batches
+from minikd.checkpoints.pretrained import from_pretrained
+from minikd.cli.students import checkpoint_of
+from minikd.experiment.caches import model_fingerprint
+from minikd.student import student_from_teacher
+
+LABELS = ("bad", "good", "mixed")
+LENGTH = 9
+FLAGS = ["--max-length", LENGTH, "--device", "cpu", "--precision", "fp32", "--batch-size", 16, "--epochs", 2,
+         "--student-layers", 2, "--seed", 7]  # fmt: skip
+MORE = ["a superb film", "dull and slow", "the plot was not boring", "great", "an awful story, very awful"] * 9
+
+
+def from_checkpoint(folder, seed, layers=(0, 3)):
+    """The student of these layers of an encoder, with a head of its seed."""
+    return student_from_teacher(from_pretrained(folder, LABELS), list(layers), seed)
+
+
+@pytest.fixture
+def more(tmp_path):
+    path = tmp_path / "more.txt"
+    path.write_text("\n".join(MORE))
+    return path
+
+
+def test_the_control_starts_as_the_distilled_student_and_sees_labels_alone(
+    script, films, learned, trainings, no_pictures
+):
+    command = ["distill.py", "--dataset", films, "--teacher", learned, *FLAGS, "--teacher-epochs", 1, "--controls"]
+    assert script(*command)[0] == 0
+    assert [call["desc"] for call in trainings] == ["teacher", "distilled", "control", "baseline"]
+    _, distilled, control, baseline = trainings
+    assert distilled["first_weights"] == control["first_weights"] != baseline["first_weights"]
+    assert baseline["first_weights"] == model_fingerprint(from_checkpoint(learned, 7))
+    assert [call["teacher"] is None for call in trainings] == [True, False, True, True]
+    assert control["settings"] == baseline["settings"]
+    results = json.loads(Path("runs/films/results.json").read_text())
+    assert [row["name"] for row in results["models"]] == ["teacher", "distilled", "control", "baseline"]
+    assert Path("runs/films/control/model.safetensors").exists() and Path("runs/films/predictions-control.csv").exists()
+    words = "distilled and control start from layers [0, 3] and head of the fine-tuned teacher"
+    assert words in Path("runs/films/results.md").read_text()
+
+
+def test_every_student_can_start_from_the_checkpoint(script, films, learned, trainings, no_pictures):
+    flags = [*FLAGS, "--student-init", "checkpoint", "--teacher-epochs", 1, "--seeds", 2]
+    assert script("distill.py", "--dataset", films, "--teacher", learned, *flags)[0] == 0
+    first = [model_fingerprint(from_checkpoint(learned, seed)) for seed in (7, 7, 8, 8)]
+    assert [call["first_weights"] for call in trainings[1:]] == first
+
+
+def test_a_teacher_that_was_trained_here_knows_its_checkpoint(script, films, learned, trainings, no_pictures):
+    short = ["--dataset", films, *FLAGS[:-4], "--epochs", 1]
+    assert script("train.py", "--model", learned, *short, "--output-dir", "tuned")[0] == 0
+    assert checkpoint_of("tuned") == str(learned)
+    for output, teacher in (("one", "tuned"), ("two", "one/teacher")):  # the second is a copy
+        flags = [*FLAGS, "--epochs", 1, "--output-dir", output]
+        status, out, _ = script("distill.py", "--dataset", films, "--teacher", teacher, *flags)
+        assert status == 0
+        assert trainings[-1]["first_weights"] == model_fingerprint(from_checkpoint(learned, 7)), output
+        assert f"baseline: first weights: layers [0, 3] of {learned.name}, which the teacher was fine-tuned from" in out
+
+
+def test_a_new_model_has_no_checkpoint_but_random_weights(script, corpus, no_pictures):
+    short = ["--dataset", corpus, "--epochs", 1, "--max-length", LENGTH, "--device", "cpu"]
+    assert script("train.py", "--layers", 2, "--hidden", 32, *short, "--output-dir", "new")[0] == 0
+    assert checkpoint_of("new") == "random"
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ([], "--teacher {}: it is not known which checkpoint this was fine-tuned from"),
+    (["--teacher-base", "{}"], "--teacher-base {}: is fine-tuned itself"),
+    (["--teacher-base", "{other}"], "--teacher-base {other}: has another shape than --teacher {}"),
+    (["--no-baseline", "--teacher-base", "random"], "--teacher-base random: nothing starts from it"),
+    (["--student-init", "random", "--teacher-base", "random"], "--teacher-base random: these students start from"),
+    (["--student-init", "random", "--controls"], "--controls: distilled and baseline both start from random weights"),
+])  # fmt: skip
+def test_starts_that_cannot_be_had_are_refused_before_any_training(
+    script, films, trained, trainings, tmp_path, flags, words
+):
+    other = save_model(tmp_path / "other", hidden_size=32, num_hidden_layers=2)
+    flags = [flag.format(trained, other=other) for flag in flags]
+    status, _, err = script("distill.py", "--dataset", films, "--teacher", trained, *FLAGS, *flags)
+    assert status == 2 and words.format(trained, other=other) in err and err.count("\n") == 1
+    assert not trainings
+
+
+def test_a_checkpoint_for_a_teacher_that_is_trained_here_is_refused(script, films, learned, trainings):
+    flags = [*FLAGS, "--teacher-base", learned]
+    status, _, err = script("distill.py", "--dataset", films, "--teacher", learned, *flags)
+    assert status == 2 and "--teacher-base: this teacher is fine-tuned here" in err and not trainings
+
+
+def test_the_head_is_copied_where_the_teachers_layers_are_and_refused_elsewhere(learned):
+    teacher = TextClassifier.load(learned, labels=LABELS, device="cpu")
+    student = teacher.make_student([3], init="teacher", head=True, seed=1)
+    assert torch.equal(student.model.classifier.weight, teacher.model.classifier.weight)
+    assert student.model.classifier.weight is not teacher.model.classifier.weight
+    plain = teacher.make_student([3], init="teacher", seed=1)
+    assert not torch.equal(plain.model.classifier.weight, teacher.model.classifier.weight)
+    with pytest.raises(MinikdError, match="`head`: this student's first weights are random"):
+        teacher.make_student(2, init="random", head=True)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_with_unlabelled_texts_every_student_gets_as_many_steps(
+    script, films, trained, trainings, more, no_pictures, equal
+):
+    flags = [*FLAGS, "--unlabelled", more, "--teacher-base", "random", "--controls"]
+    flags += [] if equal else ["--no-equal-steps"]
+    assert script("distill.py", "--dataset", films, "--teacher", trained, *flags)[0] == 0
+    distilled, *alone = trainings
+    steps = {name: json.loads(line)["step"] for name in ("distilled", "control", "baseline")
+             for line in Path(f"runs/films/{name}/log.jsonl").read_text().splitlines()}  # fmt: skip
+    long, short = 2 * -(-(SIZES["train"] + len(MORE)) // 16), 2 * -(-SIZES["train"] // 16)
+    assert steps == {"distilled": long, **dict.fromkeys(("control", "baseline"), long if equal else short)}
+    assert [len(call["data"]) for call in trainings] == [SIZES["train"] + len(MORE)] + [SIZES["train"]] * 2
+    assert [call["settings"]["max_steps"] for call in alone] == [long if equal else 0] * 2
+
+
+def test_the_distilled_student_is_handed_the_teachers_logits_of_every_unlabelled_text(
+    script, films, trained, trainings, more, no_pictures
+):
+    flags = [*FLAGS, "--unlabelled", more, "--no-baseline"]
+    status, out, _ = script("distill.py", "--dataset", films, "--teacher", trained, *flags)
+    assert status == 0 and f"195 examples ({len(MORE)} of them unlabelled)" in out
+    with (films / "train.csv").open(newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)] + MORE
+    expected = logits_of(trained, texts, LENGTH, LABELS)
+    (call,) = trainings
+    (batch,) = make_batches(call["data"], [np.random.default_rng(0).permutation(len(texts))], torch.device("cpu"))
+    assert np.allclose(call["teacher"](batch), expected[batch.index], atol=1e-4)
+    assert (batch.labels.numpy() == -1).tolist() == (batch.index.numpy() >= SIZES["train"]).tolist()
+    kept = load_file("runs/films/teacher-logits.safetensors")["logits"]
+    assert np.allclose(kept, expected, atol=1e-4)
+
+
+def test_rows_without_a_label_are_distilled_on_and_evaluated_without(script, films, trained, tmp_path, no_pictures):
+    folder = shutil.copytree(films, tmp_path / "own")
+    with (folder / "train.csv").open("a", newline="") as file:
+        csv.writer(file).writerows([(text, "") for text in MORE])
+    flags = ["--dataset", folder, "--teacher", trained, *FLAGS, "--no-baseline", "--output-dir", "out"]
+    status, out, _ = script("distill.py", *flags)
+    assert status == 0 and f"rows without a label: {len(MORE)} unlabelled texts" in out
+    assert script("evaluate.py", "out/distilled")[0] == 0
+    status, _, err = script("train.py", "--dataset", folder, "--model", trained, "--max-length", LENGTH)
+    assert status == 2 and f"line {SIZES['train'] + 2}: the label is empty" in err
+
+
+def test_the_oracle_knows_nothing_of_unlabelled_texts(script, more):
+    status, _, err = script("distill.py", "--teacher", "oracle", "--unlabelled", more)
+    assert status == 2 and "--teacher oracle: the true probabilities are known for the texts of" in err
