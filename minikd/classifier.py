@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from minikd.batching import tokenize
 from minikd.config import EncoderConfig, bert_like
 from minikd.errors import MinikdError
 from minikd.inference import choose_device, choose_precision, compute_logits
-from minikd.model import Classifier
+from minikd.model import Classifier, Ensemble
 from minikd.student import (
     PRETRAINED_SMALL,
     has_bert_vocabulary,
@@ -105,6 +105,29 @@ class TextClassifier:
             model = Classifier(config)
         return cls(model, tokenizer, max_length=max_length, device=device, precision=precision)
 
+    @classmethod
+    def ensemble(cls, members: Sequence["TextClassifier"]) -> "TextClassifier":
+        """Several classifiers as one, to be evaluated and distilled from: its probabilities are the mean of theirs.
+
+        Raises MinikdError where their labels, vocabularies or lengths differ.
+        """
+        members = list(members)
+        if not members or not all(isinstance(one, TextClassifier) for one in members):
+            raise MinikdError("ensemble: give a list of TextClassifiers")
+        first = members[0]
+        for one in members:
+            if (one.labels, one.max_length) != (first.labels, first.max_length):
+                raise MinikdError("ensemble: the members' labels and `max_length` must be the same")
+            check_same_vocabulary(one.tokenizer, first.tokenizer, "ensemble")
+        return first._with(cast(Classifier, Ensemble([one.model for one in members])))
+
+    @property
+    def members(self) -> list["TextClassifier"]:
+        """Those of an ensemble; of any other classifier, itself."""
+        if not isinstance(self.model, Ensemble):
+            return [self]
+        return [self._with(cast(Classifier, one)) for one in self.model.members]
+
     def make_student(
         self,
         layers: int | list[int] = 4,
@@ -124,8 +147,9 @@ class TextClassifier:
 
         A fair baseline is made before this model is fine-tuned: afterwards, layers and head hold what it has learned.
         """
-        if self.model.config.quantization:
-            raise MinikdError("the model is quantised and has no layers to take; make students of its original")
+        if self.model.config.quantization or isinstance(self.model, Ensemble):
+            what = "an ensemble" if isinstance(self.model, Ensemble) else "quantised"
+            raise MinikdError(f"the model is {what} and has no layers to take; make students of its original or member")
         plan = plan_student(self.model.config, layers, hidden, init, has_bert_vocabulary(self.tokenizer))
         if head and plan.init != "teacher":
             raise MinikdError(f"`head`: this student's first weights are {plan.init}; only layers of this model fit it")
@@ -159,6 +183,8 @@ class TextClassifier:
         """Writes the model and its tokenizer to `folder`, in Hugging Face's layout."""
         from minikd.checkpoints.load import save_classifier
 
+        if isinstance(self.model, Ensemble):
+            raise MinikdError("save: the model is an ensemble; save its members")
         save_classifier(self.model, self.tokenizer, Path(folder))
 
     def _with(self, model: Classifier) -> "TextClassifier":

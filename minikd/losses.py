@@ -7,6 +7,8 @@ label has the soft loss alone. Everything is computed in fp32 (or fp64, for test
 formats have 8 to 11 significant bits.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -68,6 +70,18 @@ def soft_loss(student_logits: Tensor, teacher_logits: Tensor, T: float) -> Tenso
     teacher_log_probs = F.log_softmax(_at_least_fp32(teacher_logits.detach()) / T, dim=-1)
     kl = (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(dim=-1)  # (B,)
     return T**2 * kl
+
+
+def mean_teacher(logits: Tensor, T: float = 1.0) -> Tensor:
+    """Logits (N, C) whose probabilities at temperature T are the mean of those of K teachers with logits (K, N, C).
+
+    The mean of probabilities is what a mixture of the teachers predicts, and a teacher that is sure counts for no more
+    than another. The mean of logits, the other usual way, is the normalised geometric mean of the probabilities: there
+    one teacher can veto a label, and the teacher with the widest logits weighs most (Hinton et al. 2015, section 1,
+    allows either).
+    """
+    log_probs = F.log_softmax(_at_least_fp32(logits) / T, dim=-1)
+    return T * (log_probs.logsumexp(dim=0) - math.log(len(logits)))
 
 
 def _at_least_fp32(logits: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ logit and gradient; tests/core/test_model.py checks it.
 Shapes in the comments: B batch, N tokens, H hidden size, A heads, D = H / A head size, C labels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from minikd.config import EncoderConfig
 from minikd.dropout import Dropout, keep_mask, use_fast_dropout
+from minikd.losses import mean_teacher
 
 
 class EncoderOutput(NamedTuple):
@@ -243,6 +245,20 @@ class Classifier(nn.Module):
         with torch.autocast(pooled.device.type, enabled=False):
             logits = self.classifier(pooled.to(self.classifier.weight.dtype))  # (B, C)
         return ClassifierOutput(logits, encoded.hidden_states, encoded.attention_scores)
+
+
+class Ensemble(nn.Module):
+    """Several classifiers as one, whose probabilities are the mean of theirs. They read the same ids."""
+
+    def __init__(self, members: Sequence[Classifier]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.config = members[0].config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> ClassifierOutput:
+        """Logits (B, C), the log of the mean probabilities, for input_ids (B, N)."""
+        logits = [member(input_ids, attention_mask).logits for member in self.members]
+        return ClassifierOutput(mean_teacher(torch.stack(logits)))
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -22,6 +22,7 @@ import minikd.datasets.sample
 from minikd import Dataset, LoRA, MinikdError, Run, Split, TextClassifier, TrainConfig, distill, evaluate, train
 from minikd.datasets.splits import make_dataset
 from minikd.experiment.readme import READMES, readme_with_tables
+from minikd.model import count_parameters
 from minikd.techniques.quantize import quantize
 
 ROOT = Path(__file__).parents[1]
@@ -179,6 +180,43 @@ def test_the_logits_of_any_model_are_a_teacher():
     for wrong in (torch.randn(63, 2), torch.randn(64, 3), torch.full((64, 2), torch.nan)):
         with pytest.raises(MinikdError, match="64 training and unlabelled texts.*2 labels"):
             distill(student, wrong, SMALL, CONFIG, run=QUIET)
+
+
+def test_several_teachers_are_averaged_at_the_temperature_in_use_and_evaluated_as_one():
+    members = [new_teacher(seed=seed, initializer_range=0.5) for seed in (1, 2, 3)]
+    together = TextClassifier.ensemble(members)
+    texts = SMALL.train.texts
+    probs = np.mean([one.predict_proba(texts) for one in members], axis=0)
+    np.testing.assert_allclose(together.predict_proba(texts), probs, atol=1e-6)
+    assert evaluate({"teacher": together}, SMALL.test, progress=False).values["models"][0]["parameters"] == sum(
+        count_parameters(one.model) for one in members
+    )
+    T, trained = 3.0, []
+    at_T = torch.stack([(one.logits(texts) / T).softmax(dim=-1) for one in members]).mean(dim=0)
+    stacked = torch.stack([one.logits(texts) for one in members])
+    for given in (members, together, stacked, T * at_T.log(), stacked.mean(dim=0)):
+        student = members[0].make_student(layers=1)
+        distill(student, given, SMALL, CONFIG, T=T, run=QUIET)
+        trained.append(weights(student))
+    assert torch.equal(trained[0], trained[1]) and torch.equal(trained[0], trained[2])
+    same, geometric = ((trained[0] - other).abs().mean() for other in trained[3:])
+    assert same < 0.01 * geometric
+
+
+def test_an_ensemble_is_neither_trained_nor_saved_nor_taken_apart(tmp_path):
+    members = [new_teacher(seed=seed) for seed in (1, 2)]
+    together = TextClassifier.ensemble(members)
+    for attempt in (
+        lambda: train(together, SMALL, CONFIG),
+        lambda: together.save(tmp_path / "x"),
+        lambda: together.make_student(layers=1),
+    ):
+        with pytest.raises(MinikdError, match="an ensemble"):
+            attempt()
+    other = new_teacher(vocab_size=250)
+    for wrong in ([], [members[0], 3], [members[0], other], [members[0], new_teacher(max_length=16)]):
+        with pytest.raises(MinikdError, match="ensemble"):
+            TextClassifier.ensemble(wrong)
 
 
 # Dataset.from_examples

@@ -22,8 +22,8 @@ from minikd.experiment.running import Run, run_training
 from minikd.experiment.runs import find_finished, finish
 from minikd.files import check_writable, fingerprint
 from minikd.inference import autocast
-from minikd.losses import UNLABELLED
-from minikd.model import count_parameters
+from minikd.losses import UNLABELLED, mean_teacher
+from minikd.model import Ensemble, count_parameters
 from minikd.student import seeded
 from minikd.techniques.lora import LoRA, add_lora, merge_lora, remove_lora, trainable_parameters, training_state_mb
 from minikd.training import distillation_loss
@@ -72,8 +72,8 @@ def distill(
     temperature T. All else is as in `train`; but the student also learns from `data.unlabelled`, texts for which the
     teacher's outputs are all there is.
 
-    `teacher`: a TextClassifier, whose labels must be the data's; several of them, whose logits are averaged (the
-    geometric mean of their distributions; Hinton et al. 2015, section 1); or the logits (N, C) of any other model on
+    `teacher`: a TextClassifier, whose labels must be the data's; several of them, whose probabilities at T are
+    averaged (`minikd.losses.mean_teacher`); or the logits (N, C) of any other model, or (K, N, C) of several, on
     `data.transfer` (the training texts, then the unlabelled ones), in its order. They are computed once for all epochs;
     `online` has a TextClassifier compute them anew in each step instead, which takes its tokenizer to be the student's.
     Raises MinikdError.
@@ -86,14 +86,16 @@ def distill(
     run, alpha, T = _run(run, run_dir, resume, "student"), float(alpha), float(T)
     if isinstance(teacher, np.ndarray):
         teacher = torch.from_numpy(teacher)
-    teacher = teacher if isinstance(teacher, TextClassifier | Tensor) else list(teacher or [])
-    if isinstance(teacher, list) and not (teacher and all(isinstance(one, TextClassifier) for one in teacher)):
-        raise MinikdError("teacher: give a TextClassifier, a list of them, or logits (N, C)")
-    for one in teacher if isinstance(teacher, list) else [teacher]:
-        if isinstance(one, TextClassifier) and one.labels != student.labels:
-            raise MinikdError(f"the teacher's labels {list(one.labels)} are not the student's {list(student.labels)}")
+    if not isinstance(teacher, Tensor):
+        teacher = teacher.members if isinstance(teacher, TextClassifier) else list(teacher or [])
+        if not (teacher and all(isinstance(one, TextClassifier) for one in teacher)):
+            raise MinikdError("teacher: give a TextClassifier, a list of them, or logits (N, C)")
+        if wrong := [one for one in teacher if one.labels != student.labels]:
+            raise MinikdError(
+                f"the teacher's labels {list(wrong[0].labels)} are not the student's {list(student.labels)}"
+            )
     desc = "teacher logits" if run.progress else ""
-    logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, desc)
+    logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, T, desc)
     loss = distillation_loss(logits, alpha, T, config.label_smoothing)
     return _train(student, data, data.transfer, config, run, lora, Objective(loss, alpha, T, key))
 
@@ -135,6 +137,8 @@ def _train(
             f"the model's labels {list(classifier.labels)} are not the data's {list(data.labels)}: give "
             f"labels=data.labels to TextClassifier.load"
         )
+    if isinstance(classifier.model, Ensemble):
+        raise MinikdError("the model is an ensemble and cannot be trained; train its members")
     if quantization := classifier.model.config.quantization:
         raise MinikdError(f"the model is quantised ({quantization}) and cannot be trained; take its original")
     tokens, validation = (tokens_of(split, classifier, bool(run.folder)) for split in (split, data.validation))
@@ -195,16 +199,19 @@ def train_on_tokens(
     return history
 
 
-def _precomputed(teacher: Teacher, student: TextClassifier, data: Dataset, desc: str) -> tuple[Tensor, str]:
+def _precomputed(
+    teacher: Tensor | list[TextClassifier], student: TextClassifier, data: Dataset, T: float, desc: str
+) -> tuple[Tensor, str]:
     """The teacher's logits (N, C) on `data.transfer`, on the student's device, and a key that tells teachers apart;
     `desc` shows a progress bar."""
     if isinstance(teacher, Tensor):
         logits = teacher.detach()
     else:
-        teachers = [teacher] if isinstance(teacher, TextClassifier) else teacher
-        logits = torch.stack([one.logits(data.transfer.texts, desc=desc) for one in teachers]).mean(dim=0)
-        for one in teachers:
+        logits = torch.stack([one.logits(data.transfer.texts, desc=desc) for one in teacher])
+        for one in teacher:
             one.model.cpu()  # a GPU's memory is for the student
+    if logits.ndim == 3:  # of several teachers
+        logits = mean_teacher(logits, T) if len(logits) > 1 else logits[0]
     texts = len(data.transfer.texts)
     if logits.shape != (texts, len(data.labels)) or not logits.isfinite().all():
         raise MinikdError(
@@ -215,13 +222,14 @@ def _precomputed(teacher: Teacher, student: TextClassifier, data: Dataset, desc:
     return logits, fingerprint(logits.cpu().numpy())
 
 
-def _online(teacher: Teacher, student: TextClassifier) -> tuple[Callable[[Batch], Tensor], str]:
+def _online(teacher: Tensor | list[TextClassifier], student: TextClassifier) -> tuple[Callable[[Batch], Tensor], str]:
     """The function batch -> teacher's logits (B, C), computed in each step, and the key."""
-    if not isinstance(teacher, TextClassifier):
+    if isinstance(teacher, Tensor) or len(teacher) > 1:
         raise MinikdError("online: takes one TextClassifier as the teacher")
-    if teacher.tokenizer.vocab != student.tokenizer.vocab:
+    (one,) = teacher
+    if one.tokenizer.vocab != student.tokenizer.vocab:
         raise MinikdError("online: the teacher's tokenizer is not the student's; leave it out")
-    model = teacher.model.eval().to(student.device)
+    model = one.model.eval().to(student.device)
 
     def logits_of(batch: Batch) -> Tensor:
         with torch.no_grad(), autocast(student.device, student.precision):

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from minikd.errors import MinikdError
-from minikd.losses import UNLABELLED, hard_loss, kd_loss, soft_loss
+from minikd.losses import UNLABELLED, hard_loss, kd_loss, mean_teacher, soft_loss
 
 PRECISIONS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 every_precision = pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
@@ -189,3 +189,14 @@ def test_an_unlabelled_example_has_the_soft_loss_alone_and_full_weight():
     expected = (0.7 * hard.sum() + 0.3 * soft[[0, 2]].sum() + soft[[1, 3]].sum()) / 4
     torch.testing.assert_close(kd_loss(student, teacher, labels, 0.7, 2.0), expected)
     assert kd_loss(student, teacher, torch.full((4,), UNLABELLED), 1.0, 2.0) == soft.mean()
+
+
+@pytest.mark.parametrize("T", [1.0, 3.0])
+def test_the_mean_teacher_has_the_mean_of_the_teachers_probabilities_at_that_temperature(T):
+    teachers = 4 * torch.randn(3, 5, 4, dtype=torch.float64)
+    logits = mean_teacher(teachers, T)
+    torch.testing.assert_close((logits / T).softmax(-1), (teachers / T).softmax(-1).mean(dim=0))
+    assert not torch.allclose((logits / (2 * T)).softmax(-1), (teachers / (2 * T)).softmax(-1).mean(dim=0), rtol=0.01)
+    assert not torch.allclose((logits / T).softmax(-1), (teachers.mean(dim=0) / T).softmax(-1), rtol=0.01)
+    student = torch.randn(5, 4, dtype=torch.float64)
+    torch.testing.assert_close(soft_loss(student, mean_teacher(teachers[:1], T), T), soft_loss(student, teachers[0], T))
