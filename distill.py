@@ -14,9 +14,9 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from minikd import distill, evaluate, train
+from minikd import TextClassifier, distill, evaluate, train
 from minikd.cli import start
-from minikd.cli.models import check_before_training, is_finished, load_teacher, to_do
+from minikd.cli.models import check_before_training, is_fine_tuned_already, load_teachers, teacher_names, to_do
 from minikd.cli.parse import distill_args
 from minikd.cli.students import student_makers
 from minikd.experiment.caches import cached_tokens
@@ -24,7 +24,7 @@ from minikd.experiment.lock import only_run_in
 from minikd.experiment.results import describe
 from minikd.experiment.running import Run
 from minikd.experiment.sweep import run_sweep
-from minikd.experiment.teacher import add_times, copy_teacher, logits_file, teacher_logits
+from minikd.experiment.teacher import add_times, copy_teacher, logits_files, teacher_logits
 from minikd.experiment.tracking import Tracking
 
 
@@ -42,24 +42,26 @@ def run(args, tracking):
     config = start.train_config(args)
 
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
-    teacher, tokenizer = load_teacher(args, data, device)
-    students = student_makers(args, teacher, tokenizer, data, device)
-    fine_tuned = args.teacher not in (None, "oracle") and is_finished(args.teacher)
-    check_before_training(args, teacher, students.hidden_size, fine_tuned)
+    teachers, tokenizer = load_teachers(args, data, device)  # none: the oracle
+    students = student_makers(args, teachers[0] if teachers else None, tokenizer, data, device)
+    check_before_training(args, teachers, students.hidden_size)
     examples = len(data.transfer.texts)
-    print(to_do(args, examples, trains_teacher=teacher is not None and not fine_tuned))
+    print(to_do(args, examples, teachers))
     recorded = start.flag_values(args)  # max_length is known by now
     new_run = partial(Run, resume=args.resume, compile=args.compile, tracking=tracking, arguments=recorded)
 
-    # 2. The teacher, fine-tuned unless it is already; and what it knows: its logits on the training texts.
-    if fine_tuned:
-        copy_teacher(teacher, args.teacher, output / "teacher", recorded)
-    elif teacher is not None:
-        own = replace(config, epochs=args.teacher_epochs, max_steps=0, lr=args.teacher_lr)
-        train(teacher, data, own, lora=start.lora(args, args.lora_rank),
-              run=new_run(output / "teacher", "teacher", reuse=True))  # fmt: skip
-    online = teacher is not None and args.teacher_logits == "online"
-    knowledge = teacher if online else teacher_logits(teacher, data, logits_file(output))
+    # 2. The teacher, fine-tuned unless it is already; and what it knows: its logits on the training texts. Of several
+    #    teachers, the probabilities are averaged.
+    names = teacher_names(teachers)
+    own = replace(config, epochs=args.teacher_epochs, max_steps=0, lr=args.teacher_lr)
+    for i, (name, teacher) in enumerate(zip(names, teachers)):
+        if is_fine_tuned_already(teacher):
+            copy_teacher(teacher, output / name, recorded)
+        else:
+            train(teacher, data, replace(own, seed=args.seed + i), lora=start.lora(args, args.lora_rank),
+                  run=new_run(output / name, name, reuse=True))  # fmt: skip
+    online = bool(teachers) and args.teacher_logits == "online"
+    knowledge = teachers[0] if online else teacher_logits(teachers, data, logits_files(output, names))
 
     # 3. The students: distilled, or trained on the labels alone for as many steps.
     lora = start.lora(args, args.student_lora_rank)
@@ -83,7 +85,9 @@ def run(args, tracking):
 
     seeds = [args.seed + i for i in range(args.seeds)]
     folders = [output, *(output / f"seed-{seed}" for seed in seeds[1:])]
-    models = {"teacher": [teacher]} if teacher else {}
+    models = dict(zip(names, [[teacher] for teacher in teachers]))
+    if len(teachers) > 1:
+        models = {"teacher": [TextClassifier.ensemble(teachers)]} | models
     models |= {"distilled": []} | ({"control": []} if args.controls else {})
     models |= {} if args.no_baseline else {"baseline": []}
     for seed, folder in zip(seeds, folders):
@@ -98,8 +102,8 @@ def run(args, tracking):
     results = evaluate(models, data.test, costs=True, cache=True)
     describe(results, data, "test", recorded)
     results.values |= {"seeds": seeds, "first_weights": students.first_weights} | ({"sweep": sweep} if sweep else {})
-    cache = logits_file(output) if teacher and not online else None
-    results.values["found_finished"] = add_times(results.values["models"], models, cache, began)
+    caches = {} if online else logits_files(output, names)
+    results.values["found_finished"] = add_times(results.values["models"], models, caches, began)
     tracking.summaries(models, results.values["models"])
     results.save(output, folders)
     print(f"\n{results}\n")

@@ -101,10 +101,12 @@ def add_lora_flags(parser: argparse.ArgumentParser, whose: str, students: bool =
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """distill.py's two models: where they come from, and the student's shape."""
     add = parser.add_argument_group("teacher and student").add_argument
-    add("--teacher", type=non_empty, metavar="NAME_OR_DIR",
+    add("--teacher", type=non_empty, nargs="+", metavar="NAME_OR_DIR",
         help="a fine-tuned classifier (used as it is) or a bare encoder (fine-tuned first); a folder or a name on the "
-        "hub; oracle: the true probabilities, known for the sample only (default: bert-base-uncased; for the sample a "
-        "new 4-layer model)")
+        "hub; several: their probabilities are averaged, and layers are those of the first; oracle: the true "
+        "probabilities, known for the sample only (default: bert-base-uncased; for the sample a new 4-layer model)")
+    add("--teacher-seeds", type=integer(1, 20), default=1, metavar="N",
+        help="fine-tune N teachers in this way, with seeds --seed, --seed + 1, …, and average them (default: 1)")
     add("--teacher-epochs", type=integer(1), metavar="N",
         help="passes of the teacher over the training set (default: by corpus, see below)")
     add("--teacher-lr", type=real(0, exclusive=True), metavar="X",

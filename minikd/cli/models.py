@@ -12,7 +12,7 @@ from minikd.checkpoints.config_json import read_config
 from minikd.checkpoints.hub import is_fine_tuned, model_folder
 from minikd.checkpoints.label_order import name_outputs
 from minikd.checkpoints.load import load_classifier
-from minikd.classifier import TextClassifier, check_tokenizer
+from minikd.classifier import TextClassifier, check_same_vocabulary, check_tokenizer
 from minikd.cli.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY
 from minikd.cli.recipes import BERT, RECIPES
 from minikd.cli.start import resolve_max_length
@@ -96,21 +96,28 @@ def load_single(args, data: Dataset, device: torch.device) -> TextClassifier:
     return new_model(config, tokenizer, args, device, args.seed)
 
 
-def load_teacher(args, data: Dataset, device: torch.device) -> tuple[TextClassifier | None, Tokenizer]:
-    """The teacher before fine-tuning (None for the oracle), and the tokenizer that all models share."""
+def load_teachers(args, data: Dataset, device: torch.device) -> tuple[list[TextClassifier], Tokenizer]:
+    """The teachers before fine-tuning (none for the oracle), and the tokenizer that all models share."""
     if args.teacher == "oracle" and (data.train.probabilities is None or data.unlabelled):
         raise MinikdError("--teacher oracle: the true probabilities are known for the texts of --dataset sample only")
     own = has_sample_teacher(args)
     args.teacher = args.teacher or (None if own else BERT)
-    sources = [source for source in (args.teacher, args.student) if source not in (None, "oracle")]
+    sources = [source for source in (args.teacher, *args.more_teachers, args.student) if source not in (None, "oracle")]
     configs = [config_of(source) for source in sources] + [SAMPLE_TEACHER] * own
     resolve_max_length(args, *(config.max_position_embeddings for config in configs))
-    if not own:
-        teacher = load_model(args.teacher, args, device, data, args.seed)
-        return teacher, teacher.tokenizer
-    tokenizer = train_wordpiece(data.train.texts, SAMPLE_VOCABULARY)
-    config = replace(SAMPLE_TEACHER, vocab_size=tokenizer.vocab_size, labels=data.labels)
-    return None if args.teacher else new_model(config, tokenizer, args, device, args.seed), tokenizer
+    seeds = range(args.seed, args.seed + args.teacher_seeds)
+    if own:
+        tokenizer = train_wordpiece(data.train.texts, SAMPLE_VOCABULARY)
+        config = replace(SAMPLE_TEACHER, vocab_size=tokenizer.vocab_size, labels=data.labels)
+        return [new_model(config, tokenizer, args, device, seed) for seed in seeds if not args.teacher], tokenizer
+    names = [args.teacher, *args.more_teachers]
+    if args.teacher_seeds > 1 and is_finished(args.teacher):
+        raise MinikdError(f"--teacher-seeds: {args.teacher} is fine-tuned already; leave it out")
+    names = names if args.more_teachers else names * args.teacher_seeds
+    teachers = [load_model(name, args, device, data, args.seed + i) for i, name in enumerate(names)]
+    for teacher, name in zip(teachers, names):
+        check_same_vocabulary(teacher.tokenizer, teachers[0].tokenizer, name)
+    return teachers, teachers[0].tokenizer
 
 
 def has_sample_teacher(args) -> bool:
@@ -129,11 +136,13 @@ def check_not_source(output: Path, flag: str, source, allowed: str | None = None
         raise MinikdError(f"{flag} {source}: the run would write over it; give another --output-dir")
 
 
-def check_before_training(args, teacher: TextClassifier | None, student_width: int, fine_tuned: bool) -> None:
+def check_before_training(args, teachers: list[TextClassifier], student_width: int) -> None:
     """Raises MinikdError where distill.py would write over a model it reads, or the adapters cannot be had."""
-    check_not_source(args.output_dir, "--teacher", args.teacher, allowed="teacher" if fine_tuned else None)  # in place
+    fine_tuned = any(map(is_fine_tuned_already, teachers))
+    for name, source in zip(teacher_names(teachers), (args.teacher, *args.more_teachers)):
+        check_not_source(args.output_dir, "--teacher", source, allowed=name if fine_tuned else None)  # in place
     check_not_source(args.output_dir, "--student", args.student)
-    if args.lora_rank and (fine_tuned or teacher is None):
+    if args.lora_rank and (fine_tuned or not teachers):
         if not args.recipe or args.lora_rank != RECIPES[args.recipe].get("lora_rank"):
             raise MinikdError(
                 "--lora-rank: this teacher is not trained here; leave it out (students: --student-lora-rank)"
@@ -143,24 +152,36 @@ def check_before_training(args, teacher: TextClassifier | None, student_width: i
         raise MinikdError(
             "--lora-rank: the sample's own teacher starts from random weights; adapters need learned ones"
         )
-    teacher_width = teacher.model.config.hidden_size if teacher else math.inf
+    teacher_width = min((teacher.model.config.hidden_size for teacher in teachers), default=math.inf)
     for flag, width in (("lora_rank", teacher_width), ("student_lora_rank", student_width)):
         if (rank := getattr(args, flag)) and rank > width:
             raise MinikdError(f"`{flag}` {rank}: the matrices of this model take 1 to {width}")
 
 
-def to_do(args, examples: int, trains_teacher: bool) -> str:
+def teacher_names(teachers: list[TextClassifier]) -> list[str]:
+    """What the teachers are called in folders and tables: teacher, or teacher-1, teacher-2, …"""
+    return ["teacher"] if len(teachers) == 1 else [f"teacher-{i}" for i, _ in enumerate(teachers, start=1)]
+
+
+def is_fine_tuned_already(teacher: TextClassifier) -> bool:
+    """Whether the teacher came with a head of its own."""
+    return bool(teacher.source) and is_finished(teacher.source)
+
+
+def to_do(args, examples: int, teachers: list[TextClassifier]) -> str:
     """What distill.py will train, and how often, in a line."""
+    untrained = len(teachers) - sum(map(is_fine_tuned_already, teachers))
     pairs = len(set(args.alpha)) * len(set(args.T))
     distilled = args.seeds - (pairs > 1)  # the sweep's best is that of the first seed
     students = [f"distil {distilled}"] * (distilled > 0)
     alone = args.seeds * (args.controls + (not args.no_baseline))
     students += [f"train {alone} on the labels alone"] * (alone > 0)
-    steps = [f"fine-tune the teacher ({args.teacher_epochs} epochs)"] * trains_teacher
-    if args.teacher != "oracle" and args.teacher_logits == "cache":
-        steps.append(f"cache its logits on {examples:,} texts")
+    which = "the teacher" if untrained == 1 else f"{untrained} teachers"
+    steps = [f"fine-tune {which} ({args.teacher_epochs} epochs)"] * bool(untrained)
+    if teachers and args.teacher_logits == "cache":
+        steps.append(f"cache {'its' if len(teachers) == 1 else 'their'} logits on {examples:,} texts")
     steps += [f"sweep over {pairs} students"] * (pairs > 1)
     steps += ["students: " + ", ".join(students)] * bool(students)
-    again = "; a finished teacher that fits is not trained again, students are" if trains_teacher else ""
+    again = "; a finished teacher that fits is not trained again, students are" if untrained else ""
     again = "; finished models are not trained again" if args.resume else again
     return f"to do: {'; '.join(steps)} ({args.epochs} epochs a student){again}"

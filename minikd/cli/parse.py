@@ -26,6 +26,7 @@ def distill_args(description: str) -> argparse.Namespace:
     flags.add_device_flags(parser)
     parser.add_argument("--output-dir", type=path, metavar="DIR",
         help="where results go (default: runs/<recipe or dataset>)")
+    parser.set_defaults(more_teachers=[])
     args = parser.parse_args()
     shaped = args.student_layers or args.student_hidden or args.take_layers or args.student_init != "auto"
     if args.recipe:  # parsed a second time, with the recipe's settings as the defaults
@@ -33,6 +34,14 @@ def distill_args(description: str) -> argparse.Namespace:
         replaced = {"student": shaped, "student_layers": args.student or args.take_layers}  # by the user's own student
         parser.set_defaults(**{name: value for name, value in settings.items() if not replaced.get(name)})
         args = parser.parse_args()
+    if isinstance(args.teacher, list):  # a recipe names one
+        args.teacher, args.more_teachers = args.teacher[0], args.teacher[1:]
+    if args.more_teachers and (args.teacher_seeds > 1 or "oracle" in (args.teacher, *args.more_teachers)):
+        parser.error("--teacher: several of them are models that differ; leave out --teacher-seeds and oracle")
+    if args.teacher_seeds > 1 and args.teacher == "oracle":
+        parser.error("--teacher-seeds: the oracle is not trained; leave it out")
+    if args.teacher_logits == "online" and (args.more_teachers or args.teacher_seeds > 1):
+        parser.error("--teacher-logits online: takes one teacher")
     if args.student and shaped:
         parser.error("--student brings its own shape and weights: leave out --student-layers, --student-hidden, "
                      "--take-layers and --student-init")

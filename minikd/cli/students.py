@@ -142,7 +142,7 @@ def checkpoint_of(source: str) -> str | None:
     run = read_run(model_folder(source))
     if run.get("copied_from"):
         return checkpoint_of(run["copied_from"])
-    flag = {"teacher": "teacher", "model": "model"}.get(run.get("name", ""))  # of distill.py's teacher, of train.py's
+    flag = {"teacher": "teacher", "model": "model"}.get(run.get("name", "").partition("-")[0])
     return (run["arguments"].get(flag) or "random") if flag else None
 
 

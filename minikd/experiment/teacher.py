@@ -16,52 +16,57 @@ from minikd.experiment.runs import TRAINING_COSTS, discard_interrupted, environm
 from minikd.files import write_json
 
 
-def teacher_logits(teacher: TextClassifier | None, data: Dataset, cache: Path) -> Tensor:
-    """The teacher's logits (N, C) on `data.transfer`, from the file `cache` if it fits, else computed and kept.
+def teacher_logits(teachers: list[TextClassifier], data: Dataset, caches: dict[str, Path]) -> Tensor:
+    """The logits of K teachers on `data.transfer`, (K, N, C), each from its file if that fits, else computed and kept.
 
-    Those of the oracle (None) are log p: at any T, the student that fits them best has p itself as its probabilities.
+    Those of the oracle (no teacher) are log p, (N, C): at any T, the student that fits them best has p itself as its
+    probabilities.
     """
-    if teacher is None:
+    if not teachers:
         return torch.from_numpy(data.train.probabilities).clamp_min(1e-6).log()
-    tokens = tokens_of(data.transfer, teacher)
-    logits = cached_logits(teacher.model, tokens, teacher.device, teacher.precision, "teacher logits", cache)
-    teacher.model.cpu()  # a GPU's memory is for the students
-    return logits
+    logits = []
+    for teacher, (name, cache) in zip(teachers, caches.items()):
+        tokens = tokens_of(data.transfer, teacher)
+        logits.append(cached_logits(teacher.model, tokens, teacher.device, teacher.precision, f"{name} logits", cache))
+        teacher.model.cpu()  # a GPU's memory is for the students
+    return torch.stack(logits)
 
 
-def logits_file(output: Path) -> Path:
-    """Where an experiment keeps its teacher's logits."""
-    return output / "teacher-logits.safetensors"
+def logits_files(output: Path, names: list[str]) -> dict[str, Path]:
+    """Where an experiment keeps the logits of its teachers, by their name."""
+    return {name: output / f"{name.replace('teacher', 'teacher-logits')}.safetensors" for name in names}
 
 
-def copy_teacher(teacher: TextClassifier, source: str, folder: Path, arguments: dict) -> None:
+def copy_teacher(teacher: TextClassifier, folder: Path, arguments: dict) -> None:
     """Copies a teacher that needed no training to `folder`, with its labels in the data's order."""
-    teacher.source = str(folder)
+    source, teacher.source = teacher.source, str(folder)
     if folder.exists() and folder.samefile(model_folder(source)):
-        print(f"teacher: {source} is fine-tuned already and is used as it is")
+        print(f"{folder.name}: {source} is fine-tuned already and is used as it is")
         return
-    print(f"teacher: {source} is fine-tuned already and is used as it is; a copy goes to {folder}")
-    discard_interrupted("teacher", folder)
+    print(f"{folder.name}: {source} is fine-tuned already and is used as it is; a copy goes to {folder}")
+    discard_interrupted(folder.name, folder)
     (folder / "log.jsonl").unlink(missing_ok=True)  # of an older teacher; the copy has none
     save_classifier(teacher.model, teacher.tokenizer, folder / ".partial")
     original = read_run(Path(source) if base_model(source) else model_folder(source))
     record = {key: original[key] for key in TRAINING_COSTS if key in original}
     if original.get("history"):  # without confusion matrices: their labels may come in another order
         record["history"] = [{k: v for k, v in epoch.items() if k != "confusion"} for epoch in original["history"]]
-    record |= {"name": "teacher", "copied_from": source, "arguments": arguments}
+    record |= {"name": folder.name, "copied_from": source, "arguments": arguments}
     write_json(folder / ".partial/run.json", record | environment(teacher.device))
     publish(folder)
 
 
-def add_times(rows: list[dict], models: dict[str, list[TextClassifier]], cache: Path | None, began: float) -> list[str]:
+def add_times(
+    rows: list[dict], models: dict[str, list[TextClassifier]], caches: dict[str, Path], began: float
+) -> list[str]:
     """The names of what this run found finished, so that its own time is without theirs. Adds to the rows how long the
-    logits in `cache` and the whole run took."""
+    logits in `caches` and the whole run took."""
     found = [name for name, seeds in models.items() if any(_trained_before(began, one) for one in seeds)]
     for row in rows:
-        if row["name"] == "teacher" and cache:
+        if cache := caches.get(row["name"]):
             row["caching_minutes"] = caching_minutes(cache)
             if cache.stat().st_mtime < began:
-                found.append("the teacher's logits")
+                found.append(f"the {row['name']}'s logits")
         if row["name"] == "distilled":
             row["run_minutes"] = (time.time() - began) / 60
     return found
@@ -70,5 +75,7 @@ def add_times(rows: list[dict], models: dict[str, list[TextClassifier]], cache: 
 def _trained_before(moment: float, model: TextClassifier) -> bool:
     """Whether the model was trained before `moment` (in seconds of `time.time()`), or elsewhere: copied from another
     folder, or put there by the user, without a run.json."""
-    run = Path(model.source or "") / "run.json"
+    if not model.source:  # an ensemble, whose members count
+        return False
+    run = Path(model.source) / "run.json"
     return "copied_from" in read_run(run.parent) or not run.exists() or run.stat().st_mtime < moment

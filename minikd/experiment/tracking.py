@@ -84,7 +84,8 @@ class Tracking:
         """`summary` of every model in a comparison, by name a classifier for each seed."""
         for row in rows:
             for seed, classifier in enumerate(models[row["name"]]):
-                self.summary(Path(classifier.source), row, seed)
+                if classifier.source:  # an ensemble has no run
+                    self.summary(Path(classifier.source), row, seed)
 
     def __enter__(self):
         return self

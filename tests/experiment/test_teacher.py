@@ -59,8 +59,7 @@ def targets(monkeypatch, knowledge, data, tokenizer, online=False, precision="fp
 
 def test_the_oracles_targets_are_the_logarithms_of_the_true_probabilities(sample, tmp_path, monkeypatch):
     data, tokenizer = sample
-    knowledge = teacher_logits(None, data, tmp_path / "logits")
-    assert not (tmp_path / "logits").exists()
+    knowledge = teacher_logits([], data, {})
     for logits, index in targets(monkeypatch, knowledge, data, tokenizer)[0]:
         p = torch.from_numpy(data.train.probabilities[index.numpy()])
         torch.testing.assert_close(logits, p.log())
@@ -69,7 +68,7 @@ def test_the_oracles_targets_are_the_logarithms_of_the_true_probabilities(sample
 
 def test_a_certain_oracle_gives_finite_targets(tmp_path):
     split = Split(["a", "b"], [0, 1], np.array([[1, 0], [0, 1]], np.float32))
-    logits = teacher_logits(None, SimpleNamespace(train=split), tmp_path / "logits")
+    logits = teacher_logits([], SimpleNamespace(train=split), {})
     assert logits.isfinite().all() and torch.equal(logits.argmax(dim=-1), torch.tensor([0, 1]))
 
 
@@ -78,7 +77,7 @@ def test_a_student_with_the_true_probabilities_is_the_best_fit_to_the_oracle_at_
     data, _ = sample
     p = torch.from_numpy(data.train.probabilities)
     student = (p.log() + 3.0).requires_grad_()  # logits are free up to a constant
-    loss = soft_loss(student, teacher_logits(None, data, tmp_path / "logits"), T).mean()
+    loss = soft_loss(student, teacher_logits([], data, {}), T).mean()
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-6) and student.grad.abs().max() < 1e-6
 
@@ -94,7 +93,7 @@ def test_the_targets_are_the_teachers_logits_on_the_texts_of_the_batch(sample, t
     assert wanted.std(dim=0).min() > 0.1  # a row taken from another text would show
     teacher.model.train()  # as its own training has left it; its dropout is off when it teaches
     cache = tmp_path / "logits.safetensors"
-    knowledge = teacher_logits(teacher, data, cache) if mode == "cache" else teacher
+    knowledge = teacher_logits([teacher], data, {"teacher": cache}) if mode == "cache" else teacher
     batches = []
     teacher.model.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
     seen, run = targets(monkeypatch, knowledge, data, tokenizer, online=mode == "online")
@@ -114,30 +113,30 @@ def test_the_teacher_runs_in_the_precision_asked_for(sample, tmp_path, monkeypat
     logits = {}
     for precision in ("fp32", "bf16"):
         teacher = classifier(tokenizer, precision=precision)
-        knowledge = teacher if mode == "online" else teacher_logits(teacher, data, tmp_path / precision)
+        knowledge = teacher if mode == "online" else teacher_logits([teacher], data, {"teacher": tmp_path / precision})
         logits[precision] = targets(monkeypatch, knowledge, data, tokenizer, mode == "online", precision)[0][0][0]
     error = (logits["bf16"] - logits["fp32"]).abs().max()
     assert 1e-3 < error < 0.1 * logits["fp32"].abs().max()
 
 
 def copied(folder):
-    return TextClassifier(from_pretrained(folder), load_tokenizer(folder), device=CPU, precision="fp32")
+    classifier = TextClassifier(from_pretrained(folder), load_tokenizer(folder), device=CPU, precision="fp32")
+    classifier.source = str(folder)
+    return classifier
 
 
 def test_a_copy_of_a_teacher_has_no_log_of_the_one_before(fine_tuned, tmp_path):
     (tmp_path / "teacher").mkdir()
     (tmp_path / "teacher/log.jsonl").write_text('{"step": 10, "loss": 0.5}\n')
-    given = copied(fine_tuned), str(fine_tuned), tmp_path / "teacher", {}
-    copy_teacher(*given)
+    copy_teacher(copied(fine_tuned), tmp_path / "teacher", {})
     assert (tmp_path / "teacher/run.json").exists() and not (tmp_path / "teacher/log.jsonl").exists()
 
 
 def test_a_copy_says_that_it_discards_an_interrupted_run(fine_tuned, tmp_path, capsys):
-    given = copied(fine_tuned), str(fine_tuned), tmp_path / "teacher", {}
-    copy_teacher(*given)
+    copy_teacher(copied(fine_tuned), tmp_path / "teacher", {})
     assert "discarded" not in capsys.readouterr().out
     (tmp_path / "teacher/.partial").mkdir()
-    copy_teacher(*given)
+    copy_teacher(copied(fine_tuned), tmp_path / "teacher", {})
     assert f"teacher: the interrupted run in {tmp_path / 'teacher'} is discarded\n" in capsys.readouterr().out
     assert not (tmp_path / "teacher/.partial").exists() and (tmp_path / "teacher/run.json").exists()
 
@@ -145,7 +144,7 @@ def test_a_copy_says_that_it_discards_an_interrupted_run(fine_tuned, tmp_path, c
 def test_a_copy_takes_the_place_of_another_teacher_and_its_log(fine_tuned, trained, tmp_path):
     for source in (fine_tuned, trained):
         teacher = from_pretrained(source)
-        copy_teacher(copied(source), str(source), tmp_path / "teacher", {})
+        copy_teacher(copied(source), tmp_path / "teacher", {})
         assert model_fingerprint(from_pretrained(tmp_path / "teacher")) == model_fingerprint(teacher)
         assert not (tmp_path / "teacher/log.jsonl").exists()
         (tmp_path / "teacher/log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from conftest import SIZES, save_model
 from independent import logits_of
@@ -164,3 +165,58 @@ def test_rows_without_a_label_are_distilled_on_and_evaluated_without(script, fil
 def test_the_oracle_knows_nothing_of_unlabelled_texts(script, more):
     status, _, err = script("distill.py", "--teacher", "oracle", "--unlabelled", more)
     assert status == 2 and "--teacher oracle: the true probabilities are known for the texts of" in err
+
+
+# Several teachers
+
+
+def test_teachers_of_several_seeds_are_fine_tuned_and_averaged(script, films, learned, trainings, no_pictures):
+    flags = [*FLAGS, "--teacher-seeds", 3, "--teacher-epochs", 1, "--no-baseline", "--T", 3, "--controls"]
+    assert script("distill.py", "--dataset", films, "--teacher", learned, *flags)[0] == 0
+    names = ["teacher-1", "teacher-2", "teacher-3"]
+    assert [call["desc"] for call in trainings] == [*names, "distilled", "control"]
+    assert [call["settings"]["seed"] for call in trainings] == [7, 8, 9, 7, 7]
+    assert len({call["first_weights"] for call in trainings[:3]}) == 3  # a head for each seed
+    assert trainings[3]["first_weights"] == model_fingerprint(
+        student_from_teacher(from_pretrained("runs/films/teacher-1"), [0, 3], 7, head=True)
+    )
+
+    def mean(split, T):
+        with (films / f"{split}.csv").open(newline="") as file:
+            texts = [row["text"] for row in csv.DictReader(file)]
+        logits = [logits_of(f"runs/films/{name}", texts, LENGTH, LABELS) for name in names]
+        return np.mean([scipy.special.softmax(one / T, axis=1) for one in logits], axis=0)
+
+    (batch,) = make_batches(trainings[3]["data"], [np.arange(149, -1, -3)], torch.device("cpu"))
+    taught = (trainings[3]["teacher"](batch) / 3).softmax(dim=-1)
+    assert np.allclose(taught, mean("train", 3)[batch.index], atol=1e-4)
+    results = json.loads(Path("runs/films/results.json").read_text())
+    assert [row["name"] for row in results["models"]] == ["teacher", *names, "distilled", "control"]
+    with Path("runs/films/predictions-teacher.csv").open(newline="") as file:
+        probs = [[float(row[f"prob_{label}"]) for label in LABELS] for row in csv.DictReader(file)]
+    assert np.allclose(probs, mean("test", 1), atol=1e-4)
+    assert sorted(path.name for path in Path("runs/films").glob("teacher-logits*")) == [
+        f"teacher-logits-{i}.safetensors" for i in (1, 2, 3)
+    ]
+
+
+def test_several_finished_teachers_are_used_as_they_are(script, films, trained, trainings, tmp_path, no_pictures):
+    other = shutil.copytree(trained, tmp_path / "other")
+    flags = [*FLAGS, "--no-baseline"]
+    status, out, _ = script("distill.py", "--dataset", films, "--teacher", trained, other, *flags)
+    assert status == 0 and [call["desc"] for call in trainings] == ["distilled"]
+    assert f"teacher-2: {other} is fine-tuned already" in out and Path("runs/films/teacher-2/run.json").exists()
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--teacher", "{0}", "{0}", "--teacher-seeds", 2], "leave out --teacher-seeds and oracle"),
+    (["--teacher", "{0}", "{0}", "--teacher-logits", "online"], "--teacher-logits online: takes one teacher"),
+    (["--teacher", "{0}", "--teacher-seeds", 2, "--no-baseline"], "--teacher-seeds: {0} is fine-tuned already"),
+    (["--teacher", "{0}", "{1}", "--no-baseline"], "its vocabulary is not the teacher's"),
+])  # fmt: skip
+def test_teachers_that_do_not_go_together_are_refused(script, films, trained, trainings, tmp_path, flags, words):
+    words_of_other = "zebra a the film plot was dull great boring".split()
+    other = save_model(tmp_path / "other", labels=LABELS, words=words_of_other)
+    flags = [str(flag).format(trained, other) for flag in flags]
+    status, _, err = script("distill.py", "--dataset", films, *flags, *FLAGS)
+    assert status == 2 and words.format(trained) in err and not trainings
