@@ -109,8 +109,8 @@ def augment(
         lengths.append(np.add.reduceat(kept_tokens, tokens.offsets[:-1], dtype=np.int64)[altered])
     ids, offsets = np.concatenate(versions), np.append(0, np.cumsum(np.concatenate(lengths)))
     labels = np.full(len(offsets) - 1, UNLABELLED, dtype=np.int64)
-    # Table and tokenizer are in the versions; so is a processor that rounds cosines its own way.
-    key = fingerprint("augmented 1", tokens.fingerprint, repr(settings), str(seed), ids, offsets)
+    # Of the versions rather than of the table and the settings: processors round cosines differently.
+    key = fingerprint("augmented 1", tokens.fingerprint, ids, offsets)
     return TokenizedSplit(ids, offsets, labels, tokens.pad_token_id, key)
 
 
@@ -174,7 +174,7 @@ def swappable_kinds(tokenizer: Tokenizer) -> np.ndarray:
 
 def nearest_words(used: np.ndarray, kinds: np.ndarray, word_embeddings: Tensor, count: int) -> np.ndarray:
     """The `count` words of its kind that are nearest, by cosine, to each of the token ids `used`: ids (U, K), the
-    nearest first. Where the kind has no more words, the word itself fills the row."""
+    nearest first. Where the kind has too few words, the word itself fills the row."""
     nearest = np.repeat(used[:, None], count, axis=1)
     for kind in np.unique(kinds[used]):
         candidates = np.flatnonzero(kinds == kind)
@@ -184,7 +184,7 @@ def nearest_words(used: np.ndarray, kinds: np.ndarray, word_embeddings: Tensor, 
             own = torch.from_numpy(np.searchsorted(candidates, used[part]))
             cosines = vectors[own] @ vectors.T
             cosines[torch.arange(len(own)), own] = -torch.inf
-            found = cosines.topk(min(count, len(candidates) - 1)).indices.numpy()
+            found = cosines.topk(min(count, len(candidates))).indices.numpy()
             nearest[part, : found.shape[1]] = candidates[found]
     return nearest
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from equality import load_quietly
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
@@ -101,6 +102,15 @@ def test_special_tokens_stay_where_they_are(tokenizer, table):
         assert all(after[i] != before[i] for i in set(range(len(before))) - set(special))
 
 
+def test_words_that_were_added_to_the_vocabulary_are_left_alone(table):
+    added = [AddedToken(token, normalized=False) for token in CONTENT[:40]]
+    own = Tokenizer(bert_wordpiece(VOCAB, {"do_lower_case": False}, added))
+    tokens = tokenize([" ".join(CONTENT)], None, own, 99)
+    altered = augment(tokens, own, table, replace(NOTHING, copies=20, mask=0.5, swap=0.5), 0).ids.reshape(20, -1)
+    assert (altered[:, :41] == tokens.ids[:41]).all() and (altered[:, 41:-1] != tokens.ids[41:-1]).all()
+    assert not np.isin(altered[:, 41:], [VOCAB[word] for word in CONTENT[:40]]).any()
+
+
 def brute_force(table, word, count):
     """The nearest words of the same capitals, by one cosine at a time."""
 
@@ -153,7 +163,7 @@ def test_negations_numbers_function_words_and_the_like_are_never_swapped(tokeniz
 
 @pytest.mark.parametrize("apostrophe", ["'", "\u2019"])
 def test_the_word_before_t_is_part_of_a_negation(tokenizer, table, apostrophe):
-    tokens = tokenize([f"won{apostrophe}t won{apostrophe}s won t"] * 50, None, tokenizer, 99)
+    tokens = tokenize([f"won{apostrophe}t won{apostrophe}s won - t"] * 50, None, tokenizer, 99)
     won = [i for i, token_id in enumerate(rows(tokens)[0]) if token_id == VOCAB["won"]]
     for before, after in pairs(tokens, augment(tokens, tokenizer, table, replace(NOTHING, swap=1), 0)):
         assert [i for i in range(len(before)) if before[i] != after[i]] == won[1:]
@@ -211,6 +221,12 @@ def test_texts_without_words_and_of_one_word_are_never_masked_away(tokenizer, ta
     assert len(augmented) == 0 and augmented.offsets.tolist() == [0]
     joined = augment(tokens, tokenizer, table, Augmentation(3, mask=0.4, swap=0.6), 0)
     assert MASK not in joined.ids
+
+
+def test_a_span_has_a_word_that_is_not_masked(tokenizer, table):
+    tokens = tokenize(texts(500, 3), None, tokenizer, 20)
+    settings = Augmentation(2, mask=0.7, swap=0, span=1, shortest_span=1)
+    assert all({*row[1:-1]} != {MASK} for row in rows(augment(tokens, tokenizer, table, settings, 0)))
 
 
 def test_a_text_that_begins_within_a_word_is_read_from_there(tokenizer, table):
