@@ -24,8 +24,9 @@ from minikd.experiment.lock import only_run_in
 from minikd.experiment.results import describe
 from minikd.experiment.running import Run
 from minikd.experiment.sweep import run_sweep
-from minikd.experiment.teacher import add_times, copy_teacher, logits_files, teacher_logits
+from minikd.experiment.teacher import add_times, augmented_texts, copy_teacher, logits_files, teacher_logits
 from minikd.experiment.tracking import Tracking
+from minikd.techniques.augment import Augmentation
 
 
 def main():
@@ -45,7 +46,8 @@ def run(args, tracking):
     teachers, tokenizer = load_teachers(args, data, device)  # none: the oracle
     students = student_makers(args, teachers[0] if teachers else None, tokenizer, data, device)
     check_before_training(args, teachers, students.hidden_size)
-    examples = len(data.transfer.texts)
+    augmented = augmented_texts(teachers[0], data, Augmentation(args.augment), args.seed) if args.augment else None
+    examples = len(data.transfer.texts) + (len(augmented) if augmented else 0)
     print(to_do(args, examples, teachers))
     recorded = start.flag_values(args)  # max_length is known by now
     new_run = partial(Run, resume=args.resume, compile=args.compile, tracking=tracking, arguments=recorded)
@@ -61,16 +63,17 @@ def run(args, tracking):
             train(teacher, data, replace(own, seed=args.seed + i), lora=start.lora(args, args.lora_rank),
                   run=new_run(output / name, name, reuse=True))  # fmt: skip
     online = bool(teachers) and args.teacher_logits == "online"
-    knowledge = teachers[0] if online else teacher_logits(teachers, data, logits_files(output, names))
+    knowledge = teachers[0] if online else teacher_logits(teachers, data, logits_files(output, names), augmented)
 
     # 3. The students: distilled, or trained on the labels alone for as many steps.
     lora = start.lora(args, args.student_lora_rank)
-    alone = replace(config, max_steps=config.total_steps(examples)) if args.equal_steps and data.unlabelled else config
+    longer = args.equal_steps and examples > len(data.train.texts)
+    alone = replace(config, max_steps=config.total_steps(examples)) if longer else config
 
     def distil(seed, alpha, T, folder, name="distilled", reuse=False):
         student = students.distilled(seed)
-        distill(student, knowledge, data, replace(config, seed=seed), alpha=alpha, T=T, online=online, lora=lora,
-                run=new_run(folder, name, reuse=reuse))  # fmt: skip
+        distill(student, knowledge, data, replace(config, seed=seed), alpha=alpha, T=T, online=online,
+                augmented=augmented, lora=lora, run=new_run(folder, name, reuse=reuse))  # fmt: skip
         return student
 
     def fine_tune(student, seed, folder, name):

@@ -47,6 +47,17 @@ class TokenizedSplit:
         return TokenizedSplit(ids, offsets - offsets[0], labels, self.pad_token_id, key)
 
 
+def concatenate(one: TokenizedSplit, other: TokenizedSplit) -> TokenizedSplit:
+    """The examples of one split and, after them, those of the other."""
+    return TokenizedSplit(
+        np.concatenate((one.ids, other.ids)),
+        np.concatenate((one.offsets, one.offsets[-1] + other.offsets[1:])),
+        np.concatenate((one.labels, other.labels)),
+        one.pad_token_id,
+        fingerprint(one.fingerprint, other.fingerprint),
+    )
+
+
 class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B,) positions of the examples in their split
     input_ids: Tensor  # (B, N)

@@ -178,7 +178,7 @@ def test_the_logits_of_any_model_are_a_teacher():
     distill(other := teacher.make_student(layers=1), torch.randn(64, 2), SMALL, CONFIG, run=QUIET)
     assert not torch.equal(weights(other), students[0])
     for wrong in (torch.randn(63, 2), torch.randn(64, 3), torch.full((64, 2), torch.nan)):
-        with pytest.raises(MinikdError, match="64 training and unlabelled texts.*2 labels"):
+        with pytest.raises(MinikdError, match="64 training, unlabelled and augmented texts.*2 labels"):
             distill(student, wrong, SMALL, CONFIG, run=QUIET)
 
 

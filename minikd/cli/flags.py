@@ -150,6 +150,10 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
         ".csv, .tsv, .jsonl), or the 50,000 unlabelled reviews of IMDb; may be repeated. Rows of your own data whose "
         "label is empty are used in the same way. Texts that are also in validation or test are left out (default: "
         "none)")
+    add("--augment", type=integer(0, 100), default=0, metavar="N",
+        help="distil also on N altered versions of each training text, by the soft loss alone: words masked, words "
+        "swapped with their nearest neighbours in the teacher's table of word embeddings, parts of long texts "
+        "(Tang et al. 2019; default: 0)")
     add("--no-baseline", action="store_true",
         help="leave out the baseline: the same student, trained on the labels alone")
     add("--controls", action="store_true",

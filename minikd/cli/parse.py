@@ -38,6 +38,8 @@ def distill_args(description: str) -> argparse.Namespace:
         args.teacher, args.more_teachers = args.teacher[0], args.teacher[1:]
     if args.more_teachers and (args.teacher_seeds > 1 or "oracle" in (args.teacher, *args.more_teachers)):
         parser.error("--teacher: several of them are models that differ; leave out --teacher-seeds and oracle")
+    if args.augment and args.teacher == "oracle":
+        parser.error("--augment: the oracle knows nothing of altered texts; leave it out")
     if args.teacher_seeds > 1 and args.teacher == "oracle":
         parser.error("--teacher-seeds: the oracle is not trained; leave it out")
     if args.teacher_logits == "online" and (args.more_teachers or args.teacher_seeds > 1):

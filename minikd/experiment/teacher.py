@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from minikd.batching import TokenizedSplit, concatenate
 from minikd.checkpoints.adapters import base_model
 from minikd.checkpoints.hub import model_folder
 from minikd.checkpoints.load import save_classifier
@@ -14,10 +15,21 @@ from minikd.datasets import Dataset
 from minikd.experiment.caches import cached_logits, caching_minutes, tokens_of
 from minikd.experiment.runs import TRAINING_COSTS, discard_interrupted, environment, publish, read_run
 from minikd.files import write_json
+from minikd.techniques.augment import Augmentation, augment
 
 
-def teacher_logits(teachers: list[TextClassifier], data: Dataset, caches: dict[str, Path]) -> Tensor:
-    """The logits of K teachers on `data.transfer`, (K, N, C), each from its file if that fits, else computed and kept.
+def augmented_texts(teacher: TextClassifier, data: Dataset, settings: Augmentation, seed: int) -> TokenizedSplit:
+    """Altered versions of the training texts (`minikd.techniques.augment`), for `distill`: words are swapped with the
+    nearest in this teacher's table of word embeddings."""
+    table = teacher.model.encoder.embeddings.word_embeddings.weight.detach()
+    return augment(tokens_of(data.train, teacher), teacher.tokenizer, table, settings, seed)
+
+
+def teacher_logits(
+    teachers: list[TextClassifier], data: Dataset, caches: dict[str, Path], augmented: TokenizedSplit | None = None
+) -> Tensor:
+    """The logits of K teachers on `data.transfer` and the augmented texts, (K, N, C), each from its file if that fits,
+    else computed and kept.
 
     Those of the oracle (no teacher) are log p, (N, C): at any T, the student that fits them best has p itself as its
     probabilities.
@@ -27,6 +39,7 @@ def teacher_logits(teachers: list[TextClassifier], data: Dataset, caches: dict[s
     logits = []
     for teacher, (name, cache) in zip(teachers, caches.items()):
         tokens = tokens_of(data.transfer, teacher)
+        tokens = concatenate(tokens, augmented) if augmented else tokens
         logits.append(cached_logits(teacher.model, tokens, teacher.device, teacher.precision, f"{name} logits", cache))
         teacher.model.cpu()  # a GPU's memory is for the students
     return torch.stack(logits)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minikd.batching import Batch, TokenizedSplit, padding_share, plan_batches
+from minikd.batching import Batch, TokenizedSplit, concatenate, padding_share, plan_batches
 from minikd.checkpoints.config_json import config_to_json
 from minikd.checkpoints.pretrained import from_pretrained
 from minikd.classifier import TextClassifier
@@ -21,7 +21,7 @@ from minikd.experiment.caches import model_fingerprint, tokens_of
 from minikd.experiment.running import Run, run_training
 from minikd.experiment.runs import find_finished, finish
 from minikd.files import check_writable, fingerprint
-from minikd.inference import autocast
+from minikd.inference import autocast, compute_logits
 from minikd.losses import UNLABELLED, mean_teacher
 from minikd.model import Ensemble, count_parameters
 from minikd.student import seeded
@@ -65,6 +65,7 @@ def distill(
     run_dir: str | Path | None = None,
     resume: bool = False,
     online: bool = False,
+    augmented: TokenizedSplit | None = None,
     lora: LoRA | None = None,
     run: Run | None = None,
 ) -> list[dict]:
@@ -76,7 +77,8 @@ def distill(
     averaged (`minikd.losses.mean_teacher`); or the logits (N, C) of any other model, or (K, N, C) of several, on
     `data.transfer` (the training texts, then the unlabelled ones), in its order. They are computed once for all epochs;
     `online` has a TextClassifier compute them anew in each step instead, which takes its tokenizer to be the student's.
-    Raises MinikdError.
+    `augmented`: altered training texts (`augmented_texts`), which are learned from like unlabelled ones and come after
+    them; a teacher must read the same tokens. Raises MinikdError.
     """
     if not 0 <= alpha <= 1:
         raise MinikdError(f"`alpha` {alpha}: must be at least 0 and at most 1")
@@ -95,9 +97,9 @@ def distill(
                 f"the teacher's labels {list(wrong[0].labels)} are not the student's {list(student.labels)}"
             )
     desc = "teacher logits" if run.progress else ""
-    logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, T, desc)
+    logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, T, augmented, desc)
     loss = distillation_loss(logits, alpha, T, config.label_smoothing)
-    return _train(student, data, data.transfer, config, run, lora, Objective(loss, alpha, T, key))
+    return _train(student, data, data.transfer, config, run, lora, Objective(loss, alpha, T, key), augmented)
 
 
 def _run(run: Run | None, run_dir: str | Path | None, resume: bool, name: str) -> Run:
@@ -130,8 +132,9 @@ def _train(
     run: Run,
     lora: LoRA | None,
     objective: Objective = Objective(),
+    augmented: TokenizedSplit | None = None,
 ) -> list[dict]:
-    """The history of a training on this split of the `data`, after checks."""
+    """The history of a training on this split of the `data` and the augmented texts, after checks."""
     if classifier.labels != data.labels:
         raise MinikdError(
             f"the model's labels {list(classifier.labels)} are not the data's {list(data.labels)}: give "
@@ -142,6 +145,7 @@ def _train(
     if quantization := classifier.model.config.quantization:
         raise MinikdError(f"the model is quantised ({quantization}) and cannot be trained; take its original")
     tokens, validation = (tokens_of(split, classifier, bool(run.folder)) for split in (split, data.validation))
+    tokens = concatenate(tokens, augmented) if augmented else tokens
     model = classifier.model
     try:
         return train_on_tokens(classifier, tokens, validation, config, run, lora, objective)
@@ -200,26 +204,43 @@ def train_on_tokens(
 
 
 def _precomputed(
-    teacher: Tensor | list[TextClassifier], student: TextClassifier, data: Dataset, T: float, desc: str
+    teacher: Tensor | list[TextClassifier],
+    student: TextClassifier,
+    data: Dataset,
+    T: float,
+    augmented: TokenizedSplit | None,
+    desc: str,
 ) -> tuple[Tensor, str]:
-    """The teacher's logits (N, C) on `data.transfer`, on the student's device, and a key that tells teachers apart;
-    `desc` shows a progress bar."""
+    """The teacher's logits (N, C) on `data.transfer` and the augmented texts, on the student's device, and a key that
+    tells teachers apart; `desc` shows a progress bar."""
     if isinstance(teacher, Tensor):
         logits = teacher.detach()
     else:
-        logits = torch.stack([one.logits(data.transfer.texts, desc=desc) for one in teacher])
-        for one in teacher:
-            one.model.cpu()  # a GPU's memory is for the student
+        logits = torch.stack([_logits_of(one, student, data, augmented, desc) for one in teacher])
     if logits.ndim == 3:  # of several teachers
         logits = mean_teacher(logits, T) if len(logits) > 1 else logits[0]
-    texts = len(data.transfer.texts)
+    texts = len(data.transfer.texts) + (len(augmented) if augmented else 0)
     if logits.shape != (texts, len(data.labels)) or not logits.isfinite().all():
         raise MinikdError(
-            f"the teacher's logits have shape {tuple(logits.shape)} (or are not finite): a row for each of the "
-            f"{texts} training and unlabelled texts and a column for each of the {len(data.labels)} labels are needed"
+            f"the teacher's logits have shape {tuple(logits.shape)} (or are not finite): needed are a row for each of "
+            f"the {texts} training, unlabelled and augmented texts and a column for each of {len(data.labels)} labels"
         )
     logits = logits.float().contiguous().to(student.device)
     return logits, fingerprint(logits.cpu().numpy())
+
+
+def _logits_of(
+    teacher: TextClassifier, student: TextClassifier, data: Dataset, augmented: TokenizedSplit | None, desc: str
+) -> Tensor:
+    """A teacher's logits (N, C) on `data.transfer` and the augmented texts, on the CPU."""
+    logits = teacher.logits(data.transfer.texts, desc=desc)
+    if augmented:
+        if teacher.tokenizer.vocab != student.tokenizer.vocab:
+            raise MinikdError("augmented: the teacher's tokenizer is not the student's; leave it out")
+        more = compute_logits(teacher.model, augmented, teacher.device, teacher.precision, desc)
+        logits = torch.cat((logits, more))
+    teacher.model.cpu()  # a GPU's memory is for the student
+    return logits
 
 
 def _online(teacher: Tensor | list[TextClassifier], student: TextClassifier) -> tuple[Callable[[Batch], Tensor], str]:

@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from minikd.batching import TokenizedSplit
 from minikd.errors import MinikdError
 from minikd.files import fingerprint
+from minikd.losses import UNLABELLED
 from minikd.tokenizer import Tokenizer
 
-UNLABELLED = -1  # the label of every altered text: it may no longer be true of it
 ROWS = 256  # words whose neighbours are looked for at a time: at BERT's vocabulary 25 MB of cosines
 
 # Words that are neither swapped nor put in another's place: the first two groups can turn a text into its contrary,

@@ -13,12 +13,15 @@ from conftest import SIZES, save_model
 from independent import logits_of
 from safetensors.torch import load_file
 
-from minikd import MinikdError, TextClassifier
+from minikd import MinikdError, Run, TextClassifier, TrainConfig, distill, load_dataset
 from minikd.batching import make_batches
 from minikd.checkpoints.pretrained import from_pretrained
 from minikd.cli.students import checkpoint_of
 from minikd.experiment.caches import model_fingerprint
+from minikd.experiment.teacher import augmented_texts
+from minikd.inference import compute_logits
 from minikd.student import student_from_teacher
+from minikd.techniques.augment import Augmentation
 
 LABELS = ("bad", "good", "mixed")
 LENGTH = 9
@@ -220,3 +223,44 @@ def test_teachers_that_do_not_go_together_are_refused(script, films, trained, tr
     flags = [str(flag).format(trained, other) for flag in flags]
     status, _, err = script("distill.py", "--dataset", films, *flags, *FLAGS)
     assert status == 2 and words.format(trained) in err and not trainings
+
+
+# Augmentation
+
+
+def test_augmented_texts_are_learned_from_with_the_teachers_logits_of_them(
+    script, films, trained, trainings, more, no_pictures
+):
+    flags = [*FLAGS, "--augment", 3, "--unlabelled", more, "--teacher-base", "random"]
+    assert script("distill.py", "--dataset", films, "--teacher", trained, *flags)[0] == 0
+    distilled, baseline = trainings
+    data, known = distilled["data"], SIZES["train"] + len(MORE)
+    assert known + 1.5 * SIZES["train"] < len(data) <= known + 3 * SIZES["train"]
+    assert (data.labels[SIZES["train"] :] == -1).all() and baseline["settings"]["max_steps"] == 2 * -(-len(data) // 16)
+    model = from_pretrained(trained).eval()
+    order = [model.config.labels.index(name) for name in LABELS]
+    for index in (0, known - 1, known, len(data) - 1):
+        ids = torch.from_numpy(data.ids[data.offsets[index] : data.offsets[index + 1]].astype(np.int64))[None]
+        logits = model(ids).logits[0][order].detach()
+        (batch,) = make_batches(data, [np.array([index])], torch.device("cpu"))
+        torch.testing.assert_close(distilled["teacher"](batch)[0], logits, atol=1e-4, rtol=1e-4)
+    status, out, _ = script("distill.py", "--dataset", films, "--teacher", trained, *flags, "--resume")
+    assert status == 0 and "distilled: using" in out and len(trainings) == 2  # the same texts again
+
+
+def test_augmented_texts_from_python(films, trained):
+    data = load_dataset(films)
+    teacher = TextClassifier.load(trained, labels=data.labels, device="cpu", precision="fp32", max_length=LENGTH)
+    altered = augmented_texts(teacher, data, Augmentation(2), seed=1)
+    texts = [*data.transfer.texts]
+    logits = torch.cat((teacher.logits(texts), compute_logits(teacher.model, altered, teacher.device, "fp32")))
+    students = []
+    for knowledge in (teacher, logits):
+        student = teacher.make_student(1, init="teacher", head=True)
+        distill(
+            student, knowledge, data, TrainConfig(epochs=1, max_steps=5), augmented=altered, run=Run(progress=False)
+        )
+        students.append(model_fingerprint(student.model))
+    assert students[0] == students[1]
+    with pytest.raises(MinikdError, match="unlabelled and augmented texts"):
+        distill(student, logits[:-1], data, augmented=altered, run=Run(progress=False))
