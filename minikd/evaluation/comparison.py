@@ -23,6 +23,31 @@ def quality(logits: Tensor, split: Split) -> dict:
     return figures
 
 
+def likeness_to_teacher(logits: Tensor, teacher: Tensor) -> dict:
+    """How closely a model follows the teacher, from the logits (N, C) of both on the same examples: the two figures of
+    Stanton et al. 2021, section 3.
+
+    `teacher_agreement`: the share of the examples to which both give the same label. `kl_to_teacher`: the mean
+    KL(softmax(teacher) ‖ softmax(model)) in nats, at T = 1.
+    """
+    return {
+        "teacher_agreement": (logits.argmax(dim=-1) == teacher.argmax(dim=-1)).double().mean().item(),
+        "kl_to_teacher": kl_to_truth(logits, teacher.double().softmax(dim=-1)),
+    }
+
+
+def figures_of(name: str, logits: dict[str, list[Tensor]], split: Split) -> dict:
+    """A model's `quality` and, where there is another one named "teacher", its likeness to that: of several seeds,
+    merged. One teacher is compared with every seed, several with the seed of the same place; where their numbers do
+    not fit, there is no likeness."""
+    own, teachers = logits[name], logits.get("teacher", []) if name != "teacher" else []
+    figures = [quality(one, split) for one in own]
+    teachers = teachers * len(own) if len(teachers) == 1 else teachers
+    if len(teachers) == len(own):
+        figures = [found | likeness_to_teacher(*pair) for found, *pair in zip(figures, own, teachers)]
+    return merge_seeds(figures)
+
+
 def distilled_against_baseline(logits: dict[str, list[Tensor]], split: Split) -> dict:
     """{"significance": …} (`compare`), or {} where there are no models of these names."""
     if not {"distilled", "baseline"} <= logits.keys():

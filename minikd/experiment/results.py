@@ -15,7 +15,7 @@ from minikd.datasets.sample import bayes_accuracy
 from minikd.errors import MinikdError
 from minikd.evaluation.bag_of_words import bag_of_words
 from minikd.evaluation.calibration import calibration_metrics, fit_temperature
-from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline, merge_seeds, quality
+from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline, figures_of
 from minikd.evaluation.costs import inference_memory_mb, measure_speed, model_size
 from minikd.evaluation.significance import TOO_FEW, chance_margin, compare_counts
 from minikd.experiment.caches import cached_logits, tokens_of
@@ -71,7 +71,8 @@ def evaluate(
     progress: bool = True,
 ) -> Results:
     """The figures of each model on the split, side by side; those of several models under one name, which differ in
-    their seed, as mean ± std. Where there are a "distilled" and a "baseline", whether they differ by more than chance.
+    their seed, as mean ± std. Where there is a "teacher", how closely the others follow it. Where there are a
+    "distilled" and a "baseline", whether they differ by more than chance.
 
     `costs`: also time and memory of their passes (some seconds for each), of a name's first model, as they do not
     depend on weights. `cache`: keep tokens and logits in the user's cache. `progress`: show progress bars. The
@@ -95,7 +96,7 @@ def evaluate(
             row |= speed
             row["peak_memory_mb"] = inference_memory_mb(first.model, tokens[row["name"]], device, precision)
     for row in rows:
-        row |= merge_seeds([quality(one, split) for one in logits[row["name"]]])
+        row |= figures_of(row["name"], logits, split)
         row |= compare_with_first(row, rows[0])
     values = {"dataset": "", "split": "", "examples": len(split.labels), "labels": list(firsts[0].labels)}
     values |= {"models": rows, "precision": precision, "arguments": {}} | environment(device)

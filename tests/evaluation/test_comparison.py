@@ -1,6 +1,7 @@
 """Finished models side by side: each figure belongs to its own model, and the report says what the figures can bear."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from minikd.checkpoints.pretrained import from_pretrained
 from minikd.classifier import TextClassifier
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
-from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline
+from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline, figures_of, likeness_to_teacher
 from minikd.evaluation.costs import measure_speed
 from minikd.evaluation.significance import compare
 from minikd.experiment.caches import cached_tokens, model_fingerprint
 from minikd.experiment.readme import without_paths
 from minikd.experiment.results import complete, evaluate
 from minikd.model import Classifier, count_parameters
-from minikd.report.tables import notes, report
+from minikd.report.tables import notes, report, table
 from minikd.student import student_from_teacher
 from minikd.tokenizer import train_wordpiece
 
@@ -94,6 +95,48 @@ def test_quality_is_that_of_each_models_and_seeds_own_logits(evaluated):
     assert rows["teacher"]["accuracy"] == pytest.approx(own["teacher"][0])
     for name in ("distilled", "baseline"):
         assert rows[name]["accuracy"] == pytest.approx(own[name])
+
+
+def test_likeness_to_the_teacher_is_that_of_each_models_and_seeds_own_logits(evaluated):
+    _, _, rows, logits = evaluated
+    (teacher,) = logits["teacher"]
+    for name in ("distilled", "baseline"):
+        same = [(one.argmax(dim=-1) == teacher.argmax(dim=-1)).double().mean().item() for one in logits[name]]
+        kl = [torch.distributions.kl_divergence(*(torch.distributions.Categorical(logits=each.double())
+              for each in (teacher, one))).mean().item() for one in logits[name]]  # fmt: skip
+        assert rows[name]["teacher_agreement"] == pytest.approx(same) and 0 < min(same) < max(same) < 1
+        assert rows[name]["kl_to_teacher"] == pytest.approx(kl)
+    assert not {"teacher_agreement", "kl_to_teacher"} & rows["teacher"].keys()
+
+
+def test_likeness_to_the_teacher_by_hand():
+    # The teacher's probabilities are (3/4, 1/4) and (1/2, 1/2), the model's (1/2, 1/2) and (3/4, 1/4); a tie is the
+    # first label's, as everywhere.
+    even, sure = torch.zeros(1, 2), torch.tensor([[math.log(3), 0.0]])
+    found = likeness_to_teacher(torch.cat([even, sure]), torch.cat([sure, even]))
+    first = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    second = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
+    assert found == {"teacher_agreement": 1.0, "kl_to_teacher": pytest.approx((first + second) / 2, rel=1e-6)}
+    assert likeness_to_teacher(-sure, sure)["teacher_agreement"] == 0
+    far = torch.tensor([[1e4, -1e4]])  # a probability of exactly 0
+    assert likeness_to_teacher(far, far) == {"teacher_agreement": 1.0, "kl_to_teacher": 0.0}
+
+
+def test_several_teachers_are_each_compared_with_the_student_of_their_seed():
+    logits = {"teacher": [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])]}
+    logits |= {"distilled": logits["teacher"][::-1], "other": logits["teacher"][:1]}
+    found = {name: figures_of(name, logits, Split([""], [0])) for name in logits}
+    assert found["distilled"]["teacher_agreement"] == [0, 0]
+    assert not {"teacher_agreement", "kl_to_teacher"} & (found["other"].keys() | found["teacher"].keys())
+
+
+def test_the_table_shows_likeness_to_the_teacher_where_it_is_known():
+    rows = [{"name": "teacher", "accuracy": 0.9}, {"name": "distilled", "accuracy": 0.8}]
+    assert "the teacher" not in table({"models": rows})  # as in results of earlier versions
+    rows[1] |= {"teacher_agreement": [0.9, 0.91], "kl_to_teacher": [0.1, 0.2]}
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table({"models": rows}).splitlines()]
+    assert ["same label as the teacher", "–", "90.50% ± 0.71%"] in lines
+    assert ["KL to the teacher", "–", "0.1500 ± 0.0707"] in lines
 
 
 def test_costs_are_those_of_the_rows_own_model(evaluated):
