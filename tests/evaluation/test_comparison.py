@@ -110,13 +110,12 @@ def test_likeness_to_the_teacher_is_that_of_each_models_and_seeds_own_logits(eva
 
 
 def test_likeness_to_the_teacher_by_hand():
-    # The teacher's probabilities are (3/4, 1/4) and (1/2, 1/2), the model's (1/2, 1/2) and (3/4, 1/4); a tie is the
-    # first label's, as everywhere.
+    # The teacher's probabilities are (3/4, 1/4) and (1/2, 1/2), the model's (1/2, 1/2) for both; a tie is the first
+    # label's, as everywhere.
     even, sure = torch.zeros(1, 2), torch.tensor([[math.log(3), 0.0]])
-    found = likeness_to_teacher(torch.cat([even, sure]), torch.cat([sure, even]))
-    first = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    second = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
-    assert found == {"teacher_agreement": 1.0, "kl_to_teacher": pytest.approx((first + second) / 2, rel=1e-6)}
+    found = likeness_to_teacher(torch.cat([even, even]), torch.cat([sure, even]))
+    kl = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert found == {"teacher_agreement": 1.0, "kl_to_teacher": pytest.approx(kl / 2, rel=1e-6)}
     assert likeness_to_teacher(-sure, sure)["teacher_agreement"] == 0
     far = torch.tensor([[1e4, -1e4]])  # a probability of exactly 0
     assert likeness_to_teacher(far, far) == {"teacher_agreement": 1.0, "kl_to_teacher": 0.0}
