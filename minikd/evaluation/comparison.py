@@ -25,7 +25,7 @@ def quality(logits: Tensor, split: Split) -> dict:
 
 def likeness_to_teacher(logits: Tensor, teacher: Tensor) -> dict:
     """How closely a model follows the teacher, from the logits (N, C) of both on the same examples: the two figures of
-    Stanton et al. 2021, section 3.
+    Stanton et al. 2021.
 
     `teacher_agreement`: the share of the examples to which both give the same label. `kl_to_teacher`: the mean
     KL(softmax(teacher) ‖ softmax(model)) in nats, at T = 1.

@@ -2,7 +2,8 @@
 
 import statistics
 
-from minikd.report.drawing import points, three_digits
+from minikd.report.drawing import three_digits
+from minikd.report.sentences import quantization_changes, sentence
 
 # Key in results.json, heading, format (None: three significant digits). A line without any value is left out.
 MEASURES = (
@@ -56,14 +57,6 @@ COMPARISONS = (
 IMPLIED = {key for key, *_ in COMPARISONS if key.endswith("_change")} - {"accuracy_change"}
 # What a sweep can choose by: the figure of a cell, and whether the lowest (1) or the highest (-1) is the best.
 CRITERIA = {"accuracy": ("validation_accuracy", -1), "nll": ("validation_loss", 1), "ece": ("validation_ece", 1)}
-# What a quantised copy changes: words, key, format, unit.
-QUANTIZED = (
-    ("latency one at a time", "latency_1_change", "+z.0%", ""),
-    ("in batches of 100", "latency_change", "+z.0%", ""),
-    ("peak memory", "memory_change", "+z.0%", ""),
-    ("size", "size_change", "+z.0%", ""),
-    ("accuracy", "accuracy_change", "+z.2f", " points"),
-)
 
 
 def report(results: dict, keys: tuple[str, ...] = ()) -> str:
@@ -196,42 +189,6 @@ def _split(results: dict) -> str:
     return f"{results['split']} split".lstrip()
 
 
-def sentence(comparison: dict, name_a: str = "distilled", name_b: str = "baseline", too_few: bool = False) -> str:
-    """What `compare` found, in plain words: the difference, the interval, the verdict, and McNemar's p per seed.
-
-    A record of several seeds without "method" is of an earlier version, which used a paired bootstrap: too narrow for a
-    verdict. `too_few`: the examples allow none.
-    """
-    low, high, seeds = points(comparison["low"]), points(comparison["high"]), len(comparison["seeds"])
-    method = comparison.get("method", "paired bootstrap")
-    over = f"{method} over {comparison['examples']:,} examples and {seeds} seed{'s' * (seeds > 1)}"
-    verdict = "So few examples allow no verdict" if too_few else _verdict(comparison, name_a, name_b)
-    p_values = ", ".join("<0.001" if test["p"] < 0.001 else f"{test['p']:.3f}" for test in comparison["seeds"])
-    return (
-        f"{name_a} − {name_b}: {points(comparison['difference'])} points of accuracy "
-        f"({comparison['confidence']:.0%} interval {low} to {high}, {over}). "
-        f"{verdict}; McNemar's p{' per seed' * (seeds > 1)}: {p_values}."
-    )
-
-
-def _verdict(comparison: dict, name_a: str, name_b: str) -> str:
-    """What the interval allows to say: of these two models with one seed, of such training runs with several."""
-    one_pair, better = len(comparison["seeds"]) == 1, name_a if comparison["low"] > 0 else name_b
-    if comparison["low"] <= 0 <= comparison["high"]:
-        what = (
-            "which of this pair of models is better" if one_pair else "that training runs like these make either better"
-        )
-        return f"The interval includes 0: this test does not show {what}"
-    if one_pair:
-        return (
-            f"The interval excludes 0: of this pair of models, {better} is the better one (other training runs may "
-            f"differ)"
-        )
-    if "method" not in comparison:
-        return "The interval excludes 0, but a bootstrap of so few seeds is too narrow for a verdict"
-    return f"The interval excludes 0: in training runs like these, {better} is better on average"
-
-
 def best_cell(cells: list[dict], choose: str) -> dict:
     """The cell of a sweep with the best figure: the highest "accuracy", or the lowest "nll" or "ece"; ties go to the
     lower nll, and then to the earlier cell."""
@@ -248,15 +205,3 @@ def sweep_choice(sweep: dict) -> str:
         others += f"; by {name}: {best}" * (best != chosen)
     by = sweep.get("choose", "accuracy")
     return f"{chosen} chosen on validation by {by}, among {len(cells)} pairs of a sweep{others}"
-
-
-def quantization_changes(copies: list[dict], precision: str) -> list[str]:
-    """A line for each quantised copy: what it changes against its original in `precision`; and a line on what
-    experiment E5's author hoped for. [] where there are none."""
-    lines = []
-    for copy in copies:
-        parts = [f"{words} {copy[key]:{form}}{unit}" for words, key, form, unit in QUANTIZED if copy[key] is not None]
-        changes = f"{copy['name']} against {copy['original']} in {precision}: {', '.join(parts)}"
-        lines.append(changes.replace(" -", " −"))
-    wish = "for comparison: the author of experiment E5 hoped for 30 % less latency and half the size"
-    return [*lines, wish] if lines else []
