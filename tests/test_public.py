@@ -189,8 +189,10 @@ def test_a_model_of_another_order_of_labels_is_not_evaluated():
     assert SMALL.test.label_names == SMALL.labels
     with pytest.raises(MinikdError, match="are not the split's .*, in this order: give labels=data.labels"):
         evaluate({"turned": turned}, SMALL.test)
-    with pytest.raises(MinikdError, match="2 distilled and 1 baseline models; give a pair for each seed"):
+    with pytest.raises(MinikdError, match="2 distilled and 1 baseline models; give one of each for each seed"):
         evaluate({"distilled": [teacher, teacher], "baseline": teacher}, SMALL.test)
+    with pytest.raises(MinikdError, match="1 distilled and 2 control models; give one of each for each seed"):
+        evaluate({"distilled": teacher, "control": [teacher, teacher]}, SMALL.test)
     for split in (SMALL, "test"):
         with pytest.raises(MinikdError, match="give a Split, such as data.test"):
             evaluate({"teacher": teacher}, split)

@@ -183,7 +183,8 @@ def check_not_source(output: Path, flag: str, source, allowed: str | None = None
     if not source or not Path(source).exists() or not Path(source).resolve().is_relative_to(output.resolve()):
         return
     first = (*Path(source).resolve().relative_to(output.resolve()).parts, "")[0]
-    if first != allowed and (first in ("", "teacher", "distilled", "baseline", "sweep") or first.startswith("seed-")):
+    models = ("", "teacher", "distilled", "control", "baseline", "sweep")
+    if first != allowed and (first in models or first.startswith("seed-")):
         raise MinikdError(f"{flag} {source}: the run would write over it; give another --output-dir")
 
 

@@ -11,6 +11,9 @@ from minikd.evaluation.calibration import calibration_metrics
 from minikd.evaluation.significance import compare
 from minikd.metrics import classification_metrics, confusion_matrix, kl_to_truth
 
+# An experiment's students. The control starts as the distilled one does, and is trained as the baseline is.
+STUDENTS = ("distilled", "control", "baseline")
+
 
 def quality(logits: Tensor, split: Split) -> dict:
     """How good predictions are: all of `classification_metrics` and `calibration_metrics`, the confusion matrix (row =
@@ -48,13 +51,22 @@ def figures_of(name: str, logits: dict[str, list[Tensor]], split: Split) -> dict
     return merge_seeds(figures)
 
 
-def distilled_against_baseline(logits: dict[str, list[Tensor]], split: Split) -> dict:
-    """{"significance": …} (`compare`), or {} where there are no models of these names."""
-    if not {"distilled", "baseline"} <= logits.keys():
-        return {}
+def compare_students(logits: dict[str, list[Tensor]], split: Split) -> dict:
+    """Whether the students differ by more than chance, as far as there are models of these names.
+
+    significance  distilled − baseline, by `compare`
+    comparisons   where there is a control, which starts as the distilled student and learns from the labels alone, the
+                  two parts of that: [{"models": ["distilled", "control"], …}, {"models": ["control", "baseline"], …}],
+                  what the loss gives and what the start gives
+    """
     labels = torch.tensor(split.labels)
-    right = {name: torch.stack(of_seeds).argmax(dim=-1) == labels for name, of_seeds in logits.items()}  # (S, N) each
-    return {"significance": compare(right["distilled"], right["baseline"])}
+    right = {name: torch.stack(logits[name]).argmax(dim=-1) == labels for name in STUDENTS if name in logits}  # (S, N)
+    parts = [pair for pair in (STUDENTS[:2], STUDENTS[1:]) if right.keys() >= set(pair)]
+    comparisons = [{"models": [a, b], **compare(right[a], right[b])} for a, b in parts]
+    whole = right.keys() >= {"distilled", "baseline"}
+    return ({"significance": compare(right["distilled"], right["baseline"])} if whole else {}) | (
+        {"comparisons": comparisons} if comparisons else {}
+    )
 
 
 def merge_seeds(figures: list[dict]) -> dict:

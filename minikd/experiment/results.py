@@ -15,7 +15,7 @@ from minikd.datasets.sample import bayes_accuracy
 from minikd.errors import MinikdError
 from minikd.evaluation.bag_of_words import bag_of_words
 from minikd.evaluation.calibration import calibration_metrics, fit_temperature
-from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline, figures_of
+from minikd.evaluation.comparison import STUDENTS, compare_students, compare_with_first, figures_of
 from minikd.evaluation.costs import inference_memory_mb, measure_speed, model_size
 from minikd.evaluation.significance import TOO_FEW, chance_margin, compare_counts
 from minikd.experiment.caches import cached_logits, tokens_of
@@ -72,7 +72,8 @@ def evaluate(
 ) -> Results:
     """The figures of each model on the split, side by side; those of several models under one name, which differ in
     their seed, as mean ± std. Where there is a "teacher", how closely the others follow it. Where there are a
-    "distilled" and a "baseline", whether they differ by more than chance.
+    "distilled" and a "baseline", whether they differ by more than chance; with a "control" too, how much of that the
+    loss gives and how much the start (`compare_students`).
 
     `costs`: also time and memory of their passes (some seconds for each), of a name's first model, as they do not
     depend on weights. `cache`: keep tokens and logits in the user's cache. `progress`: show progress bars. The
@@ -102,7 +103,7 @@ def evaluate(
     values |= {"models": rows, "precision": precision, "arguments": {}} | environment(device)
     if (count := max(map(len, seeds.values()))) > 1:
         values["seeds"] = [None] * count
-    return Results(values | distilled_against_baseline(logits, split), logits, split)
+    return Results(values | compare_students(logits, split), logits, split)
 
 
 def describe(results: Results, data: Dataset, split_name: str, arguments: dict) -> None:
@@ -135,8 +136,8 @@ def complete(values: dict) -> dict:
     first = values["models"][0]
     values = values | {"models": [compare_with_first(row, first) | row for row in values["models"]]}
     significance = values.get("significance")
-    if significance and "method" not in significance and len(significance["seeds"]) == 1:
-        (test,) = significance["seeds"]  # its counts are enough for the present interval
+    if significance and "detectable" not in significance and len(significance["seeds"]) == 1:
+        (test,) = significance["seeds"]  # its counts are enough for all that `compare` finds
         values["significance"] = compare_counts(test["only_a"], test["only_b"], significance["examples"])
     if values["examples"] < TOO_FEW:
         values["chance_margin"] = chance_margin(values["examples"])
@@ -241,6 +242,7 @@ def _check(models: dict[str, list[TextClassifier]], split: Split) -> None:
         )
     if not all(0 <= label < len(names) for label in split.labels):
         raise MinikdError(f"evaluate: the split has other labels than 0 to {len(names) - 1}, the models'")
-    pair = [len(models[name]) for name in ("distilled", "baseline") if name in models]
-    if len(set(pair)) > 1:
-        raise MinikdError(f"evaluate: {pair[0]} distilled and {pair[1]} baseline models; give a pair for each seed")
+    counts = {name: len(models[name]) for name in STUDENTS if name in models}
+    if len(set(counts.values())) > 1:
+        words = " and ".join(f"{count} {name}" for name, count in counts.items())
+        raise MinikdError(f"evaluate: {words} models; give one of each for each seed")

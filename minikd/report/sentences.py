@@ -12,12 +12,36 @@ QUANTIZED = (
 )
 
 
-def sentence(comparison: dict, name_a: str = "distilled", name_b: str = "baseline", too_few: bool = False) -> str:
+def start_of_students(results: dict) -> str:
+    """What the students start from, and which of them learn from the labels alone. results["first_weights"] says it of
+    all students in words, or is a dictionary of such words for each by its name."""
+    students = [row["name"] for row in results["models"] if row["name"] in ("distilled", "control", "baseline")]
+    weights = results["first_weights"]
+    weights = weights if isinstance(weights, dict) else dict.fromkeys(students, weights)
+    parts = []
+    for words in dict.fromkeys(weights[name] for name in students):
+        names = [name for name in students if weights[name] == words]
+        parts.append(f"{_listed(names)} start{'s' * (len(names) == 1)} from {words}")
+    alone = [name for name in students if name != "distilled"]
+    if alone:
+        is_or_are = "control and baseline are" if len(alone) == 2 else f"the {alone[0]} is"
+        parts.append(f"{is_or_are} trained on the labels alone")
+    return "; ".join(parts)
+
+
+def _listed(names: list[str]) -> str:
+    """The names as in a sentence: a, a and b, or a, b and c."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def sentence(
+    comparison: dict, name_a: str = "distilled", name_b: str = "baseline", gives: str = "", too_few: bool = False
+) -> str:
     """What `compare` found, in plain words: the difference, the interval, the verdict, McNemar's p per seed, and how
     small a difference such a test finds.
 
     A record of several seeds without "method" is of an earlier version, which used a paired bootstrap: too narrow for a
-    verdict. `too_few`: the examples allow none.
+    verdict. `gives`: what this difference is the gain of. `too_few`: the examples allow no verdict.
     """
     low, high, seeds = points(comparison["low"]), points(comparison["high"]), len(comparison["seeds"])
     method = comparison.get("method", "paired bootstrap")
@@ -28,8 +52,9 @@ def sentence(comparison: dict, name_a: str = "distilled", name_b: str = "baselin
     power = ""
     if detectable is not None and not too_few:
         power = f" A true difference of {100 * detectable:.2f} points would be found in 4 of 5 such experiments."
+    title = f"{name_a} − {name_b}" + f" (what {gives} gives)" * bool(gives)
     return (
-        f"{name_a} − {name_b}: {points(comparison['difference'])} points of accuracy "
+        f"{title}: {points(comparison['difference'])} points of accuracy "
         f"({comparison['confidence']:.0%} interval {low} to {high}, {over}). "
         f"{verdict}; McNemar's p{' per seed' * (seeds > 1)}: {p_values}." + power
     )

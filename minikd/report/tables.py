@@ -3,7 +3,7 @@
 import statistics
 
 from minikd.report.drawing import three_digits
-from minikd.report.sentences import quantization_changes, sentence
+from minikd.report.sentences import quantization_changes, sentence, start_of_students
 
 # Key in results.json, heading, format (None: three significant digits). A line without any value is left out.
 MEASURES = (
@@ -130,12 +130,8 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
             f"only {results['examples']} examples in the {_split(results)}, too few to tell models apart: "
             f"chance alone moves an accuracy by up to ±{100 * margin:.0f} points (95%)"
         )
-    if first_weights := results.get("first_weights"):
-        students = [row["name"] for row in results["models"] if row["name"] in ("distilled", "baseline")]
-        lines.append(
-            f"{' and '.join(students)} start{'s' * (len(students) == 1)} from {first_weights}"
-            + "; the baseline is trained on the labels alone" * ("baseline" in students)
-        )
+    if results.get("first_weights"):
+        lines.append(start_of_students(results))
     if words := results.get("bag_of_words"):
         lines.append(f"bag of words (logistic regression): accuracy {format_figure(words['accuracy'], '{:.4f}')}")
     if ceiling := results.get("best_possible_accuracy"):
@@ -149,8 +145,12 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
         if names := results.get(key):
             was, its = ("were", "their") if len(names) > 1 else ("was", "its")
             lines.append(f"{', '.join(names)} {was} trained on {what.format(its)}")
+    too_few = "chance_margin" in results
     if results.get("significance"):
-        lines.append(sentence(results["significance"], too_few="chance_margin" in results))
+        lines.append(sentence(results["significance"], too_few=too_few))
+    for part in results.get("comparisons", []):
+        gives = "the loss" if part["models"] == ["distilled", "control"] else "the start"
+        lines.append(sentence(part, *part["models"], gives, too_few))
     lines += quantization_changes(results.get("quantized", []), results["precision"])
     if results.get("found_finished") is not None and (not keys or "run_minutes" in keys):
         found = results["found_finished"] + ["the steps before --resume"] * bool(results["arguments"].get("resume"))

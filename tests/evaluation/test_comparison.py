@@ -14,7 +14,7 @@ from minikd.checkpoints.pretrained import from_pretrained
 from minikd.classifier import TextClassifier
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
-from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline, figures_of, likeness_to_teacher
+from minikd.evaluation.comparison import compare_students, compare_with_first, figures_of, likeness_to_teacher
 from minikd.evaluation.costs import measure_speed
 from minikd.evaluation.significance import compare
 from minikd.experiment.caches import cached_tokens, model_fingerprint
@@ -189,7 +189,7 @@ def test_the_difference_is_distilled_less_baseline_seed_by_seed():
         return torch.nn.functional.one_hot(predicted, 2).float()
 
     all_wrong = logits(False, False, False, False)
-    found = distilled_against_baseline(
+    found = compare_students(
         {
             "baseline": [all_wrong, logits(True, False, False, False)],  # in another order than the report's
             "teacher": [all_wrong],
@@ -199,7 +199,38 @@ def test_the_difference_is_distilled_less_baseline_seed_by_seed():
     )["significance"]
     assert [(test["only_a"], test["only_b"]) for test in found["seeds"]] == [(3, 0), (2, 1)]
     assert found["difference"] == (3 + 1) / 8 and found["examples"] == 4
-    assert distilled_against_baseline({"distilled": [all_wrong], "teacher": [all_wrong]}, Split([""] * 4, labels)) == {}
+    assert compare_students({"distilled": [all_wrong], "teacher": [all_wrong]}, Split([""] * 4, labels)) == {}
+
+
+def test_a_control_divides_the_gain_into_what_the_loss_and_what_the_start_give():
+    split = Split([""] * 300, [0] * 300)
+    right = {"baseline": [150, 160], "distilled": [225, 236], "control": [180, 193]}
+    answers = torch.tensor([[0.0, 1.0], [1.0, 0.0]])  # wrong, right
+    logits = {name: [answers[(torch.arange(300) < count).long()] for count in counts] for name, counts in right.items()}
+    found = compare_students(logits, split)
+    loss, start = found["comparisons"]
+    assert (loss["models"], start["models"]) == (["distilled", "control"], ["control", "baseline"])
+    assert [test["only_a"] for test in loss["seeds"]] == [45, 43] and [t["only_b"] for t in loss["seeds"]] == [0, 0]
+    assert [test["only_a"] for test in start["seeds"]] == [30, 33]
+    assert found["significance"]["difference"] == pytest.approx(loss["difference"] + start["difference"])
+    own = {key: value for key, value in start.items() if key != "models"}
+    correct = {name: np.arange(300) < np.array(counts)[:, None] for name, counts in right.items()}
+    assert own == compare(correct["control"], correct["baseline"])  # with its interval
+    without = compare_students({name: logits[name] for name in ("control", "distilled")}, split)
+    assert without == {"comparisons": [loss]}
+    assert "comparisons" not in compare_students({name: logits[name] for name in ("baseline", "distilled")}, split)
+
+
+def test_the_notes_say_what_the_loss_and_what_the_start_give():
+    right = {name: np.arange(1000)[None] < count for name, count in (("d", 900), ("c", 850), ("b", 840))}
+    parts = [{"models": ["distilled", "control"], **compare(right["d"], right["c"])},
+             {"models": ["control", "baseline"], **compare(right["c"], right["b"])}]  # fmt: skip
+    text = notes(results(1000, "distilled", "control", "baseline", comparisons=parts)).splitlines()
+    assert text[0].startswith("distilled − control (what the loss gives): +5.00 points of accuracy (95% interval +3.6")
+    assert text[1].startswith("control − baseline (what the start gives): +1.00 points of accuracy (95% interval +0.3")
+    assert "of this pair of models, control is the better one" in text[1]
+    few = complete(results(50, "distilled", "control", "baseline", comparisons=parts))
+    assert notes(few).count("allow no verdict") == 2
 
 
 def results(examples, *names, **other):
@@ -252,6 +283,23 @@ def test_the_report_names_random_weights_and_a_folders_weights(script, corpus, b
     assert status == 0 and "\ndistilled starts from the weights of my-encoder\n" in out
     found = json.loads(Path("runs/films/results.json").read_text())
     assert str(tmp_path) not in json.dumps(without_paths(found))
+
+
+def test_the_report_says_it_of_each_student_where_they_start_from_different_weights():
+    teachers, own = "the fine-tuned teacher's layers [0, 3]", "the layers [0, 3] of minilm"
+    three = ("distilled", "control", "baseline")
+    weights = {"distilled": teachers, "control": teachers, "baseline": own}
+    line, _ = notes(results(484, "teacher", *three, first_weights=weights)).splitlines()
+    assert line == (
+        f"distilled and control start from {teachers}; baseline starts from {own}; "
+        "control and baseline are trained on the labels alone"
+    )
+    line, _ = notes(results(484, *three, first_weights=own)).splitlines()
+    assert line.startswith(f"distilled, control and baseline start from {own}; control and")
+    line, _ = notes(results(484, "distilled", "baseline", first_weights=weights)).splitlines()
+    assert line == (
+        f"distilled starts from {teachers}; baseline starts from {own}; the baseline is trained on the labels alone"
+    )
 
 
 def test_earlier_results_without_first_weights_are_still_reported():

@@ -171,7 +171,7 @@ def test_a_run_that_is_stopped_while_it_trains_anew_leaves_the_older_one_whole(t
         assert contents(folder)[:3] == older[:3], where
 
 
-@pytest.mark.parametrize("source", ["", "teacher", "distilled", "baseline", "sweep/a", "seed-43/distilled"])
+@pytest.mark.parametrize("source", ["", "teacher", "distilled", "baseline", "control", "sweep/a", "seed-43/distilled"])
 def test_a_run_is_refused_where_it_would_write_over_the_model_it_starts_from(tmp_path, source):
     (tmp_path / "out" / source).mkdir(parents=True)
     with pytest.raises(MinikdError, match=r"^--student .*: the run would write over it; give another --output-dir$"):

@@ -17,7 +17,7 @@ from minikd.evaluation.bag_of_words import bag_of_words
 from minikd.evaluation.comparison import compare_with_first, merge_seeds
 from minikd.evaluation.significance import compare
 from minikd.experiment import readme
-from minikd.experiment.readme import readme_with_tables, without_paths
+from minikd.experiment.readme import readme_with_tables, summary, without_paths
 from minikd.experiment.results import Results, complete, read_results
 from minikd.report.tables import notes, report, table
 
@@ -93,6 +93,19 @@ def test_notes_say_what_the_figures_rest_on():
     assert "other hardware" in notes(own) and "109,483,778" in notes(own)
     other = {"recipe": "imdb-small", "dataset": "/films/imdb.csv"}  # another corpus of that name
     assert "other hardware" not in notes(results({"name": "distilled"}, arguments=other))
+
+
+def test_the_summary_has_a_column_for_the_control_where_an_experiment_has_one():
+    rows = [{"name": name, "accuracy": accuracy} for name, accuracy in (("teacher", 0.9), ("distilled", 0.85),
+            ("control", 0.82), ("baseline", 0.8))]  # fmt: skip
+    with_control, without = results(*rows), results(*rows[:2], rows[3])
+    without["published"] = {"models": {"baseline": {"accuracy": "0.7"}}}
+    header, _, first, second = cells(summary({"one": with_control, "other": without}))
+    assert header[:6] == ["accuracy", "teacher", "distilled", "control", "baseline", "distilled − baseline, points"]
+    assert header[6:] == ["published teacher", "published distilled", "published baseline"]
+    assert first[:5] == ["one", "0.9000", "0.8500", "0.8200", "0.8000"] and first[6:] == ["–"] * 3
+    assert second[3:5] == ["–", "0.8000"] and second[6:] == ["–", "–", "0.7"]
+    assert "control" not in summary({"other": without})
 
 
 def test_a_sweep_leaves_a_table_with_its_choice():
