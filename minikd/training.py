@@ -138,7 +138,9 @@ def fit(
 
             table.decay_unused(math.prod(1 - rate * config.weight_decay for rate in rates))
             scores = validation_scores(model, validation, device, precision)
-            state.history.append({"epoch": epoch + 1, **scores, "seconds": time.perf_counter() - began})
+            state.history.append(
+                {"epoch": epoch + 1, "step": state.step, **scores, "seconds": time.perf_counter() - began}
+            )
             if state.best is None or _rank(scores) > _rank(state.best["scores"]):
                 weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
                 state.best = {"epoch": epoch + 1, "scores": scores, "weights": weights}

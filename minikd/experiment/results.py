@@ -1,7 +1,6 @@
 """The comparison of finished models: `evaluate`, and the results files."""
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ from minikd.evaluation.comparison import STUDENTS, compare_students, compare_wit
 from minikd.evaluation.costs import inference_memory_mb, measure_speed, model_size
 from minikd.evaluation.significance import TOO_FEW, chance_margin, compare_counts
 from minikd.experiment.caches import cached_logits, tokens_of
-from minikd.experiment.journal import read_log
 from minikd.experiment.labelling import write_predictions
-from minikd.experiment.runs import TRAINING_COSTS, environment, read_run
+from minikd.experiment.recorded import best_validation, loss_curves, training_costs
+from minikd.experiment.runs import environment
 from minikd.files import atomic_write, write_json
 from minikd.inference import compute_logits
 from minikd.report import plots
@@ -91,6 +90,7 @@ def evaluate(
         logits[name] = [logits_of(m.model.to(m.device), split_tokens, m.device, m.precision, desc) for m in of_seeds]
         source = of_seeds[0].source
         rows.append({"name": name, "path": source or ""} | training_costs(source) | model_size(of_seeds[0].model))
+        rows[-1] |= best_validation([one.source for one in of_seeds])
     if costs:
         speeds = measure_speed([one.model for one in firsts], list(tokens.values()), device, precision)
         for row, speed, first in zip(rows, speeds, firsts):
@@ -153,43 +153,6 @@ def complete(values: dict) -> dict:
         if published.get("dataset") == values["arguments"].get("dataset"):
             values["published"] = published
     return values
-
-
-def training_costs(folder: str | None) -> dict:
-    """What the run that made the model in the folder recorded, if it did.
-
-    trained_parameters
-    training_minutes    of its steps and validations; of a run that was stopped and resumed, of all its parts, less the
-                        steps that a kill lost
-    training_peak_mb    peak memory of such a training in a process of its own
-    training_memory_mb  in runs of older versions: peak memory with all else that the process held
-    """
-    run = read_run(Path(folder)) if folder else {}
-    costs = {key: run[key] for key in TRAINING_COSTS if run.get(key) is not None}
-    if run.get("history"):
-        costs["training_minutes"] = sum(epoch["seconds"] for epoch in run["history"]) / 60
-    return costs
-
-
-def loss_curves(folder: Path, points: int = 200) -> dict:
-    """The curves in a run's log.jsonl: train [[epoch, loss], …], thinned to about `points` means of neighbours;
-    validation [[epoch, accuracy, loss], …]; and the settings of that loss: alpha (1 without a teacher), T and
-    label_smoothing. {} where there is no log."""
-    lines = read_log(folder)
-    train = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
-    size = -(-len(train) // points) or 1
-    groups = [train[i : i + size] for i in range(0, len(train), size)]
-    keys = ("epoch", "validation_accuracy", "validation_loss")
-    validation = [[line[key] for key in keys] for line in lines if "validation_loss" in line]
-    if not validation:
-        return {}
-    thinned = [[statistics.mean(column) for column in zip(*group)] for group in groups]
-    curves: dict = {"train": thinned, "validation": validation}
-    made_from = read_run(folder).get("made_from") or {}
-    settings = (made_from.get("settings") or {}) | ({} if made_from.get("teacher") else {"alpha": 1.0, "T": 1.0})
-    if "label_smoothing" in settings:
-        curves["settings"] = {key: settings[key] for key in ("alpha", "T", "label_smoothing")}
-    return curves
 
 
 def draw(values: dict, path: Path) -> None:

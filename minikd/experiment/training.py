@@ -41,8 +41,8 @@ def train(
     run: Run | None = None,
 ) -> list[dict]:
     """Fine-tunes a classifier, in place, on the labels of `data.train`, and keeps the epoch that is best on
-    `data.validation`. Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, confusion (row =
-    true label), seconds.
+    `data.validation`. Returns one dictionary per epoch: epoch, step (optimizer steps done by its end),
+    validation_accuracy, validation_loss, confusion (row = true label), seconds.
 
     `run_dir`: the folder that receives the model, run.json and log.jsonl; without it nothing is written. `resume`
     continues what was interrupted there, and uses what is finished, given the same data, first weights and settings.

@@ -1,6 +1,9 @@
 """Sentences of the notes under a table: what a comparison of two models found, and what quantisation changes."""
 
+import statistics
+
 from minikd.report.drawing import points
+from minikd.report.figures import values_of
 
 # What a quantised copy changes: words, key, format, unit.
 QUANTIZED = (
@@ -27,6 +30,25 @@ def start_of_students(results: dict) -> str:
         is_or_are = "control and baseline are" if len(alone) == 2 else f"the {alone[0]} is"
         parts.append(f"{is_or_are} trained on the labels alone")
     return "; ".join(parts)
+
+
+def nothing_to_distil(models: list[dict]) -> str:
+    """A warning where the teacher is no better on validation than the baseline, over seeds on average; "" where it is,
+    or where one of the two is unknown or was validated on another split."""
+    rows = {row["name"]: row for row in models if row.get("validated_on")}
+    if (
+        not {"teacher", "baseline"} <= rows.keys()
+        or rows["teacher"]["validated_on"] != rows["baseline"]["validated_on"]
+    ):
+        return ""
+    known = {name: values_of(row, "validation_accuracy") for name, row in rows.items()}
+    teacher, alone = statistics.fmean(known["teacher"]), statistics.fmean(known["baseline"])
+    if teacher > alone:
+        return ""
+    return (
+        f"the teacher is no better on validation ({teacher:.4f}) than the student trained alone ({alone:.4f}): there "
+        f"is nothing to distil"
+    )
 
 
 def _listed(names: list[str]) -> str:

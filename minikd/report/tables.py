@@ -3,7 +3,7 @@
 import statistics
 
 from minikd.report.drawing import three_digits
-from minikd.report.sentences import quantization_changes, sentence, start_of_students
+from minikd.report.sentences import nothing_to_distil, quantization_changes, sentence, start_of_students
 
 # Key in results.json, heading, format (None: three significant digits). A line without any value is left out.
 MEASURES = (
@@ -31,6 +31,7 @@ MEASURES = (
     ("batch_128_ms", "ms/batch of 128", None),
     ("throughput", "samples/s, in batches of 100", "{:,.0f}"),
     ("peak_memory_mb", "peak memory of inference, MiB", "{:,.0f}"),
+    ("optimizer_steps", "optimizer steps", "{:,.0f}"),
     ("training_minutes", "minutes of training", "{:,.1f}"),
     ("caching_minutes", "minutes of caching its logits", "{:,.1f}"),
     ("run_minutes", "minutes of the whole run", "{:,.1f}"),
@@ -145,6 +146,8 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
         if names := results.get(key):
             was, its = ("were", "their") if len(names) > 1 else ("was", "its")
             lines.append(f"{', '.join(names)} {was} trained on {what.format(its)}")
+    if line := nothing_to_distil(results["models"]):
+        lines.append(line)
     too_few = "chance_margin" in results
     if results.get("significance"):
         lines.append(sentence(results["significance"], too_few=too_few))

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from minikd.errors import MinikdError
-from minikd.experiment.results import complete, loss_curves, read_results
+from minikd.experiment.recorded import loss_curves
+from minikd.experiment.results import complete, read_results
 from minikd.report.drawing import ROLES, looks, short
 from minikd.report.plots import DPI, dashboard, draw
 

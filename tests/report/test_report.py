@@ -108,6 +108,30 @@ def test_the_summary_has_a_column_for_the_control_where_an_experiment_has_one():
     assert "control" not in summary({"other": without})
 
 
+def test_a_teacher_that_is_no_better_than_the_baseline_on_validation_has_nothing_to_give():
+    def line(teacher, baseline, split="a"):
+        rows = [{"name": "teacher", "validation_accuracy": teacher, "validated_on": "a"},
+                {"name": "baseline", "validation_accuracy": baseline, "validated_on": split}]  # fmt: skip
+        return [line for line in notes(results(*rows)).splitlines() if "nothing to distil" in line]
+
+    words = (
+        "the teacher is no better on validation ({}) than the student trained alone ({}): there is nothing to distil"
+    )
+    assert line(0.8612, 0.8702) == [words.format("0.8612", "0.8702")]
+    assert line(0.8, [0.7, 0.9, 0.83]) == [words.format("0.8000", "0.8100")] and line(0.75, [0.5, 1.0])
+    assert not line(0.8613, 0.8612) and not line(0.8, 0.9, "b")
+    assert "nothing to distil" not in notes(results({"name": "teacher"}, {"name": "baseline"}))  # earlier versions
+    only = [{"name": "teacher", "validation_accuracy": 0.5, "validated_on": "a"}, {"name": "distilled"}]
+    assert "nothing to distil" not in notes(results(*only))
+
+
+def test_the_table_shows_the_steps_beside_the_minutes():
+    row = {"name": "distilled", "optimizer_steps": 12345, "training_minutes": 3.25}
+    *_, steps, minutes = cells(table(results(row)))
+    assert steps == ["optimizer steps", "12,345"] and minutes[0] == "minutes of training"
+    assert "steps" not in table(results({"name": "distilled", "training_minutes": 3.25}))
+
+
 def test_a_sweep_leaves_a_table_with_its_choice():
     pairs = [(0.9, 1.0, 0.85), (0.1, 1.0, 0.8), (0.1, 4.0, 0.7), (0.9, 4.0, 0.6)]
     text = report(results({"name": "student", "accuracy": 0.5}, sweep=sweep(pairs)))
