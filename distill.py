@@ -7,6 +7,7 @@ are layers of the fine-tuned teacher, the baseline profits from the teacher too,
 
 Loss of the distilled student:
     alpha · CE(labels, student) + (1 − alpha) · T² · KL(softmax(teacher / T) ‖ softmax(student / T))
+--soft-loss picks another one in place of T² · KL.
 """
 
 import time
@@ -43,7 +44,7 @@ def run(args, tracking):
     teacher, tokenizer = load_teacher(args, data, device)
     new_student, first_weights, student_width = student_maker(args, teacher, tokenizer, data, device)
     fine_tuned = args.teacher not in (None, "oracle") and is_finished(args.teacher)
-    check_before_training(args, teacher, student_width, fine_tuned)
+    check_before_training(args, teacher, student_width, fine_tuned, len(data.labels))
     print(to_do(args, len(data.train.texts), trains_teacher=teacher is not None and not fine_tuned))
     recorded = start.flag_values(args)  # max_length is known by now
     new_run = partial(Run, resume=args.resume, compile=args.compile, tracking=tracking, arguments=recorded)
@@ -63,8 +64,8 @@ def run(args, tracking):
 
     def distil(seed, alpha, T, folder, name="distilled", reuse=False):
         student = new_student(seed)
-        distill(student, knowledge, data, replace(config, seed=seed), alpha=alpha, T=T, online=online, lora=lora,
-                run=new_run(folder, name, reuse=reuse))  # fmt: skip
+        distill(student, knowledge, data, replace(config, seed=seed), alpha=alpha, T=T, soft=args.soft_loss,
+                online=online, lora=lora, run=new_run(folder, name, reuse=reuse))  # fmt: skip
         return student
 
     def fine_tune(seed, folder):

@@ -22,6 +22,7 @@ from minikd.config import EncoderConfig, bert_like
 from minikd.datasets import Dataset
 from minikd.errors import MinikdError
 from minikd.experiment.caches import cached_logits, cached_tokens
+from minikd.losses import check_soft_loss
 from minikd.model import Classifier
 from minikd.student import PRETRAINED_SMALL, StudentPlan, has_bert_vocabulary, plan_student, seeded
 from minikd.tokenizer import Tokenizer, train_wordpiece
@@ -188,8 +189,12 @@ def check_not_source(output: Path, flag: str, source, allowed: str | None = None
         raise MinikdError(f"{flag} {source}: the run would write over it; give another --output-dir")
 
 
-def check_before_training(args, teacher: TextClassifier | None, student_width: int, fine_tuned: bool) -> None:
-    """Raises MinikdError where distill.py would write over a model it reads, or the adapters cannot be had."""
+def check_before_training(
+    args, teacher: TextClassifier | None, student_width: int, fine_tuned: bool, num_labels: int
+) -> None:
+    """Raises MinikdError where distill.py would write over a model it reads, or the adapters or the soft loss cannot be
+    had."""
+    check_soft_loss(args.soft_loss, num_labels)
     check_not_source(args.output_dir, "--teacher", args.teacher, allowed="teacher" if fine_tuned else None)  # in place
     check_not_source(args.output_dir, "--student", args.student)
     if args.lora_rank and (fine_tuned or teacher is None):

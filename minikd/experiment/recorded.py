@@ -40,8 +40,8 @@ def best_validation(folders: list[str | None]) -> dict:
 
 def loss_curves(folder: Path, points: int = 200) -> dict:
     """The curves in a run's log.jsonl: train [[epoch, loss], …], thinned to about `points` means of neighbours;
-    validation [[epoch, accuracy, loss], …]; and the settings of that loss: alpha (1 without a teacher), T and
-    label_smoothing. {} where there is no log."""
+    validation [[epoch, accuracy, loss], …]; and the settings of that loss: alpha (1 without a teacher), T,
+    label_smoothing and, if it is not kl, soft_loss. {} where there is no log."""
     lines = read_log(folder)
     train = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
     size = -(-len(train) // points) or 1
@@ -55,5 +55,6 @@ def loss_curves(folder: Path, points: int = 200) -> dict:
     made_from = read_run(folder).get("made_from") or {}
     settings = (made_from.get("settings") or {}) | ({} if made_from.get("teacher") else {"alpha": 1.0, "T": 1.0})
     if "label_smoothing" in settings:
-        curves["settings"] = {key: settings[key] for key in ("alpha", "T", "label_smoothing")}
+        keys = ("alpha", "T", "label_smoothing", "soft_loss")
+        curves["settings"] = {key: settings[key] for key in keys if key in settings}
     return curves

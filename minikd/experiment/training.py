@@ -22,6 +22,7 @@ from minikd.experiment.running import Run, run_training
 from minikd.experiment.runs import find_finished, finish
 from minikd.files import check_writable, fingerprint
 from minikd.inference import autocast
+from minikd.losses import check_soft_loss
 from minikd.model import count_parameters
 from minikd.student import seeded
 from minikd.techniques.lora import LoRA, add_lora, merge_lora, remove_lora, trainable_parameters, training_state_mb
@@ -60,6 +61,7 @@ def distill(
     *,
     alpha: float = 0.5,
     T: float = 2.0,
+    soft: str = "kl",
     run_dir: str | Path | None = None,
     resume: bool = False,
     online: bool = False,
@@ -67,7 +69,8 @@ def distill(
     run: Run | None = None,
 ) -> list[dict]:
     """Trains the student, in place, by `minikd.kd_loss`: alpha weighs the labels, 1 − alpha the teacher's outputs at
-    temperature T. All else is as in `train`.
+    temperature T. `soft` says how these are compared (`minikd.losses.SOFT_LOSSES`): kl, mse (of the logits, without T),
+    dkd or dist (both for three labels and more). All else is as in `train`.
 
     `teacher`: a TextClassifier, whose labels must be the data's; several of them, whose logits are averaged (the
     geometric mean of their distributions; Hinton et al. 2015, section 1); or the logits (N, C) of any other model on
@@ -78,6 +81,7 @@ def distill(
         raise MinikdError(f"`alpha` {alpha}: must be at least 0 and at most 1")
     if not 0 < T < float("inf"):
         raise MinikdError(f"`T` {T}: must be above 0")
+    check_soft_loss(soft, len(student.labels))
     run, alpha, T = _run(run, run_dir, resume, "student"), float(alpha), float(T)
     if isinstance(teacher, np.ndarray):
         teacher = torch.from_numpy(teacher)
@@ -89,8 +93,8 @@ def distill(
             raise MinikdError(f"the teacher's labels {list(one.labels)} are not the student's {list(student.labels)}")
     desc = "teacher logits" if run.progress else ""
     logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, desc)
-    loss = distillation_loss(logits, alpha, T, config.label_smoothing)
-    return _train(student, data, config, run, lora, Objective(loss, alpha, T, key))
+    loss = distillation_loss(logits, alpha, T, config.label_smoothing, soft)
+    return _train(student, data, config, run, lora, Objective(loss, alpha, T, key, soft))
 
 
 def _run(run: Run | None, run_dir: str | Path | None, resume: bool, name: str) -> Run:
@@ -113,6 +117,7 @@ class Objective(NamedTuple):
     alpha: float = 1.0
     T: float = 1.0
     teacher: str = ""  # a key that tells teachers apart
+    soft: str = "kl"
 
 
 def _train(
@@ -165,7 +170,10 @@ def train_on_tokens(
         "config": config_to_json(classifier.model.config),
         "teacher": objective.teacher,
         "settings": asdict(config) | {"alpha": objective.alpha, "T": objective.T, "precision": classifier.precision},
-    } | ({"lora": asdict(lora) | {"targets": list(lora.targets)}} if lora else {})
+    }
+    if objective.soft != "kl":  # so that runs of before there was a choice still fit
+        run.made_from["settings"]["soft_loss"] = objective.soft
+    run.made_from |= {"lora": asdict(lora) | {"targets": list(lora.targets)}} if lora else {}
     if run.folder and find_finished(run):
         classifier.model, classifier.source = from_pretrained(run.folder), str(run.folder)
         run.tracking.start(run.folder, classifier.labels, run.arguments | run.made_from["settings"])

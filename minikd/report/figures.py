@@ -69,8 +69,9 @@ def losses(results: dict) -> dict[tuple[str, str], list[str]]:
         if settings.get("alpha") == 1:
             kind = "labels alone", ce
         elif settings.keys() >= {"alpha", "T"}:
-            alpha, T = settings["alpha"], settings["T"]
-            kind = "distilled", f"{alpha:g} · {ce} + " * (alpha > 0) + f"{1 - alpha:g} · {T:g}² · KL"
+            alpha, T, soft = settings["alpha"], settings["T"], settings.get("soft_loss", "kl").upper()
+            soft = soft if soft == "MSE" else f"{T:g}² · {soft}"
+            kind = "distilled", f"{alpha:g} · {ce} + " * (alpha > 0) + f"{1 - alpha:g} · {soft}"
         else:
             kind = short(name, 20), f"alpha · {ce} + (1 − alpha) · T² · KL"
         kinds.setdefault(kind, []).append(name)

@@ -62,7 +62,7 @@ def dataset():
 def logits_in_training(monkeypatch, student, teacher, **options):
     """The function batch -> teacher's logits that `distill` trains with; nothing is trained."""
     losses = []
-    monkeypatch.setattr("minikd.training.kd_loss", lambda logits, teacher_logits, *_: teacher_logits)
+    monkeypatch.setattr("minikd.training.kd_loss", lambda logits, teacher_logits, *_, soft: teacher_logits)
     monkeypatch.setattr("minikd.experiment.training.run_training", lambda *given: losses.append(given[4]) or [])
     distill(student, teacher, dataset(), run=Run(progress=False), **options)
     return lambda batch: losses[0](None, batch)

@@ -16,6 +16,7 @@ from minikd.errors import MinikdError
 from minikd.experiment.recorded import loss_curves
 from minikd.experiment.results import complete, read_results
 from minikd.report.drawing import ROLES, looks, short
+from minikd.report.figures import losses
 from minikd.report.plots import DPI, dashboard, draw
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -342,16 +343,19 @@ def test_the_formula_is_that_recorded_with_the_curve_whatever_the_models_name():
     figure = draw(results)
     notes = [texts_of(ax)[-1] for ax in figure.axes if ax.get_title(loc="left").startswith("Training loss")]
     assert sorted(notes) == ["0.5 · CE + 0.5 · 8² · KL, smoothed", "1 · 4² · KL, smoothed", "CE, smoothed"]
+    for soft, words in (("mse", "0.5 · CE + 0.5 · MSE"), ("dkd", "0.5 · CE + 0.5 · 8² · DKD")):
+        results["curves"]["distilled"]["settings"] = {"alpha": 0.5, "T": 8.0, "soft_loss": soft}
+        assert ("distilled", words) in losses(results)
 
 
 def test_a_curve_comes_with_the_settings_of_its_loss(tmp_path):
     lines = [{"step": 1, "epoch": 0.5, "loss": 0.7}, {"epoch": 1, "validation_accuracy": 0.8, "validation_loss": 0.5}]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    settings = {"alpha": 0.3, "T": 4.0, "label_smoothing": 0.1, "lr": 1e-4}
+    settings = {"alpha": 0.3, "T": 4.0, "label_smoothing": 0.1, "soft_loss": "mse", "lr": 1e-4}
     for teacher, expected in (("key", settings), (None, settings | {"alpha": 1.0, "T": 1.0})):
         run = {"arguments": {}, "made_from": {"teacher": teacher, "settings": settings}}
         (tmp_path / "run.json").write_text(json.dumps(run))
-        assert loss_curves(tmp_path)["settings"] == {key: expected[key] for key in ("alpha", "T", "label_smoothing")}
+        assert loss_curves(tmp_path)["settings"] == {key: expected[key] for key in settings if key != "lr"}
     (tmp_path / "run.json").unlink()
     assert loss_curves(tmp_path) == {"train": [[0.5, 0.7]], "validation": [[1, 0.8, 0.5]]}
 
