@@ -8,6 +8,7 @@ layers of the checkpoint before fine-tuning.
 
 Loss of the distilled student:
     alpha · CE(labels, student) + (1 − alpha) · T² · KL(softmax(teacher / T) ‖ softmax(student / T))
+In place of T² · KL, --soft-loss picks another one.
 """
 
 import time
@@ -45,7 +46,7 @@ def run(args, tracking):
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
     teachers, tokenizer = load_teachers(args, data, device)  # none: the oracle
     students = student_makers(args, teachers[0] if teachers else None, tokenizer, data, device)
-    check_before_training(args, teachers, students.hidden_size)
+    check_before_training(args, teachers, students.hidden_size, len(data.labels))
     augmented = augmented_texts(teachers[0], data, Augmentation(args.augment), args.seed) if args.augment else None
     examples = len(data.transfer.texts) + (len(augmented) if augmented else 0)
     print(to_do(args, examples, teachers))
@@ -72,8 +73,8 @@ def run(args, tracking):
 
     def distil(seed, alpha, T, folder, name="distilled", reuse=False):
         student = students.distilled(seed)
-        distill(student, knowledge, data, replace(config, seed=seed), alpha=alpha, T=T, online=online,
-                augmented=augmented, lora=lora, run=new_run(folder, name, reuse=reuse))  # fmt: skip
+        distill(student, knowledge, data, replace(config, seed=seed), alpha=alpha, T=T, soft=args.soft_loss,
+                online=online, augmented=augmented, lora=lora, run=new_run(folder, name, reuse=reuse))  # fmt: skip
         return student
 
     def fine_tune(student, seed, folder, name):

@@ -3,11 +3,13 @@
     L = alpha · CE(labels, student) + (1 − alpha) · T² · KL(softmax(teacher / T) ‖ softmax(student / T))
 
 alpha weighs the hard loss, against the labels; some published code has it the other way round. An example without a
-label has the soft loss alone. Everything is computed in fp32 (or fp64, for tests), also under autocast: the short
+label has the soft loss alone. In place of T² · KL, `soft` picks another soft loss from SOFT_LOSSES: the mean squared
+error of the logits, DKD or DIST. Everything is computed in fp32 (or fp64, for tests), also under autocast: the short
 formats have 8 to 11 significant bits.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,15 +27,18 @@ def kd_loss(
     alpha: float = 0.5,
     T: float = 2.0,
     label_smoothing: float = 0.0,
+    soft: str = "kl",
 ) -> Tensor:
     """The loss above, averaged over the batch: a scalar for logits (B, C) of student and teacher and label ids (B,).
 
-    For examples whose label is `UNLABELLED` alpha is 0. No gradient reaches the teacher.
+    For examples whose label is `UNLABELLED` alpha is 0. `soft`: which of SOFT_LOSSES. No gradient reaches the teacher.
 
-    Raises MinikdError for alpha outside [0, 1], T not above 0 (or not finite), or logits of different shapes.
+    Raises MinikdError for alpha outside [0, 1], T not above 0 (or not finite), logits of different shapes, or a soft
+    loss that two labels make degenerate.
     """
     if not 0 <= alpha <= 1:
         raise MinikdError(f"alpha must be in [0, 1], not {alpha}")
+    check_soft_loss(soft, student_logits.shape[-1])
     hard = F.cross_entropy(
         _at_least_fp32(student_logits),
         labels,
@@ -42,7 +47,7 @@ def kd_loss(
         reduction="none",
     )  # (B,)
     weight = alpha * (labels != UNLABELLED).to(hard.dtype)  # (B,)
-    return (weight * hard + (1 - weight) * soft_loss(student_logits, teacher_logits, T)).mean()
+    return (weight * hard + (1 - weight) * SOFT_LOSSES[soft](student_logits, teacher_logits, labels, T)).mean()
 
 
 def hard_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -59,6 +64,86 @@ def soft_loss(student_logits: Tensor, teacher_logits: Tensor, T: float) -> Tenso
 
     Raises MinikdError for T not above 0 (or not finite), or logits of different shapes.
     """
+    return T**2 * _kl(*_scaled(student_logits, teacher_logits, T))
+
+
+def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """The squared difference of the logits, 1/C · Σ (student − teacher)², of each example: logits (B, C) each -> (B,).
+
+    The loss of Ba & Caruana 2014 and, for BERT, of Tang et al. 2019 (section 3.2). For logits of zero mean, half of it
+    is the limit of T² · KL as T → ∞ (Kim et al. 2021, section 3); it has no temperature.
+    """
+    student, teacher = _scaled(student_logits, teacher_logits, 1.0)
+    return (student - teacher).square().mean(dim=-1)
+
+
+def dkd_loss(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, T: float = 4.0, beta: float = 8.0
+) -> Tensor:
+    """Decoupled knowledge distillation, T² · (TCKD + beta · NCKD), of each example: logits (B, C), labels (B,) -> (B,).
+
+    TCKD is the KL of the true label against the rest, NCKD that among the other labels alone, and
+
+        KL(teacher ‖ student) = TCKD + (1 − p) · NCKD
+
+    for the teacher's probability p of the true label. A teacher that is sure of itself therefore tells plain
+    distillation next to nothing of the other labels; DKD gives that part a weight of its own (Zhao et al. 2022, section
+    3; beta 8 is theirs for CIFAR-100). Where the label is −1, unknown, the teacher's most probable one is in its place.
+    Raises MinikdError for two labels.
+    """
+    check_soft_loss("dkd", student_logits.shape[-1])
+    labels = torch.where(labels < 0, teacher_logits.detach().argmax(dim=-1), labels)
+    true = F.one_hot(labels, student_logits.shape[-1]).bool()  # (B, C)
+    (student, student_rest), (teacher, teacher_rest) = (
+        _true_and_rest(scaled, true) for scaled in _scaled(student_logits, teacher_logits, T)
+    )
+    return T**2 * (_kl(student, teacher) + beta * _kl(student_rest, teacher_rest))
+
+
+def dist_loss(
+    student_logits: Tensor, teacher_logits: Tensor, T: float = 1.0, beta: float = 1.0, gamma: float = 1.0
+) -> Tensor:
+    """DIST, T² · (beta · inter + gamma · intra): logits (B, C) each -> (B,).
+
+    inter = 1 − r of the probabilities of an example, over the labels, and intra = 1 − r of the probabilities of a
+    label, over the batch, averaged over the labels, where r is Pearson's correlation of student and teacher (Huang et
+    al. 2022, section 3; both weights 1 as in their code). Intra belongs to the batch: each example has the same. A
+    correlation asks for the relations among probabilities, not for their values: neither scale nor offset matters.
+    Raises MinikdError for two labels.
+    """
+    check_soft_loss("dist", student_logits.shape[-1])
+    student, teacher = (scaled.softmax(dim=-1) for scaled in _scaled(student_logits, teacher_logits, T))
+    inter, intra = 1 - _correlation(student, teacher, dim=1), 1 - _correlation(student, teacher, dim=0)  # (B,), (C,)
+    return T**2 * (beta * inter + gamma * intra.mean())
+
+
+# Each by its name: student's and teacher's logits (B, C), labels (B,), T -> (B,).
+SOFT_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
+    "kl": lambda student, teacher, labels, T: soft_loss(student, teacher, T),
+    "mse": lambda student, teacher, labels, T: logit_mse_loss(student, teacher),
+    "dkd": dkd_loss,
+    "dist": lambda student, teacher, labels, T: dist_loss(student, teacher, T),
+}
+
+
+def check_soft_loss(name: str, num_labels: int) -> None:
+    """Raises MinikdError for an unknown soft loss, and for one that so few labels make degenerate."""
+    if name not in SOFT_LOSSES:
+        raise MinikdError(f"soft loss {name!r}: must be one of {', '.join(SOFT_LOSSES)}")
+    if num_labels <= 2 and name == "dkd":
+        raise MinikdError(
+            "soft loss dkd: with two labels only one is not the true one, so that its probability among the others "
+            "is 1 and DKD is plain distillation; use kl"
+        )
+    if num_labels <= 2 and name == "dist":
+        raise MinikdError(
+            "soft loss dist: two probabilities that add up to 1 have a correlation of 1 or −1 whatever their values, "
+            "so that DIST has no gradient within an example; use kl"
+        )
+
+
+def _scaled(student_logits: Tensor, teacher_logits: Tensor, T: float) -> tuple[Tensor, Tensor]:
+    """Both logits over T, in fp32, the teacher's without gradient."""
     if not 0 < T < float("inf"):
         raise MinikdError(f"the temperature T must be above 0, not {T}")
     if student_logits.shape != teacher_logits.shape:
@@ -66,10 +151,7 @@ def soft_loss(student_logits: Tensor, teacher_logits: Tensor, T: float) -> Tenso
             f"student and teacher logits must have one shape, not {tuple(student_logits.shape)} "
             f"and {tuple(teacher_logits.shape)}"
         )
-    student_log_probs = F.log_softmax(_at_least_fp32(student_logits) / T, dim=-1)
-    teacher_log_probs = F.log_softmax(_at_least_fp32(teacher_logits.detach()) / T, dim=-1)
-    kl = (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(dim=-1)  # (B,)
-    return T**2 * kl
+    return _at_least_fp32(student_logits) / T, _at_least_fp32(teacher_logits.detach()) / T
 
 
 def mean_teacher(logits: Tensor, T: float = 1.0) -> Tensor:
@@ -82,6 +164,24 @@ def mean_teacher(logits: Tensor, T: float = 1.0) -> Tensor:
     """
     log_probs = F.log_softmax(_at_least_fp32(logits) / T, dim=-1)
     return T * (log_probs.logsumexp(dim=0) - math.log(len(logits)))
+
+
+def _kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(softmax(teacher) ‖ softmax(student)) of each example: (B, C) each -> (B,)."""
+    student_log_probs, teacher_log_probs = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+    return (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(dim=-1)
+
+
+def _true_and_rest(logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, 2) of the true label and of all others together, and (B, C − 1) of the others; `true` is (B, C)."""
+    rest = logits[~true].view(len(logits), -1)
+    return torch.stack([logits[true], rest.logsumexp(dim=-1)], dim=-1), rest
+
+
+def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
+    """Pearson's correlation along a dimension; 0 where one of them is constant."""
+    one, other = (values - values.mean(dim=dim, keepdim=True) for values in (one, other))
+    return F.cosine_similarity(one, other, dim=dim)
 
 
 def _at_least_fp32(logits: Tensor) -> Tensor:

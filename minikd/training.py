@@ -139,7 +139,8 @@ def fit(
 
             table.decay_unused(math.prod(1 - rate * config.weight_decay for rate in rates))
             scores = validation_scores(model, validation, device, precision)
-            state.history.append({"epoch": epoch + 1, **scores, "seconds": time.perf_counter() - began})
+            figures = {"epoch": epoch + 1, "step": state.step, **scores}
+            state.history.append(figures | {"seconds": time.perf_counter() - began})
             if state.best is None or _rank(scores) > _rank(state.best["scores"]):
                 weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
                 state.best = {"epoch": epoch + 1, "scores": scores, "weights": weights}
@@ -152,9 +153,13 @@ def fit(
 
 
 def distillation_loss(
-    teacher: Tensor | Callable[[Batch], Tensor], alpha: float, T: float, label_smoothing: float = 0.0
+    teacher: Tensor | Callable[[Batch], Tensor],
+    alpha: float,
+    T: float,
+    label_smoothing: float = 0.0,
+    soft: str = "kl",
 ) -> Callable[[Tensor, Batch], Tensor]:
-    """The `loss` with which `fit` trains a student: logits (B, C) and their batch -> `kd_loss`.
+    """The `loss` with which `fit` trains a student: logits (B, C) and their batch -> `kd_loss`, with all its settings.
 
     `teacher`: its logits (N, C) on the training split, on the device, or a function that computes those of a batch. The
     rows are looked up by the examples' place in the split, never by their place in the batch: batches are shuffled.
@@ -162,7 +167,7 @@ def distillation_loss(
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         teacher_logits = teacher[batch.index] if isinstance(teacher, Tensor) else teacher(batch)
-        return kd_loss(logits, teacher_logits, batch.labels, alpha, T, label_smoothing)
+        return kd_loss(logits, teacher_logits, batch.labels, alpha, T, label_smoothing, soft=soft)
 
     return loss
 

@@ -150,7 +150,7 @@ def trainings(monkeypatch):
 def distillation_of(loss, batch):
     """What a distilled student's loss hands to kd_loss: the teacher's logits, labels, alpha, T, label smoothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(minikd.training, "kd_loss", lambda student, *rest: rest)
+        patch.setattr(minikd.training, "kd_loss", lambda student, *rest, soft: rest)
         return loss(None, batch)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from minikd.evaluation.significance import interval
+from minikd.evaluation.significance import detectable_difference, interval
 
 SEEDS, EXAMPLES = (1, 2, 3, 5, 10), (484, 872, 2000, 25_000)
 SPREADS = (0.0, 0.005, 0.01, 0.02, 0.03)
@@ -50,6 +50,23 @@ def coverage(seeds, examples, spread, repeats):
             low, high = interval(difference)
             hits += low <= (true[0] if seeds == 1 else mean) <= high
         shares.append(hits / repeats)
+    return shares
+
+
+def detections(seeds, examples, spread, repeats):
+    """The share of experiments whose interval lies above 0, where the true difference is the one that
+    `detectable_difference` promises to find in 80 % of them; for each disagreement and likeness of KINDS.
+
+    The promise is the root mean square of those of `repeats` other experiments, as each is rough by itself. A pair's
+    own true difference is that of all pairs: with one pair, spread has no meaning.
+    """
+    random = np.random.default_rng(zlib.crc32(repr(("power", seeds, examples, spread)).encode()))
+    shares = []
+    for _, *kind in KINDS[: len(KINDS) // 2]:
+        pilots = [experiment(random, seeds, examples, spread, 0.0, *kind)[0] for _ in range(repeats)]
+        true = np.sqrt(np.mean([detectable_difference(pilot) ** 2 for pilot in pilots]))
+        found = [interval(experiment(random, seeds, examples, spread, true, *kind)[0])[0] > 0 for _ in range(repeats)]
+        shares.append(np.mean(found))
     return shares
 
 

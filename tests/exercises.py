@@ -24,7 +24,7 @@ COMMAND = "distill.py --alpha 0.1 --T 4 --no-baseline"
 # name: (file, the line's part that is replaced, what replaces it)
 CHANGES = {
     "as it is": ("losses.py", "", ""),
-    "1": ("losses.py", "return T**2 * kl", "return kl"),
+    "1": ("losses.py", "return T**2 * _kl(*_scaled", "return _kl(*_scaled"),
     "2": ("losses.py", "teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)",
           "student_log_probs.exp() * (student_log_probs - teacher_log_probs)"),
     "3": ("losses.py", "(teacher_logits.detach()) / T", "(teacher_logits.detach()) / 0.01"),

@@ -219,6 +219,30 @@ def test_an_ensemble_is_neither_trained_nor_saved_nor_taken_apart(tmp_path):
             TextClassifier.ensemble(wrong)
 
 
+def test_the_soft_loss_is_the_one_that_was_asked_for_and_the_run_records_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: None)  # a process of its own
+    seen, teacher = [], new_teacher()
+    monkeypatch.setattr(
+        "minikd.training.kd_loss", lambda *given, soft: seen.append(soft) or minikd.kd_loss(*given, soft=soft)
+    )
+    for soft in ("kl", "mse"):
+        distill(teacher.make_student(layers=1), teacher, SMALL, CONFIG, soft=soft, run_dir=tmp_path / soft)
+        assert set(seen) == {soft}
+        seen.clear()
+    settings = [
+        json.loads((tmp_path / soft / "run.json").read_text())["made_from"]["settings"] for soft in ("kl", "mse")
+    ]
+    assert settings[1] == settings[0] | {"soft_loss": "mse"} and "soft_loss" not in settings[0]  # as of older runs
+    for soft, reason in (
+        ("dkd", "two labels"),
+        ("dist", "probabilities that add up to 1"),
+        ("l2", "must be one of kl,"),
+    ):
+        with pytest.raises(MinikdError, match=reason):
+            distill(teacher.make_student(layers=1), teacher, SMALL, CONFIG, soft=soft, run=QUIET)
+    assert not seen
+
+
 # Dataset.from_examples
 
 TEXTS = [f"text number {i}" for i in range(40)]
@@ -231,8 +255,10 @@ def test_a_model_of_another_order_of_labels_is_not_evaluated():
     assert SMALL.test.label_names == SMALL.labels
     with pytest.raises(MinikdError, match="are not the split's .*, in this order: give labels=data.labels"):
         evaluate({"turned": turned}, SMALL.test)
-    with pytest.raises(MinikdError, match="2 distilled and 1 baseline models; give a pair for each seed"):
+    with pytest.raises(MinikdError, match="2 distilled and 1 baseline models; give one of each for each seed"):
         evaluate({"distilled": [teacher, teacher], "baseline": teacher}, SMALL.test)
+    with pytest.raises(MinikdError, match="1 distilled and 2 control models; give one of each for each seed"):
+        evaluate({"distilled": teacher, "control": [teacher, teacher]}, SMALL.test)
     for split in (SMALL, "test"):
         with pytest.raises(MinikdError, match="give a Split, such as data.test"):
             evaluate({"teacher": teacher}, split)

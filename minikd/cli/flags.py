@@ -7,6 +7,7 @@ from pathlib import Path
 from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, default
 from minikd.cli.flag_types import integer, label_names, names, non_empty, path, real
 from minikd.config import TrainConfig
+from minikd.losses import SOFT_LOSSES
 from minikd.report.tables import CRITERIA
 from minikd.techniques.lora import TARGETS
 
@@ -140,6 +141,9 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
     add("--T", type=real(0.01, 100), nargs="+", default=[2.0], metavar="X",
         help="temperature of the soft loss (default: 2); several values of --alpha or --T: a student is trained for "
         "each pair, and the one that is best on validation is kept")
+    add("--soft-loss", choices=tuple(SOFT_LOSSES), default="kl",
+        help="how the student's outputs are compared with the teacher's: kl, as in the formula; mse, the squared "
+        "difference of the logits, without T; dkd or dist, for three labels and more (default: kl)")
     add("--choose", choices=tuple(CRITERIA), default="accuracy",
         help="by which figure of the validation split a sweep chooses its pair: accuracy, negative log-likelihood, or "
         "expected calibration error; ties go to the lower negative log-likelihood (default: accuracy)")
@@ -153,7 +157,7 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
     add("--augment", type=integer(0, 100), default=0, metavar="N",
         help="distil also on N altered versions of each training text, by the soft loss alone: words masked, words "
         "swapped with their nearest neighbours in the teacher's table of word embeddings, parts of long texts "
-        "(Tang et al. 2019; default: 0)")
+        "(Tang et al. 2019) (default: 0)")
     add("--no-baseline", action="store_true",
         help="leave out the baseline: the same student, trained on the labels alone")
     add("--controls", action="store_true",

@@ -20,6 +20,7 @@ from minikd.config import EncoderConfig, bert_like
 from minikd.datasets import Dataset
 from minikd.errors import MinikdError
 from minikd.experiment.caches import cached_logits, cached_tokens
+from minikd.losses import check_soft_loss
 from minikd.model import Classifier
 from minikd.student import seeded
 from minikd.tokenizer import Tokenizer, train_wordpiece
@@ -132,12 +133,14 @@ def check_not_source(output: Path, flag: str, source, allowed: str | None = None
         return
     first = (*Path(source).resolve().relative_to(output.resolve()).parts, "")[0]
     written = ("", "teacher", "distilled", "control", "baseline", "sweep")
-    if first != allowed and (first in written or first.startswith("seed-")):
+    if first != allowed and (first in written or first.startswith(("seed-", "teacher-"))):
         raise MinikdError(f"{flag} {source}: the run would write over it; give another --output-dir")
 
 
-def check_before_training(args, teachers: list[TextClassifier], student_width: int) -> None:
-    """Raises MinikdError where distill.py would write over a model it reads, or the adapters cannot be had."""
+def check_before_training(args, teachers: list[TextClassifier], student_width: int, num_labels: int) -> None:
+    """Raises MinikdError where distill.py would write over a model it reads, or the adapters or the soft loss cannot be
+    had."""
+    check_soft_loss(args.soft_loss, num_labels)
     fine_tuned = any(map(is_fine_tuned_already, teachers))
     for name, source in zip(teacher_names(teachers), (args.teacher, *args.more_teachers)):
         check_not_source(args.output_dir, "--teacher", source, allowed=name if fine_tuned else None)  # in place

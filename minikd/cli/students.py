@@ -30,7 +30,7 @@ class Students(NamedTuple):
 
     distilled: Maker  # the control starts in the same way
     baseline: Maker  # gets nothing from the fine-tuned teacher
-    first_weights: dict[str, str]  # of distilled and baseline, in words
+    first_weights: dict[str, str]  # of each student, in words
     hidden_size: int
 
 
@@ -61,7 +61,8 @@ def student_makers(
         return _one_start(args, *_before_fine_tuning(args, teacher, plan, data, device), plan.config)
     if args.no_baseline and args.teacher_base:
         raise MinikdError(f"--teacher-base {args.teacher_base}: nothing starts from it; leave it out")
-    words, from_checkpoint = {"distilled": f"layers {plan.layers} and head of the fine-tuned teacher"}, None
+    own = f"layers {plan.layers} and head of the fine-tuned teacher"
+    words, from_checkpoint = {"distilled": own, "control": own}, None
     if not args.no_baseline:
         from_checkpoint, words["baseline"] = _before_fine_tuning(args, teacher, plan, data, device)
     note = ""

@@ -11,6 +11,9 @@ from minikd.evaluation.calibration import calibration_metrics
 from minikd.evaluation.significance import compare
 from minikd.metrics import classification_metrics, confusion_matrix, kl_to_truth
 
+# An experiment's students. The control starts as the distilled one does, and is trained as the baseline is.
+STUDENTS = ("distilled", "control", "baseline")
+
 
 def quality(logits: Tensor, split: Split) -> dict:
     """How good predictions are: all of `classification_metrics` and `calibration_metrics`, the confusion matrix (row =
@@ -23,13 +26,47 @@ def quality(logits: Tensor, split: Split) -> dict:
     return figures
 
 
-def distilled_against_baseline(logits: dict[str, list[Tensor]], split: Split) -> dict:
-    """{"significance": …} (`compare`), or {} where there are no models of these names."""
-    if not {"distilled", "baseline"} <= logits.keys():
-        return {}
+def likeness_to_teacher(logits: Tensor, teacher: Tensor) -> dict:
+    """How closely a model follows the teacher, from the logits (N, C) of both on the same examples: the two figures of
+    Stanton et al. 2021.
+
+    `teacher_agreement`: the share of the examples to which both give the same label. `kl_to_teacher`: the mean
+    KL(softmax(teacher) ‖ softmax(model)) in nats, at T = 1.
+    """
+    return {
+        "teacher_agreement": (logits.argmax(dim=-1) == teacher.argmax(dim=-1)).double().mean().item(),
+        "kl_to_teacher": kl_to_truth(logits, teacher.double().softmax(dim=-1)),
+    }
+
+
+def figures_of(name: str, logits: dict[str, list[Tensor]], split: Split) -> dict:
+    """A model's `quality` and, where there is another one named "teacher", its likeness to that: of several seeds,
+    merged. One teacher is compared with every seed, several with the seed of the same place; where their numbers do
+    not fit, there is no likeness."""
+    own, teachers = logits[name], logits.get("teacher", []) if name != "teacher" else []
+    figures = [quality(one, split) for one in own]
+    teachers = teachers * len(own) if len(teachers) == 1 else teachers
+    if len(teachers) == len(own):
+        figures = [found | likeness_to_teacher(*pair) for found, *pair in zip(figures, own, teachers)]
+    return merge_seeds(figures)
+
+
+def compare_students(logits: dict[str, list[Tensor]], split: Split) -> dict:
+    """Whether the students differ by more than chance, as far as there are models of these names.
+
+    significance  distilled − baseline, by `compare`
+    comparisons   where there is a control, which starts as the distilled student and learns from the labels alone, the
+                  two parts of that: [{"models": ["distilled", "control"], …}, {"models": ["control", "baseline"], …}],
+                  what the loss gives and what the start gives
+    """
     labels = torch.tensor(split.labels)
-    right = {name: torch.stack(of_seeds).argmax(dim=-1) == labels for name, of_seeds in logits.items()}  # (S, N) each
-    return {"significance": compare(right["distilled"], right["baseline"])}
+    right = {name: torch.stack(logits[name]).argmax(dim=-1) == labels for name in STUDENTS if name in logits}  # (S, N)
+    parts = [pair for pair in (STUDENTS[:2], STUDENTS[1:]) if right.keys() >= set(pair)]
+    comparisons = [{"models": [a, b], **compare(right[a], right[b])} for a, b in parts]
+    whole = right.keys() >= {"distilled", "baseline"}
+    return ({"significance": compare(right["distilled"], right["baseline"])} if whole else {}) | (
+        {"comparisons": comparisons} if comparisons else {}
+    )
 
 
 def merge_seeds(figures: list[dict]) -> dict:

@@ -1,4 +1,5 @@
-"""Is one model really better than another, or was it luck? Two answers from the same test examples.
+"""Is one model really better than another, or was it luck? Two answers from the same test examples, and how small a
+difference such a test can find at all (`detectable_difference`).
 
 The first is an interval for the difference in accuracy. For one pair of models it covers the choice of test examples
 (Bonett & Price 2012); for several pairs, trained with different seeds, the choice of seeds as well (a two-way analysis
@@ -23,7 +24,8 @@ TOO_FEW = 97
 def compare(a, b) -> dict:
     """Both answers for correctness (S, N) of models a and b, ready for JSON, as fractions of accuracy.
 
-    {"difference", "low", "high", "confidence", "method", "seeds": [{"only_a", "only_b", "p"}, …], "examples": N}
+    {"difference", "low", "high", "confidence", "method", "detectable", "seeds": [{"only_a", "only_b", "p"}, …],
+    "examples": N}
 
     Raises ValueError for shapes that differ, no examples, or anything but booleans.
     """
@@ -33,7 +35,8 @@ def compare(a, b) -> dict:
     if a.shape != b.shape or a.ndim != 2 or not a.size:
         raise ValueError(f"both models need one shape (S, N) with examples in it, not {a.shape} and {b.shape}")
     counts = [(int((one & ~two).sum()), int((two & ~one).sum())) for one, two in zip(a, b)]
-    return _record(counts, a.shape[1], interval(a.astype(np.int8) - b))
+    difference = a.astype(np.int8) - b
+    return _record(counts, a.shape[1], interval(difference), detectable_difference(difference))
 
 
 def compare_counts(only_a: int, only_b: int, examples: int) -> dict:
@@ -41,7 +44,8 @@ def compare_counts(only_a: int, only_b: int, examples: int) -> dict:
 
     Results files hold these, so that the interval of an earlier version can be renewed without its models.
     """
-    return _record([(only_a, only_b)], examples, paired_interval(only_a, only_b, examples))
+    limits = paired_interval(only_a, only_b, examples)
+    return _record([(only_a, only_b)], examples, limits, paired_detectable(only_a, only_b, examples))
 
 
 def interval(difference: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
@@ -83,6 +87,45 @@ def two_way_interval(difference: np.ndarray, confidence: float = 0.95) -> tuple[
     so that the interval is never narrower than that of the examples. With two seeds it is very wide, as t is 12.7. Two
     examples are added as in `paired_interval`, in all seeds.
     """
+    t, z = t_quantile((1 + confidence) / 2, len(difference) - 1), NormalDist().inv_cdf((1 + confidence) / 2)
+    mean, half = _mean_and_half_width(difference, t, z)
+    return max(mean - half, -1.0), min(mean + half, 1.0)
+
+
+def detectable_difference(difference: np.ndarray, confidence: float = 0.95, power: float = 0.8) -> float:
+    """The true difference in accuracy whose interval would exclude 0 in a share `power` of experiments like this one,
+    from its differences in correctness (S, N).
+
+    The standard formula of sample sizes (Lachin 1981), solved for the difference: (q(confidence) + q(power)) standard
+    errors, where q(confidence) is the interval's own quantile, of which `two_way_interval` has two, and q(power) that
+    of `power` from the same distribution. For one pair see `paired_detectable`. The standard errors are those of this
+    experiment, so that with few seeds the figure is rough; and as the sum of two quantiles of t is an approximation,
+    three seeds find 78 % of such differences rather than 80 %.
+    """
+    if len(difference) == 1:
+        only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
+        return paired_detectable(only_a, only_b, difference.shape[1], confidence, power)
+    level, degrees = (1 + confidence) / 2, len(difference) - 1
+    t = t_quantile(level, degrees) + t_quantile(power, degrees)
+    z = NormalDist().inv_cdf(level) + NormalDist().inv_cdf(power)
+    return min(_mean_and_half_width(difference, t, z)[1], 1.0)
+
+
+def paired_detectable(only_a: int, only_b: int, examples: int, confidence: float = 0.95, power: float = 0.8) -> float:
+    """`detectable_difference` for one pair of models, which disagree in correctness on a share p of the examples.
+
+    A true difference d has the standard error √((p − d²) / N) (as in Connor 1987). Where d is z = q(confidence) +
+    q(power) of these, d = z √(p / (N + z²)). Where that is more than p, as models that disagree so rarely cannot differ
+    so much, p is d itself: d = z² / (N + z²). p and N count two more examples, as `paired_interval` does.
+    """
+    total, z = examples + 2, NormalDist().inv_cdf((1 + confidence) / 2) + NormalDist().inv_cdf(power)
+    share = (only_a + only_b + 2) / total
+    return max(z * math.sqrt(share / (total + z**2)), z**2 / (total + z**2))
+
+
+def _mean_and_half_width(difference: np.ndarray, t: float, z: float) -> tuple[float, float]:
+    """The mean of differences in correctness (S, N), S ≥ 2, and the half-width of `two_way_interval` around it for the
+    quantiles t of the seeds and z of the examples; both with the two added examples."""
     seeds = len(difference)
     extra = np.tile(np.array([1, -1], dtype=difference.dtype), (seeds, 1))
     difference = np.concatenate([difference, extra], axis=1)  # (S, N + 2)
@@ -92,12 +135,9 @@ def two_way_interval(difference: np.ndarray, confidence: float = 0.95) -> tuple[
     ms_seeds = examples * by_seed.var(ddof=1)
     ms_examples = seeds * by_example.var(ddof=1)
     ms_residual = (residual**2).sum() / ((seeds - 1) * (examples - 1))
-
-    t, z = t_quantile((1 + confidence) / 2, seeds - 1), NormalDist().inv_cdf((1 + confidence) / 2)
     of_seeds = max(t**2 * ms_seeds, z**2 * ms_residual)
     of_examples = z**2 * max(ms_examples - ms_residual, 0)
-    half = math.sqrt((of_seeds + of_examples) / (seeds * examples))
-    return max(float(mean) - half, -1.0), min(float(mean) + half, 1.0)
+    return float(mean), math.sqrt((of_seeds + of_examples) / (seeds * examples))
 
 
 @functools.cache
@@ -132,13 +172,14 @@ def chance_margin(examples: int) -> float:
     return NormalDist().inv_cdf(0.975) * math.sqrt(0.25 / examples)
 
 
-def _record(counts: list[tuple[int, int]], examples: int, limits: tuple[float, float]) -> dict:
+def _record(counts: list[tuple[int, int]], examples: int, limits: tuple[float, float], detectable: float) -> dict:
     return {
         "difference": sum(one - two for one, two in counts) / (len(counts) * examples),
         "low": limits[0],
         "high": limits[1],
         "confidence": 0.95,
         "method": "Bonett-Price" if len(counts) == 1 else "two-way analysis of variance",
+        "detectable": detectable,
         "seeds": [{"only_a": one, "only_b": two, "p": mcnemar(one, two)} for one, two in counts],
         "examples": examples,
     }

@@ -50,9 +50,11 @@ def readme_with_tables(readme: str, results_dir: Path) -> str:
 
 def summary(experiments: dict[str, dict]) -> str:
     """The accuracies of several experiments, and what distillation gave in each: a line for each by its name."""
-    models = ("teacher", "distilled", "baseline")
-    published = ("published teacher", "published distilled", "published baseline")
-    lines = [["accuracy", *models, "distilled − baseline, points", *published], [":--"] + ["--:"] * 7]
+    known = {row["name"] for results in experiments.values() for row in results["models"]}
+    models = [name for name in ("teacher", "distilled", "control", "baseline") if name != "control" or name in known]
+    published = [f"published {name}" for name in models if name != "control"]
+    lines = [["accuracy", *models, "distilled − baseline, points", *published]]
+    lines.append([":--"] + ["--:"] * (len(lines[0]) - 1))
     for name, results in experiments.items():
         rows = {row["name"]: row["accuracy"] for row in results["models"]}
         found, own = results.get("significance"), results.get("published", {}).get("models", {})
@@ -61,7 +63,14 @@ def summary(experiments: dict[str, dict]) -> str:
             points = [f"{100 * found[key]:+.2f}".replace("-", "−") for key in ("difference", "low", "high")]
             difference = "{} ({} to {})".format(*points)
         cells = [format_figure(rows.get(model), "{:.4f}") for model in models]
-        lines.append([name, *cells, difference, *(own.get(model, {}).get("accuracy", "–") for model in models)])
+        lines.append(
+            [
+                name,
+                *cells,
+                difference,
+                *(own.get(name.removeprefix("published "), {}).get("accuracy", "–") for name in published),
+            ]
+        )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

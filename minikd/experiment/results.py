@@ -1,7 +1,6 @@
 """The comparison of finished models: `evaluate`, and the results files."""
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,13 @@ from minikd.datasets.sample import bayes_accuracy
 from minikd.errors import MinikdError
 from minikd.evaluation.bag_of_words import bag_of_words
 from minikd.evaluation.calibration import calibration_metrics, fit_temperature
-from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline, merge_seeds, quality
+from minikd.evaluation.comparison import STUDENTS, compare_students, compare_with_first, figures_of
 from minikd.evaluation.costs import inference_memory_mb, measure_speed, model_size
 from minikd.evaluation.significance import TOO_FEW, chance_margin, compare_counts
 from minikd.experiment.caches import cached_logits, tokens_of
-from minikd.experiment.journal import read_log
 from minikd.experiment.labelling import write_predictions
-from minikd.experiment.runs import TRAINING_COSTS, environment, read_run
+from minikd.experiment.recorded import best_validation, loss_curves, training_costs
+from minikd.experiment.runs import environment
 from minikd.files import atomic_write, write_json
 from minikd.inference import compute_logits
 from minikd.report import plots
@@ -71,7 +70,9 @@ def evaluate(
     progress: bool = True,
 ) -> Results:
     """The figures of each model on the split, side by side; those of several models under one name, which differ in
-    their seed, as mean ± std. Where there are a "distilled" and a "baseline", whether they differ by more than chance.
+    their seed, as mean ± std. Where there is a "teacher", how closely the others follow it. Where there are a
+    "distilled" and a "baseline", whether they differ by more than chance; with a "control" too, how much of that the
+    loss gives and how much the start (`compare_students`).
 
     `costs`: also time and memory of their passes (some seconds for each), of a name's first model, as they do not
     depend on weights. `cache`: keep tokens and logits in the user's cache. `progress`: show progress bars. The
@@ -89,19 +90,20 @@ def evaluate(
         logits[name] = [logits_of(m.model.to(m.device), split_tokens, m.device, m.precision, desc) for m in of_seeds]
         source = of_seeds[0].source
         rows.append({"name": name, "path": source or ""} | training_costs(source) | model_size(of_seeds[0].model))
+        rows[-1] |= best_validation([one.source for one in of_seeds])
     if costs:
         speeds = measure_speed([one.model for one in firsts], list(tokens.values()), device, precision)
         for row, speed, first in zip(rows, speeds, firsts):
             row |= speed
             row["peak_memory_mb"] = inference_memory_mb(first.model, tokens[row["name"]], device, precision)
     for row in rows:
-        row |= merge_seeds([quality(one, split) for one in logits[row["name"]]])
+        row |= figures_of(row["name"], logits, split)
         row |= compare_with_first(row, rows[0])
     values = {"dataset": "", "split": "", "examples": len(split.labels), "labels": list(firsts[0].labels)}
     values |= {"models": rows, "precision": precision, "arguments": {}} | environment(device)
     if (count := max(map(len, seeds.values()))) > 1:
         values["seeds"] = [None] * count
-    return Results(values | distilled_against_baseline(logits, split), logits, split)
+    return Results(values | compare_students(logits, split), logits, split)
 
 
 def describe(results: Results, data: Dataset, split_name: str, arguments: dict) -> None:
@@ -134,8 +136,8 @@ def complete(values: dict) -> dict:
     first = values["models"][0]
     values = values | {"models": [compare_with_first(row, first) | row for row in values["models"]]}
     significance = values.get("significance")
-    if significance and "method" not in significance and len(significance["seeds"]) == 1:
-        (test,) = significance["seeds"]  # its counts are enough for the present interval
+    if significance and "detectable" not in significance and len(significance["seeds"]) == 1:
+        (test,) = significance["seeds"]  # its counts are enough for all that `compare` finds
         values["significance"] = compare_counts(test["only_a"], test["only_b"], significance["examples"])
     if values["examples"] < TOO_FEW:
         values["chance_margin"] = chance_margin(values["examples"])
@@ -151,43 +153,6 @@ def complete(values: dict) -> dict:
         if published.get("dataset") == values["arguments"].get("dataset"):
             values["published"] = published
     return values
-
-
-def training_costs(folder: str | None) -> dict:
-    """What the run that made the model in the folder recorded, if it did.
-
-    trained_parameters
-    training_minutes    of its steps and validations; of a run that was stopped and resumed, of all its parts, less the
-                        steps that a kill lost
-    training_peak_mb    peak memory of such a training in a process of its own
-    training_memory_mb  in runs of older versions: peak memory with all else that the process held
-    """
-    run = read_run(Path(folder)) if folder else {}
-    costs = {key: run[key] for key in TRAINING_COSTS if run.get(key) is not None}
-    if run.get("history"):
-        costs["training_minutes"] = sum(epoch["seconds"] for epoch in run["history"]) / 60
-    return costs
-
-
-def loss_curves(folder: Path, points: int = 200) -> dict:
-    """The curves in a run's log.jsonl: train [[epoch, loss], …], thinned to about `points` means of neighbours;
-    validation [[epoch, accuracy, loss], …]; and the settings of that loss: alpha (1 without a teacher), T and
-    label_smoothing. {} where there is no log."""
-    lines = read_log(folder)
-    train = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
-    size = -(-len(train) // points) or 1
-    groups = [train[i : i + size] for i in range(0, len(train), size)]
-    keys = ("epoch", "validation_accuracy", "validation_loss")
-    validation = [[line[key] for key in keys] for line in lines if "validation_loss" in line]
-    if not validation:
-        return {}
-    thinned = [[statistics.mean(column) for column in zip(*group)] for group in groups]
-    curves: dict = {"train": thinned, "validation": validation}
-    made_from = read_run(folder).get("made_from") or {}
-    settings = (made_from.get("settings") or {}) | ({} if made_from.get("teacher") else {"alpha": 1.0, "T": 1.0})
-    if "label_smoothing" in settings:
-        curves["settings"] = {key: settings[key] for key in ("alpha", "T", "label_smoothing")}
-    return curves
 
 
 def draw(values: dict, path: Path) -> None:
@@ -240,6 +205,7 @@ def _check(models: dict[str, list[TextClassifier]], split: Split) -> None:
         )
     if not all(0 <= label < len(names) for label in split.labels):
         raise MinikdError(f"evaluate: the split has other labels than 0 to {len(names) - 1}, the models'")
-    pair = [len(models[name]) for name in ("distilled", "baseline") if name in models]
-    if len(set(pair)) > 1:
-        raise MinikdError(f"evaluate: {pair[0]} distilled and {pair[1]} baseline models; give a pair for each seed")
+    counts = {name: len(models[name]) for name in STUDENTS if name in models}
+    if len(set(counts.values())) > 1:
+        words = " and ".join(f"{count} {name}" for name, count in counts.items())
+        raise MinikdError(f"evaluate: {words} models; give one of each for each seed")

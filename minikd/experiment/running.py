@@ -61,9 +61,9 @@ def run_training(
     device: torch.device,
     precision: str,
 ) -> list[dict]:
-    """Trains `model` by `minikd.training.fit`. Returns one dictionary per epoch: epoch, validation_accuracy,
-    validation_loss, confusion, and the seconds of its steps and validation (of an epoch that was stopped and resumed,
-    of both parts).
+    """Trains `model` by `minikd.training.fit`. Returns one dictionary per epoch: epoch, step (the optimizer steps done
+    by its end), validation_accuracy, validation_loss, confusion, and the seconds of its steps and validation (of an
+    epoch that was stopped and resumed, of both parts).
 
     With `run.folder`, log.jsonl and, after each epoch and on SIGINT or SIGTERM, state.pt go to `run.partial`;
     `run.resume` continues from there, provided that the state records the same settings and `run.made_from`. torch's
@@ -158,7 +158,7 @@ class Journal:
         finite."""
         self.examples += done.examples
         if done.scores:
-            self._record({"step": done.state.step, **done.scores})
+            self._record(done.scores)
             self.since, self.examples = time.perf_counter(), 0
         elif done.state.step % LOG_EVERY == 0 or done.state.step == done.total_steps:
             loss = float(done.loss)  # the only place that waits for the device

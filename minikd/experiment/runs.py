@@ -25,7 +25,7 @@ from minikd.experiment.state import differences
 from minikd.files import write_json
 from minikd.techniques.lora import merge_lora
 
-# What run.json records of a training's costs (`minikd.experiment.results.training_costs`).
+# What run.json records of a training's costs (`minikd.experiment.recorded.training_costs`).
 TRAINING_COSTS = ("trained_parameters", "training_peak_mb", "training_memory_mb")
 
 

@@ -64,6 +64,7 @@ def copy_teacher(teacher: TextClassifier, folder: Path, arguments: dict) -> None
     record = {key: original[key] for key in TRAINING_COSTS if key in original}
     if original.get("history"):  # without confusion matrices: their labels may come in another order
         record["history"] = [{k: v for k, v in epoch.items() if k != "confusion"} for epoch in original["history"]]
+        record["validation"] = (original.get("made_from") or original).get("validation")  # on which split
     record |= {"name": folder.name, "copied_from": source, "arguments": arguments}
     write_json(folder / ".partial/run.json", record | environment(teacher.device))
     publish(folder)

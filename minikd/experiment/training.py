@@ -22,7 +22,7 @@ from minikd.experiment.running import Run, run_training
 from minikd.experiment.runs import find_finished, finish
 from minikd.files import check_writable, fingerprint
 from minikd.inference import autocast, compute_logits
-from minikd.losses import UNLABELLED, mean_teacher
+from minikd.losses import UNLABELLED, check_soft_loss, mean_teacher
 from minikd.model import Ensemble, count_parameters
 from minikd.student import seeded
 from minikd.techniques.lora import LoRA, add_lora, merge_lora, remove_lora, trainable_parameters, training_state_mb
@@ -42,8 +42,8 @@ def train(
     run: Run | None = None,
 ) -> list[dict]:
     """Fine-tunes a classifier, in place, on the labels of `data.train`, and keeps the epoch that is best on
-    `data.validation`. Returns one dictionary per epoch: epoch, validation_accuracy, validation_loss, confusion (row =
-    true label), seconds.
+    `data.validation`. Returns one dictionary per epoch: epoch, step (optimizer steps done by its end),
+    validation_accuracy, validation_loss, confusion (row = true label), seconds.
 
     `run_dir`: the folder that receives the model, run.json and log.jsonl; without it nothing is written. `resume`
     continues what was interrupted there, and uses what is finished, given the same data, first weights and settings.
@@ -62,6 +62,7 @@ def distill(
     *,
     alpha: float = 0.5,
     T: float = 2.0,
+    soft: str = "kl",
     run_dir: str | Path | None = None,
     resume: bool = False,
     online: bool = False,
@@ -70,8 +71,9 @@ def distill(
     run: Run | None = None,
 ) -> list[dict]:
     """Trains the student, in place, by `minikd.kd_loss`: alpha weighs the labels, 1 − alpha the teacher's outputs at
-    temperature T. All else is as in `train`; but the student also learns from `data.unlabelled`, texts for which the
-    teacher's outputs are all there is.
+    temperature T. `soft` says how these are compared (`minikd.losses.SOFT_LOSSES`): kl, mse (of the logits, without T),
+    dkd or dist (both for three labels and more). All else is as in `train`; but the student also learns from
+    `data.unlabelled`, texts for which the teacher's outputs are all there is.
 
     `teacher`: a TextClassifier, whose labels must be the data's; several of them, whose probabilities at T are
     averaged (`minikd.losses.mean_teacher`); or the logits (N, C) of any other model, or (K, N, C) of several, on
@@ -85,6 +87,7 @@ def distill(
     if not 0 < T < float("inf"):
         raise MinikdError(f"`T` {T}: must be above 0")
     _check_data(data)
+    check_soft_loss(soft, len(student.labels))
     run, alpha, T = _run(run, run_dir, resume, "student"), float(alpha), float(T)
     if isinstance(teacher, np.ndarray):
         teacher = torch.from_numpy(teacher)
@@ -98,8 +101,8 @@ def distill(
             )
     desc = "teacher logits" if run.progress else ""
     logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, T, augmented, desc)
-    loss = distillation_loss(logits, alpha, T, config.label_smoothing)
-    return _train(student, data, data.transfer, config, run, lora, Objective(loss, alpha, T, key), augmented)
+    loss = distillation_loss(logits, alpha, T, config.label_smoothing, soft)
+    return _train(student, data, data.transfer, config, run, lora, Objective(loss, alpha, T, key, soft), augmented)
 
 
 def _run(run: Run | None, run_dir: str | Path | None, resume: bool, name: str) -> Run:
@@ -122,6 +125,7 @@ class Objective(NamedTuple):
     alpha: float = 1.0
     T: float = 1.0
     teacher: str = ""  # a key that tells teachers apart
+    soft: str = "kl"
 
 
 def _train(
@@ -182,7 +186,10 @@ def train_on_tokens(
         "config": config_to_json(classifier.model.config),
         "teacher": objective.teacher,
         "settings": asdict(config) | {"alpha": objective.alpha, "T": objective.T, "precision": classifier.precision},
-    } | ({"lora": asdict(lora) | {"targets": list(lora.targets)}} if lora else {})
+    }
+    if objective.soft != "kl":  # so that runs of before there was a choice still fit
+        run.made_from["settings"]["soft_loss"] = objective.soft
+    run.made_from |= {"lora": asdict(lora) | {"targets": list(lora.targets)}} if lora else {}
     if run.folder and find_finished(run):
         classifier.model, classifier.source = from_pretrained(run.folder), str(run.folder)
         run.tracking.start(run.folder, classifier.labels, run.arguments | run.made_from["settings"])

@@ -7,24 +7,25 @@ black, and two of Tol's (2021): yellow is too pale for a line on white, and blac
 import math
 import re
 
-ROLES = {"teacher": "#0072B2", "distilled": "#D55E00", "baseline": "#009E73"}
-OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#882255", "#332288")
+ROLES = {"teacher": "#0072B2", "distilled": "#D55E00", "baseline": "#009E73", "control": "#CC79A7"}
+OTHERS = ("#E69F00", "#56B4E9", "#882255", "#332288")
 SHADES = (0, 0.45, -0.35, 0.25, -0.2)  # towards white, or black where negative
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":", "-.")
 
 
 def role_of(name: str) -> str | None:
-    """Which of teacher, distilled and baseline is a word of the model's name; None: none of them."""
+    """Which of ROLES is a word of the model's name; None: none of them."""
     return next((word for word in re.findall("[a-z]+", str(name).lower()) if word in ROLES), None)
 
 
 def looks(names) -> dict[str, dict]:
     """{name: {"color", "marker", "linestyle"}} for the models of a picture, whatever their order.
 
-    The word teacher, distilled or baseline in a name decides the colour, so that it is the same in every picture; the
-    other models share the other colours in the order of their names. Models of one colour differ in shade, marker and
-    line: a quantised copy from its original, always in the same way, and models of one role from each other.
+    A role (teacher, distilled, control or baseline) that is a word of a name decides the colour, so that it is the same
+    in every picture; the other models share the other colours in the order of their names. Models of one colour differ
+    in shade, marker and line: a quantised copy from its original, always in the same way, and models of one role from
+    each other.
     """
     parts = {name: re.fullmatch(r"(.*?)(|-int8|-int4)", str(name), re.DOTALL).groups() for name in names}
     originals = sorted({original for original, _ in parts.values()})

@@ -35,17 +35,23 @@ def cells_of(results: dict, key: str) -> list[dict]:
 
 def lines_of(results: dict) -> list[dict]:
     """The models, and below them what their quality is compared with, where it is known: the bag of words, the best
-    possible accuracy, and the interval of distilled − baseline, from the baseline's accuracy on."""
+    possible accuracy, and the interval of each difference between students, from the accuracy of the second on."""
     lines, words, best = list(results["models"]), results.get("bag_of_words"), results.get("best_possible_accuracy")
     accuracies = {row.get("name"): values_of(row, "accuracy") for row in lines}
     lines += [{"name": "bag of words", **words}] if words else []
     lines += [{"name": "best possible", "accuracy": best}] if best is not None else []
-    found = results.get("significance") or {}
-    interval = [found.get(key) for key in ("difference", "low", "high")]
-    known = all(isinstance(value, int | float) and math.isfinite(value) for value in interval)
-    if known and accuracies.get("baseline") and "distilled" in accuracies:
-        start, confidence = statistics.fmean(accuracies["baseline"]), found.get("confidence", 0.95)
-        lines.append({"name": "distilled − baseline", "start": start, "interval": interval, "confidence": confidence})
+    compared = [{"models": ["distilled", "baseline"], **(results.get("significance") or {})}]
+    for found in compared + (results.get("comparisons") or []):
+        (one, other), interval = found["models"], [found.get(key) for key in ("difference", "low", "high")]
+        known = all(isinstance(value, int | float) and math.isfinite(value) for value in interval)
+        if known and accuracies.get(other) and one in accuracies:
+            lines.append({
+                "name": f"{one} − {other}",
+                "models": (one, other),
+                "start": statistics.fmean(accuracies[other]),
+                "interval": interval,
+                "confidence": found.get("confidence", 0.95),
+            })  # fmt: skip
     return lines
 
 
@@ -63,8 +69,9 @@ def losses(results: dict) -> dict[tuple[str, str], list[str]]:
         if settings.get("alpha") == 1:
             kind = "labels alone", ce
         elif settings.keys() >= {"alpha", "T"}:
-            alpha, T = settings["alpha"], settings["T"]
-            kind = "distilled", f"{alpha:g} · {ce} + " * (alpha > 0) + f"{1 - alpha:g} · {T:g}² · KL"
+            alpha, T, soft = settings["alpha"], settings["T"], settings.get("soft_loss", "kl").upper()
+            soft = soft if soft == "MSE" else f"{T:g}² · {soft}"
+            kind = "distilled", f"{alpha:g} · {ce} + " * (alpha > 0) + f"{1 - alpha:g} · {soft}"
         else:
             kind = short(name, 20), f"alpha · {ce} + (1 − alpha) · T² · KL"
         kinds.setdefault(kind, []).append(name)

@@ -90,7 +90,8 @@ def description(run: dict, layers: int, quantization: str | None = None) -> str:
     made_from = run.get("made_from") or {}
     settings = made_from.get("settings") or {}
     if settings and made_from.get("teacher"):
-        parts.append(f"distilled with alpha {settings['alpha']:g} and T {settings['T']:g}")
+        soft = f" by the soft loss {settings['soft_loss']}" if "soft_loss" in settings else ""
+        parts.append(f"distilled{soft} with alpha {settings['alpha']:g} and T {settings['T']:g}")
     elif settings:
         parts.append("trained on the labels alone")
     return ", ".join(parts)

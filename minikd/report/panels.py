@@ -24,20 +24,22 @@ def _heading(ax, title: str, note: str) -> None:
 
 def quality(ax, results: dict, look: dict) -> None:
     """Accuracy and F1, over seeds their mean with an error bar of one standard deviation to either side. The interval
-    is drawn from the baseline's accuracy on, so that it is on the scale of the scores."""
+    of a difference is drawn from the second model's accuracy on, so that it is on the scale of the scores."""
     lines = lines_of(results)
     binary = all(len(row.get("confusion") or "01") == 2 for row in results["models"])
     words = {"accuracy": "● accuracy", "f1": "○ F1" if binary else "○ macro F1"}
     ends = _marks(ax, lines, look, words, statistics.fmean, "{:.3f}".format)
     left, right = min(ends), max(ends)
-    if "interval" in lines[-1]:
-        y, start, (difference, low, high) = len(lines) - 1, lines[-1]["start"], lines[-1]["interval"]
-        color, baseline = look["distilled"]["color"], look["baseline"]["color"]
+    for y, line in enumerate(lines):
+        if "interval" not in line:
+            continue
+        start, (difference, low, high), (one, other) = line["start"], line["interval"], line["models"]
+        color, ground = look[one]["color"], look[other]["color"]
         style = {"linewidth": 6, "alpha": 0.4, "solid_capstyle": "butt", "label": "interval"}
         ax.plot([start + low, start + high], [y, y], color=color, **style)
         ax.plot(start + difference, y, "|", color=color, markersize=16, markeredgewidth=2)
-        ax.plot([start] * 2, [list(look).index("baseline"), y + 0.35], color=baseline, linestyle=":", zorder=1)
-        text = f"{lines[-1]['confidence']:.0%}: {points(low)} to {points(high)}"
+        ax.plot([start] * 2, [list(look).index(other), y + 0.35], color=ground, linestyle=":", zorder=1)
+        text = f"{line['confidence']:.0%}: {points(low)} to {points(high)}"
         _at_right(ax, y, f"{points(difference)} points\n{text}")
         left = max(left - 0.1, min(left, start + low))  # one of few seeds is huge
         right = min(right + 0.1, max(right, start + high))

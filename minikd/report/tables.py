@@ -2,7 +2,8 @@
 
 import statistics
 
-from minikd.report.drawing import points, three_digits
+from minikd.report.drawing import three_digits
+from minikd.report.sentences import nothing_to_distil, quantization_changes, sentence, start_of_students
 
 # Key in results.json, heading, format (None: three significant digits). A line without any value is left out.
 MEASURES = (
@@ -11,11 +12,13 @@ MEASURES = (
     ("size_mb", "weights, MiB", "{:.2f}"),
     ("accuracy", "accuracy", "{:.4f}"),
     ("agreement", "same label as unquantised", "{:.2%}"),
+    ("teacher_agreement", "same label as the teacher", "{:.2%}"),
     ("f1", "F1", "{:.4f}"),
     ("precision", "precision", "{:.4f}"),
     ("recall", "recall", "{:.4f}"),
     ("weighted_f1", "weighted F1", "{:.4f}"),
     ("kl_to_truth", "KL to truth", "{:.4f}"),
+    ("kl_to_teacher", "KL to the teacher", "{:.4f}"),
     ("nll", "negative log-likelihood", "{:.4f}"),
     ("brier", "Brier score", "{:.4f}"),
     ("ece", "ECE, 15 bins", "{:.4f}"),
@@ -28,6 +31,7 @@ MEASURES = (
     ("batch_128_ms", "ms/batch of 128", None),
     ("throughput", "samples/s, in batches of 100", "{:,.0f}"),
     ("peak_memory_mb", "peak memory of inference, MiB", "{:,.0f}"),
+    ("optimizer_steps", "optimizer steps", "{:,.0f}"),
     ("training_minutes", "minutes of training", "{:,.1f}"),
     ("caching_minutes", "minutes of caching its logits", "{:,.1f}"),
     ("run_minutes", "minutes of the whole run", "{:,.1f}"),
@@ -54,14 +58,6 @@ COMPARISONS = (
 IMPLIED = {key for key, *_ in COMPARISONS if key.endswith("_change")} - {"accuracy_change"}
 # What a sweep can choose by: the figure of a cell, and whether the lowest (1) or the highest (-1) is the best.
 CRITERIA = {"accuracy": ("validation_accuracy", -1), "nll": ("validation_loss", 1), "ece": ("validation_ece", 1)}
-# What a quantised copy changes: words, key, format, unit.
-QUANTIZED = (
-    ("latency one at a time", "latency_1_change", "+z.0%", ""),
-    ("in batches of 100", "latency_change", "+z.0%", ""),
-    ("peak memory", "memory_change", "+z.0%", ""),
-    ("size", "size_change", "+z.0%", ""),
-    ("accuracy", "accuracy_change", "+z.2f", " points"),
-)
 
 
 def report(results: dict, keys: tuple[str, ...] = ()) -> str:
@@ -135,8 +131,8 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
             f"only {results['examples']} examples in the {_split(results)}, too few to tell models apart: "
             f"chance alone moves an accuracy by up to ±{100 * margin:.0f} points (95%)"
         )
-    if first_weights := results.get("first_weights"):
-        lines.append(_starts(first_weights, [row["name"] for row in results["models"]]))
+    if results.get("first_weights"):
+        lines.append(start_of_students(results))
     if words := results.get("bag_of_words"):
         lines.append(f"bag of words (logistic regression): accuracy {format_figure(words['accuracy'], '{:.4f}')}")
     if ceiling := results.get("best_possible_accuracy"):
@@ -150,8 +146,14 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
         if names := results.get(key):
             was, its = ("were", "their") if len(names) > 1 else ("was", "its")
             lines.append(f"{', '.join(names)} {was} trained on {what.format(its)}")
+    if line := nothing_to_distil(results["models"]):
+        lines.append(line)
+    too_few = "chance_margin" in results
     if results.get("significance"):
-        lines.append(sentence(results["significance"], too_few="chance_margin" in results))
+        lines.append(sentence(results["significance"], too_few=too_few))
+    for part in results.get("comparisons", []):
+        gives = "the loss" if part["models"] == ["distilled", "control"] else "the start"
+        lines.append(sentence(part, *part["models"], gives, too_few))
     lines += quantization_changes(results.get("quantized", []), results["precision"])
     if results.get("found_finished") is not None and (not keys or "run_minutes" in keys):
         found = results["found_finished"] + ["the steps before --resume"] * bool(results["arguments"].get("resume"))
@@ -165,21 +167,6 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
             + f"; also: {published.get('also')}" * bool(published.get("also"))
         )
     return "\n".join([*lines, conditions(results)])
-
-
-def _starts(first_weights: dict | str, models: list[str]) -> str:
-    """Which student starts from what. A string is that of all students, in results of earlier versions."""
-    students = [name for name in ("distilled", "control", "baseline") if name in models]
-    if isinstance(first_weights, str):
-        first_weights = dict.fromkeys(("distilled", "baseline"), first_weights)
-    first_weights = {"control": first_weights["distilled"]} | first_weights
-    alike: dict[str, list[str]] = {}
-    for name in students:
-        alike.setdefault(first_weights[name], []).append(name)
-    starts = [f"{' and '.join(names)} start{'s' * (len(names) == 1)} from {words}" for words, names in alike.items()]
-    alone = [name for name in students if name != "distilled"]
-    starts += [f"{' and '.join(alone)} learn{'s' * (len(alone) == 1)} from the labels alone"] * bool(alone)
-    return "; ".join(starts)
 
 
 def conditions(results: dict) -> str:
@@ -205,42 +192,6 @@ def _split(results: dict) -> str:
     return f"{results['split']} split".lstrip()
 
 
-def sentence(comparison: dict, name_a: str = "distilled", name_b: str = "baseline", too_few: bool = False) -> str:
-    """What `compare` found, in plain words: the difference, the interval, the verdict, and McNemar's p per seed.
-
-    A record of several seeds without "method" is of an earlier version, which used a paired bootstrap: too narrow for a
-    verdict. `too_few`: the examples allow none.
-    """
-    low, high, seeds = points(comparison["low"]), points(comparison["high"]), len(comparison["seeds"])
-    method = comparison.get("method", "paired bootstrap")
-    over = f"{method} over {comparison['examples']:,} examples and {seeds} seed{'s' * (seeds > 1)}"
-    verdict = "So few examples allow no verdict" if too_few else _verdict(comparison, name_a, name_b)
-    p_values = ", ".join("<0.001" if test["p"] < 0.001 else f"{test['p']:.3f}" for test in comparison["seeds"])
-    return (
-        f"{name_a} − {name_b}: {points(comparison['difference'])} points of accuracy "
-        f"({comparison['confidence']:.0%} interval {low} to {high}, {over}). "
-        f"{verdict}; McNemar's p{' per seed' * (seeds > 1)}: {p_values}."
-    )
-
-
-def _verdict(comparison: dict, name_a: str, name_b: str) -> str:
-    """What the interval allows to say: of these two models with one seed, of such training runs with several."""
-    one_pair, better = len(comparison["seeds"]) == 1, name_a if comparison["low"] > 0 else name_b
-    if comparison["low"] <= 0 <= comparison["high"]:
-        what = (
-            "which of this pair of models is better" if one_pair else "that training runs like these make either better"
-        )
-        return f"The interval includes 0: this test does not show {what}"
-    if one_pair:
-        return (
-            f"The interval excludes 0: of this pair of models, {better} is the better one (other training runs may "
-            f"differ)"
-        )
-    if "method" not in comparison:
-        return "The interval excludes 0, but a bootstrap of so few seeds is too narrow for a verdict"
-    return f"The interval excludes 0: in training runs like these, {better} is better on average"
-
-
 def best_cell(cells: list[dict], choose: str) -> dict:
     """The cell of a sweep with the best figure: the highest "accuracy", or the lowest "nll" or "ece"; ties go to the
     lower nll, and then to the earlier cell."""
@@ -257,15 +208,3 @@ def sweep_choice(sweep: dict) -> str:
         others += f"; by {name}: {best}" * (best != chosen)
     by = sweep.get("choose", "accuracy")
     return f"{chosen} chosen on validation by {by}, among {len(cells)} pairs of a sweep{others}"
-
-
-def quantization_changes(copies: list[dict], precision: str) -> list[str]:
-    """A line for each quantised copy: what it changes against its original in `precision`; and a line on what
-    experiment E5's author hoped for. [] where there are none."""
-    lines = []
-    for copy in copies:
-        parts = [f"{words} {copy[key]:{form}}{unit}" for words, key, form, unit in QUANTIZED if copy[key] is not None]
-        changes = f"{copy['name']} against {copy['original']} in {precision}: {', '.join(parts)}"
-        lines.append(changes.replace(" -", " −"))
-    wish = "for comparison: the author of experiment E5 hoped for 30 % less latency and half the size"
-    return [*lines, wish] if lines else []

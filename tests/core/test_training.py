@@ -406,8 +406,10 @@ def test_teacher_logits_are_stored_by_example_and_reused_only_for_the_same_teach
 
 
 def test_patience_stops_after_epochs_that_are_no_better(data, tmp_path):
-    history = train(make_model(), *data, replace(SETTINGS, epochs=9, lr=1e-12, patience=2), tmp_path, CPU)
+    settings = replace(SETTINGS, epochs=9, lr=1e-12, patience=2, grad_accum=2)
+    history = train(make_model(), *data, settings, tmp_path, CPU)
     best = max(history, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))["epoch"]
+    assert [line["step"] for line in history] == [7 * epoch for epoch in range(1, best + 3)]  # 100 examples, 16 a step
     assert len(history) == best + 2 < 9
 
 

@@ -1,6 +1,7 @@
 """Finished models side by side: each figure belongs to its own model, and the report says what the figures can bear."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -12,14 +13,14 @@ from conftest import QUICK, WORDS, save_model
 from minikd.classifier import TextClassifier
 from minikd.config import EncoderConfig
 from minikd.datasets import Split
-from minikd.evaluation.comparison import compare_with_first, distilled_against_baseline
+from minikd.evaluation.comparison import compare_students, compare_with_first, figures_of, likeness_to_teacher
 from minikd.evaluation.costs import measure_speed
 from minikd.evaluation.significance import compare
 from minikd.experiment.caches import cached_tokens
 from minikd.experiment.readme import without_paths
 from minikd.experiment.results import complete, evaluate
 from minikd.model import Classifier, count_parameters
-from minikd.report.tables import notes, report
+from minikd.report.tables import notes, report, table
 from minikd.tokenizer import train_wordpiece
 
 CPU = torch.device("cpu")
@@ -94,6 +95,47 @@ def test_quality_is_that_of_each_models_and_seeds_own_logits(evaluated):
         assert rows[name]["accuracy"] == pytest.approx(own[name])
 
 
+def test_likeness_to_the_teacher_is_that_of_each_models_and_seeds_own_logits(evaluated):
+    _, _, rows, logits = evaluated
+    (teacher,) = logits["teacher"]
+    for name in ("distilled", "baseline"):
+        same = [(one.argmax(dim=-1) == teacher.argmax(dim=-1)).double().mean().item() for one in logits[name]]
+        kl = [torch.distributions.kl_divergence(*(torch.distributions.Categorical(logits=each.double())
+              for each in (teacher, one))).mean().item() for one in logits[name]]  # fmt: skip
+        assert rows[name]["teacher_agreement"] == pytest.approx(same) and 0 < min(same) < max(same) < 1
+        assert rows[name]["kl_to_teacher"] == pytest.approx(kl)
+    assert not {"teacher_agreement", "kl_to_teacher"} & rows["teacher"].keys()
+
+
+def test_likeness_to_the_teacher_by_hand():
+    # The teacher's probabilities are (3/4, 1/4) and (1/2, 1/2), the model's (1/2, 1/2) for both; a tie is the first
+    # label's, as everywhere.
+    even, sure = torch.zeros(1, 2), torch.tensor([[math.log(3), 0.0]])
+    found = likeness_to_teacher(torch.cat([even, even]), torch.cat([sure, even]))
+    kl = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert found == {"teacher_agreement": 1.0, "kl_to_teacher": pytest.approx(kl / 2, rel=1e-6)}
+    assert likeness_to_teacher(-sure, sure)["teacher_agreement"] == 0
+    far = torch.tensor([[1e4, -1e4]])  # a probability of exactly 0
+    assert likeness_to_teacher(far, far) == {"teacher_agreement": 1.0, "kl_to_teacher": 0.0}
+
+
+def test_several_teachers_are_each_compared_with_the_student_of_their_seed():
+    logits = {"teacher": [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])]}
+    logits |= {"distilled": logits["teacher"][::-1], "other": logits["teacher"][:1]}
+    found = {name: figures_of(name, logits, Split([""], [0])) for name in logits}
+    assert found["distilled"]["teacher_agreement"] == [0, 0]
+    assert not {"teacher_agreement", "kl_to_teacher"} & (found["other"].keys() | found["teacher"].keys())
+
+
+def test_the_table_shows_likeness_to_the_teacher_where_it_is_known():
+    rows = [{"name": "teacher", "accuracy": 0.9}, {"name": "distilled", "accuracy": 0.8}]
+    assert "the teacher" not in table({"models": rows})  # as in results of earlier versions
+    rows[1] |= {"teacher_agreement": [0.9, 0.91], "kl_to_teacher": [0.1, 0.2]}
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table({"models": rows}).splitlines()]
+    assert ["same label as the teacher", "–", "90.50% ± 0.71%"] in lines
+    assert ["KL to the teacher", "–", "0.1500 ± 0.0707"] in lines
+
+
 def test_costs_are_those_of_the_rows_own_model(evaluated):
     models, tokens, rows, _ = evaluated
     for name, row in rows.items():
@@ -145,7 +187,7 @@ def test_the_difference_is_distilled_less_baseline_seed_by_seed():
         return torch.nn.functional.one_hot(predicted, 2).float()
 
     all_wrong = logits(False, False, False, False)
-    found = distilled_against_baseline(
+    found = compare_students(
         {
             "baseline": [all_wrong, logits(True, False, False, False)],  # in another order than the report's
             "teacher": [all_wrong],
@@ -155,7 +197,38 @@ def test_the_difference_is_distilled_less_baseline_seed_by_seed():
     )["significance"]
     assert [(test["only_a"], test["only_b"]) for test in found["seeds"]] == [(3, 0), (2, 1)]
     assert found["difference"] == (3 + 1) / 8 and found["examples"] == 4
-    assert distilled_against_baseline({"distilled": [all_wrong], "teacher": [all_wrong]}, Split([""] * 4, labels)) == {}
+    assert compare_students({"distilled": [all_wrong], "teacher": [all_wrong]}, Split([""] * 4, labels)) == {}
+
+
+def test_a_control_divides_the_gain_into_what_the_loss_and_what_the_start_give():
+    split = Split([""] * 300, [0] * 300)
+    right = {"baseline": [150, 160], "distilled": [225, 236], "control": [180, 193]}
+    answers = torch.tensor([[0.0, 1.0], [1.0, 0.0]])  # wrong, right
+    logits = {name: [answers[(torch.arange(300) < count).long()] for count in counts] for name, counts in right.items()}
+    found = compare_students(logits, split)
+    loss, start = found["comparisons"]
+    assert (loss["models"], start["models"]) == (["distilled", "control"], ["control", "baseline"])
+    assert [test["only_a"] for test in loss["seeds"]] == [45, 43] and [t["only_b"] for t in loss["seeds"]] == [0, 0]
+    assert [test["only_a"] for test in start["seeds"]] == [30, 33]
+    assert found["significance"]["difference"] == pytest.approx(loss["difference"] + start["difference"])
+    own = {key: value for key, value in start.items() if key != "models"}
+    correct = {name: np.arange(300) < np.array(counts)[:, None] for name, counts in right.items()}
+    assert own == compare(correct["control"], correct["baseline"])  # with its interval
+    without = compare_students({name: logits[name] for name in ("control", "distilled")}, split)
+    assert without == {"comparisons": [loss]}
+    assert "comparisons" not in compare_students({name: logits[name] for name in ("baseline", "distilled")}, split)
+
+
+def test_the_notes_say_what_the_loss_and_what_the_start_give():
+    right = {name: np.arange(1000)[None] < count for name, count in (("d", 900), ("c", 850), ("b", 840))}
+    parts = [{"models": ["distilled", "control"], **compare(right["d"], right["c"])},
+             {"models": ["control", "baseline"], **compare(right["c"], right["b"])}]  # fmt: skip
+    text = notes(results(1000, "distilled", "control", "baseline", comparisons=parts)).splitlines()
+    assert text[0].startswith("distilled − control (what the loss gives): +5.00 points of accuracy (95% interval +3.6")
+    assert text[1].startswith("control − baseline (what the start gives): +1.00 points of accuracy (95% interval +0.3")
+    assert "of this pair of models, control is the better one" in text[1]
+    few = complete(results(50, "distilled", "control", "baseline", comparisons=parts))
+    assert notes(few).count("allow no verdict") == 2
 
 
 def results(examples, *names, **other):
@@ -189,8 +262,8 @@ def test_the_report_says_what_the_students_started_from(script, corpus, bare):
     assert script(*command)[0] == 0
     found = json.loads(Path("runs/films/results.json").read_text())
     words = "layers [0, 3] and head of the fine-tuned teacher", f"layers [0, 3] of {bare.name} before fine-tuning"
-    assert found["first_weights"] == dict(zip(("distilled", "baseline"), words))
-    starts = f"distilled starts from {words[0]}; baseline starts from {words[1]}; baseline learns from the labels alone"
+    assert found["first_weights"] == dict(zip(("distilled", "control", "baseline"), (words[0], *words)))
+    starts = f"distilled starts from {words[0]}; baseline starts from {words[1]}; the baseline is trained on the labels alone"
     assert starts in Path("runs/films/results.md").read_text().splitlines()
 
 
@@ -203,6 +276,23 @@ def test_the_report_names_random_weights_and_a_folders_weights(script, corpus, b
     assert status == 0 and "\ndistilled starts from the weights of my-encoder\n" in out
     found = json.loads(Path("runs/films/results.json").read_text())
     assert str(tmp_path) not in json.dumps(without_paths(found))
+
+
+def test_the_report_says_it_of_each_student_where_they_start_from_different_weights():
+    teachers, own = "the fine-tuned teacher's layers [0, 3]", "the layers [0, 3] of minilm"
+    three = ("distilled", "control", "baseline")
+    weights = {"distilled": teachers, "control": teachers, "baseline": own}
+    line, _ = notes(results(484, "teacher", *three, first_weights=weights)).splitlines()
+    assert line == (
+        f"distilled and control start from {teachers}; baseline starts from {own}; "
+        "control and baseline are trained on the labels alone"
+    )
+    line, _ = notes(results(484, *three, first_weights=own)).splitlines()
+    assert line.startswith(f"distilled, control and baseline start from {own}; control and")
+    line, _ = notes(results(484, "distilled", "baseline", first_weights=weights)).splitlines()
+    assert line == (
+        f"distilled starts from {teachers}; baseline starts from {own}; the baseline is trained on the labels alone"
+    )
 
 
 def test_earlier_results_without_first_weights_are_still_reported():

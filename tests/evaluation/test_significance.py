@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from coverage_of_intervals import coverage
+from coverage_of_intervals import coverage, detections
 from scipy import stats
 
 from minikd.evaluation.significance import (
@@ -15,14 +15,17 @@ from minikd.evaluation.significance import (
     chance_margin,
     compare,
     compare_counts,
+    detectable_difference,
     interval,
     mcnemar,
+    paired_detectable,
     paired_interval,
     t_quantile,
     two_way_interval,
 )
 from minikd.experiment.results import complete
-from minikd.report.tables import notes, sentence
+from minikd.report.sentences import sentence
+from minikd.report.tables import notes
 
 
 def answers(seeds=1, examples=400, only_a=0.1, only_b=0.05, seed=0):
@@ -170,6 +173,40 @@ def test_pairing_narrows_the_interval_where_the_models_know_the_same_examples():
     assert half_width(interval(difference_of(a, b))) < 0.5 * half_width(interval(difference_of(a, apart)))
 
 
+POWER = [*itertools.product((3, 5), (484, 2000), (0.0, 0.02)), (1, 484, 0.0), (1, 2000, 0.0)]
+
+
+@pytest.mark.parametrize(("seeds", "examples", "spread"), POWER)
+def test_the_detectable_difference_is_found_in_4_of_5_simulated_experiments(seeds, examples, spread):
+    found = np.mean(detections(seeds, examples, spread, repeats=400))  # 1,600 experiments: chance moves it by ±0.02
+    assert 0.75 <= found <= 0.85
+
+
+def test_one_pairs_detectable_difference_by_hand():
+    # z = 1.95996 + 0.84162 = 2.80158, z² = 7.84888; with 98 + 2 of 998 + 2 examples p is 0.1: √(0.1 / 1007.84888)
+    assert paired_detectable(60, 38, 998) == pytest.approx(2.80158 * math.sqrt(0.1 / 1007.84888), rel=1e-5)
+    found = paired_detectable(60, 38, 998)
+    assert found == pytest.approx(2.80158 * math.sqrt((0.1 - found**2) / 1000), rel=1e-5)  # so many standard errors
+    assert paired_detectable(38, 60, 998) == found == detectable_difference(np.repeat([[1, -1, 0]], (60, 38, 900), 1))
+    assert paired_detectable(0, 0, 998) == pytest.approx(7.84888 / 1007.84888, rel=1e-5)  # eight examples, on one side
+    assert paired_detectable(60, 38, 998, confidence=0.9) < found < paired_detectable(60, 38, 998, power=0.9)
+
+
+def test_the_detectable_difference_of_several_seeds_has_the_quantiles_of_the_interval():
+    random = np.random.default_rng(0)
+    true = np.array([-0.1, 0.0, 0.02, 0.1, 0.13])  # far more than what 20,000 examples blur: seeds alone count
+    difference = (random.random((5, 20_000)) < 0.2 + true[:, None]).astype(np.int8)
+    difference -= random.random((5, 20_000)) < 0.2
+    error = difference.mean(axis=1).std(ddof=1) / math.sqrt(5)
+    expected = (stats.t.ppf(0.975, 4) + stats.t.ppf(0.8, 4)) * error
+    assert detectable_difference(difference) == pytest.approx(expected, abs=0.001)
+    same = difference_of(*answers()).repeat(4, axis=0)  # the same answers with every seed: examples alone count
+    assert detectable_difference(same) == pytest.approx(detectable_difference(same[:1]), rel=0.02)
+    ten = difference_of(*answers(10))
+    assert detectable_difference(ten) > half_width(two_way_interval(ten))
+    assert detectable_difference(np.array([[1, 1], [-1, 1]], dtype=np.int8)) == 1.0
+
+
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 30, 200])
 @pytest.mark.parametrize("probability", [0.025, 0.5, 0.8, 0.975, 0.995])
 def test_quantiles_of_students_t_are_scipys(degrees, probability):
@@ -211,6 +248,7 @@ def test_comparison_holds_both_answers_and_survives_json(seeds, method):
         "high": high,
         "confidence": 0.95,
         "method": method,
+        "detectable": detectable_difference(difference_of(a, b)),
         "seeds": [{"only_a": one, "only_b": two, "p": mcnemar(int(one), int(two))} for one, two in counts],
         "examples": 400,
     }
@@ -245,6 +283,12 @@ def test_sentence_speaks_of_this_pair_of_models_where_there_is_one():
     worse = sentence(one | {"difference": -0.02, "low": -0.03, "high": -0.01})
     assert "of this pair of models, baseline is the better one (other training runs" in worse
     assert "includes 0: this test does not show which of this pair of models is better;" in sentence(one | {"low": -1})
+
+
+def test_sentence_says_how_small_a_difference_such_experiments_find():
+    found = sentence(FOUND | {"detectable": 0.01862})
+    assert found == sentence(FOUND) + " A true difference of 1.86 points would be found in 4 of 5 such experiments."
+    assert "4 of 5" in sentence(compare(*answers())) and "4 of 5" not in sentence(compare(*answers()), too_few=True)
 
 
 def test_an_earlier_records_sentence_names_the_method_that_made_it():
@@ -291,5 +335,6 @@ def test_anything_but_paired_booleans_is_refused():
 
 def test_a_record_of_one_seed_from_an_earlier_version_gets_the_present_interval():
     present = compare_counts(40, 20, 500)
-    old = {key: value for key, value in present.items() if key != "method"} | {"low": -0.5, "high": 0.5}
+    new = ("method", "detectable")
+    old = {key: value for key, value in present.items() if key not in new} | {"low": -0.5, "high": 0.5}
     assert shown(old) == shown(present) and "Bonett-Price" in shown(old)

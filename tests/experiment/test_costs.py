@@ -62,7 +62,7 @@ def dataset():
 def logits_in_training(monkeypatch, student, teacher, **options):
     """The function batch -> teacher's logits that `distill` trains with; nothing is trained."""
     losses = []
-    monkeypatch.setattr("minikd.training.kd_loss", lambda logits, teacher_logits, *_: teacher_logits)
+    monkeypatch.setattr("minikd.training.kd_loss", lambda logits, teacher_logits, *_, soft: teacher_logits)
     monkeypatch.setattr("minikd.experiment.training.run_training", lambda *given: losses.append(given[4]) or [])
     distill(student, teacher, dataset(), run=Run(progress=False), **options)
     return lambda batch: losses[0](None, batch)
@@ -102,7 +102,10 @@ def test_a_teacher_that_is_used_as_it_is_keeps_what_its_training_cost(script, co
     for teacher, output in (("trained", "out"), ("out/teacher", "out"), ("out/teacher", "copy")):  # a copy of a copy
         status, _, err = script("distill.py", "--teacher", teacher, *flags, output)
         assert (status, err) == (0, "")
-        row = read_json(f"{output}/results.json")["models"][0]
+        row, student = read_json(f"{output}/results.json")["models"]
+        assert row["validated_on"] == student["validated_on"]
+        best = max(epoch["validation_accuracy"] for epoch in read_json("trained/run.json")["history"])
+        assert row["validation_accuracy"] == best and row["optimizer_steps"] > 0
         assert (row["name"], row["training_minutes"], row["training_peak_mb"]) == ("teacher", 5.0, 77.0)
         assert "confusion" not in read_json(f"{output}/teacher/run.json")["history"][0]
         text = Path(f"{output}/results.md").read_text()

@@ -20,7 +20,7 @@ from minikd.cli.models import check_not_source
 from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
 from minikd.experiment.caches import cached_tokens, model_fingerprint
-from minikd.experiment.results import training_costs
+from minikd.experiment.recorded import best_validation, training_costs
 from minikd.experiment.runs import environment, publish
 from minikd.experiment.state import differences
 from minikd.files import atomic_write
@@ -171,7 +171,7 @@ def test_a_run_that_is_stopped_while_it_trains_anew_leaves_the_older_one_whole(t
         assert contents(folder)[:3] == older[:3], where
 
 
-@pytest.mark.parametrize("source", ["", "teacher", "distilled", "baseline", "sweep/a", "seed-43/distilled"])
+@pytest.mark.parametrize("source", ["", "teacher", "distilled", "baseline", "control", "sweep/a", "seed-43/distilled"])
 def test_a_run_is_refused_where_it_would_write_over_the_model_it_starts_from(tmp_path, source):
     (tmp_path / "out" / source).mkdir(parents=True)
     with pytest.raises(MinikdError, match=r"^--student .*: the run would write over it; give another --output-dir$"):
@@ -313,7 +313,7 @@ def test_every_setting_of_a_training_is_among_the_changes():
 
 def test_the_minutes_of_training_are_minutes_and_include_the_part_before_a_stop(tmp_path, monkeypatch):
     (tmp_path / "run.json").write_text(json.dumps({"arguments": {}, "history": [{"seconds": 30.0}, {"seconds": 90.0}]}))
-    assert training_costs(tmp_path)["training_minutes"] == 2.0
+    assert training_costs(tmp_path) == {"training_minutes": 2.0}  # of an earlier version, which counted no steps
     folder, calls = tmp_path / "stopped", []
 
     def slow_teacher(batch):
@@ -330,6 +330,24 @@ def test_the_minutes_of_training_are_minutes_and_include_the_part_before_a_stop(
     run(folder, resume=True, **more)
     (epoch,) = json.loads((folder / "run.json").read_text())["history"]
     assert len(calls) == 4 and 0.7 < epoch["seconds"] < 2.0
+    assert training_costs(folder)["optimizer_steps"] == 4  # of both parts
+
+
+def test_the_validation_accuracy_is_that_of_the_weights_that_were_kept(tmp_path):
+    def folder(name, *accuracies, split="a", **other):
+        record = {"arguments": {}, "history": [{"validation_accuracy": accuracy} for accuracy in accuracies]}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(record | {"made_from": {"validation": split}} | other))
+        return str(tmp_path / name)
+
+    one, two = folder("one", 0.7, 0.9, 0.8), folder("two", 0.6)
+    assert best_validation([one]) == {"validation_accuracy": 0.9, "validated_on": "a"}
+    assert best_validation([one, two]) == {"validation_accuracy": [0.9, 0.6], "validated_on": "a"}
+    copy = folder("copy", 0.5, made_from=None, validation="a")
+    assert best_validation([copy, one]) == {"validation_accuracy": [0.5, 0.9], "validated_on": "a"}
+    unknown = folder("older copy", 0.5, made_from=None), folder("elsewhere", 0.5, split="b"), folder("empty"), None, "?"
+    assert [best_validation([one, other]) for other in unknown] == [{}] * 5
+    assert best_validation([unknown[0]]) == {} == best_validation([unknown[3]])
 
 
 def test_a_state_of_an_older_version_is_resumed(tmp_path):

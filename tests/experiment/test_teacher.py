@@ -44,9 +44,9 @@ def targets(monkeypatch, knowledge, data, tokenizer, online=False, precision="fp
     examples; and the run."""
     seen, run = [], Run()
 
-    def spy(logits, teacher_logits, *settings):
+    def spy(logits, teacher_logits, *settings, **soft):
         seen.append(teacher_logits)
-        return kd_loss(logits, teacher_logits, *settings)
+        return kd_loss(logits, teacher_logits, *settings, **soft)
 
     monkeypatch.setattr("minikd.training.kd_loss", spy)
     student = classifier(tokenizer, 1, precision)

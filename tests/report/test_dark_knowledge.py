@@ -233,6 +233,8 @@ def test_a_description_has_the_layers_alpha_and_T_of_run_json():
     settings = {"alpha": 0.5, "T": 2.0, "epochs": 3}
     run = {"arguments": {"alpha": [0.1, 0.5]}, "made_from": {"teacher": "key", "settings": settings}}
     assert description(run, 3) == "3 layers, distilled with alpha 0.5 and T 2"
+    run["made_from"]["settings"]["soft_loss"] = "mse"
+    assert description(run, 3) == "3 layers, distilled by the soft loss mse with alpha 0.5 and T 2"
     run["made_from"]["teacher"] = None
     assert description(run, 3) == "3 layers, trained on the labels alone"
     assert description({}, 1, "int8") == "1 layer, int8"

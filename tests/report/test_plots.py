@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from minikd.errors import MinikdError
-from minikd.experiment.results import complete, loss_curves, read_results
+from minikd.experiment.recorded import loss_curves
+from minikd.experiment.results import complete, read_results
 from minikd.report.drawing import ROLES, looks, short
+from minikd.report.figures import losses
 from minikd.report.plots import DPI, dashboard, draw
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -156,9 +158,11 @@ def colors_in(figure, names) -> dict:
     return found
 
 
-@pytest.mark.parametrize("names", [("baseline", "distilled", "teacher"), ("distilled", "teacher", "baseline")])
+@pytest.mark.parametrize(
+    "names", [("control", "baseline", "distilled", "teacher"), ("distilled", "teacher", "baseline")]
+)
 def test_a_role_has_its_colour_in_every_panel_whatever_the_order(names):
-    found = colors_in(draw(make_results(names)), MODELS)
+    found = colors_in(draw(make_results(names)), names)
     shared = {"Quality", "Size", "Latency", "Validation accuracy", "Reliability"}
     for name, panels in found.items():
         kind = "distilled" if name == "distilled" else "labels alone"
@@ -182,7 +186,7 @@ def hue_of(color):
     return matplotlib.colors.rgb_to_hsv(matplotlib.colors.to_rgb(color))[0]
 
 
-@pytest.mark.parametrize("base", ["teacher", "distilled", "baseline", "fpb-full", "distilled-2"])
+@pytest.mark.parametrize("base", ["teacher", "distilled", "control", "baseline", "fpb-full", "distilled-2"])
 def test_a_quantised_copy_has_its_originals_hue_and_another_shade_marker_and_line(base):
     names = [base, f"{base}-int8", f"{base}-int4"]
     found = looks([*names, "another"])
@@ -199,7 +203,7 @@ def test_twenty_models_are_told_apart_by_colour_marker_and_line(name):
     lines = panels_of(figure)["Validation accuracy"].lines
     assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == 20
     if name == "model {}":
-        assert len({look["color"] for look in looks(f"model {i}" for i in range(5)).values()} | {*ROLES.values()}) == 8
+        assert len({look["color"] for look in looks(f"model {i}" for i in range(4)).values()} | {*ROLES.values()}) == 8
 
 
 def test_axes_carry_their_units(whole):
@@ -278,6 +282,25 @@ def test_quality_holds_the_bag_of_words_the_best_possible_and_the_interval():
         ]
 
 
+def test_quality_draws_each_difference_from_the_second_models_accuracy_on():
+    results = make_results(["teacher", "distilled", "control", "baseline"])
+    accuracy = {row["name"]: row["accuracy"] for row in results["models"]}
+    results["significance"] = {"difference": 0.014, "low": -0.004, "high": 0.031}
+    parts = [{"models": ["distilled", "control"], "difference": 0.01, "low": 0.002, "high": 0.02}]
+    parts += [{"models": ["control", "baseline"], "difference": 0.004, "low": -0.01, "high": 0.03}]
+    ax = panels_of(draw(results | {"comparisons": parts}))["Quality"]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names[4:] == ["distilled − baseline", "distilled − control", "control − baseline"]
+    intervals = [line for line in ax.lines if line.get_label() == "interval"]
+    ends = [(line.get_xdata()[0], line.get_xdata()[1], line.get_ydata()[0]) for line in intervals]
+    base, control = accuracy["baseline"], accuracy["control"]
+    assert ends == [(pytest.approx(base - 0.004), pytest.approx(base + 0.031), 4),
+                    (pytest.approx(control + 0.002), pytest.approx(control + 0.02), 5),
+                    (pytest.approx(base - 0.01), pytest.approx(base + 0.03), 6)]  # fmt: skip
+    assert [line.get_color() for line in intervals] == [ROLES["distilled"]] * 2 + [ROLES["control"]]
+    assert {"+1.00 points\n95%: +0.20 to +2.00", "+0.40 points\n95%: −1.00 to +3.00"} <= set(texts_of(ax))
+
+
 def losses_of(results) -> dict:
     """{title without "Training loss, ": (note, names drawn)}"""
     panels = panels_of(draw(results)).items()
@@ -320,16 +343,19 @@ def test_the_formula_is_that_recorded_with_the_curve_whatever_the_models_name():
     figure = draw(results)
     notes = [texts_of(ax)[-1] for ax in figure.axes if ax.get_title(loc="left").startswith("Training loss")]
     assert sorted(notes) == ["0.5 · CE + 0.5 · 8² · KL, smoothed", "1 · 4² · KL, smoothed", "CE, smoothed"]
+    for soft, words in (("mse", "0.5 · CE + 0.5 · MSE"), ("dkd", "0.5 · CE + 0.5 · 8² · DKD")):
+        results["curves"]["distilled"]["settings"] = {"alpha": 0.5, "T": 8.0, "soft_loss": soft}
+        assert ("distilled", words) in losses(results)
 
 
 def test_a_curve_comes_with_the_settings_of_its_loss(tmp_path):
     lines = [{"step": 1, "epoch": 0.5, "loss": 0.7}, {"epoch": 1, "validation_accuracy": 0.8, "validation_loss": 0.5}]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    settings = {"alpha": 0.3, "T": 4.0, "label_smoothing": 0.1, "lr": 1e-4}
+    settings = {"alpha": 0.3, "T": 4.0, "label_smoothing": 0.1, "soft_loss": "mse", "lr": 1e-4}
     for teacher, expected in (("key", settings), (None, settings | {"alpha": 1.0, "T": 1.0})):
         run = {"arguments": {}, "made_from": {"teacher": teacher, "settings": settings}}
         (tmp_path / "run.json").write_text(json.dumps(run))
-        assert loss_curves(tmp_path)["settings"] == {key: expected[key] for key in ("alpha", "T", "label_smoothing")}
+        assert loss_curves(tmp_path)["settings"] == {key: expected[key] for key in settings if key != "lr"}
     (tmp_path / "run.json").unlink()
     assert loss_curves(tmp_path) == {"train": [[0.5, 0.7]], "validation": [[1, 0.8, 0.5]]}
 

@@ -17,7 +17,7 @@ from minikd.evaluation.bag_of_words import bag_of_words
 from minikd.evaluation.comparison import compare_with_first, merge_seeds
 from minikd.evaluation.significance import compare
 from minikd.experiment import readme
-from minikd.experiment.readme import readme_with_tables, without_paths
+from minikd.experiment.readme import readme_with_tables, summary, without_paths
 from minikd.experiment.results import Results, complete, read_results
 from minikd.report.tables import notes, report, table
 
@@ -93,6 +93,43 @@ def test_notes_say_what_the_figures_rest_on():
     assert "other hardware" in notes(own) and "109,483,778" in notes(own)
     other = {"recipe": "imdb-small", "dataset": "/films/imdb.csv"}  # another corpus of that name
     assert "other hardware" not in notes(results({"name": "distilled"}, arguments=other))
+
+
+def test_the_summary_has_a_column_for_the_control_where_an_experiment_has_one():
+    rows = [{"name": name, "accuracy": accuracy} for name, accuracy in (("teacher", 0.9), ("distilled", 0.85),
+            ("control", 0.82), ("baseline", 0.8))]  # fmt: skip
+    with_control, without = results(*rows), results(*rows[:2], rows[3])
+    without["published"] = {"models": {"baseline": {"accuracy": "0.7"}}}
+    header, _, first, second = cells(summary({"one": with_control, "other": without}))
+    assert header[:6] == ["accuracy", "teacher", "distilled", "control", "baseline", "distilled − baseline, points"]
+    assert header[6:] == ["published teacher", "published distilled", "published baseline"]
+    assert first[:5] == ["one", "0.9000", "0.8500", "0.8200", "0.8000"] and first[6:] == ["–"] * 3
+    assert second[3:5] == ["–", "0.8000"] and second[6:] == ["–", "–", "0.7"]
+    assert "control" not in summary({"other": without})
+
+
+def test_a_teacher_that_is_no_better_than_the_baseline_on_validation_has_nothing_to_give():
+    def line(teacher, baseline, split="a"):
+        rows = [{"name": "teacher", "validation_accuracy": teacher, "validated_on": "a"},
+                {"name": "baseline", "validation_accuracy": baseline, "validated_on": split}]  # fmt: skip
+        return [line for line in notes(results(*rows)).splitlines() if "nothing to distil" in line]
+
+    words = (
+        "the teacher is no better on validation ({}) than the student trained alone ({}): there is nothing to distil"
+    )
+    assert line(0.8612, 0.8702) == [words.format("0.8612", "0.8702")]
+    assert line(0.8, [0.7, 0.9, 0.83]) == [words.format("0.8000", "0.8100")] and line(0.75, [0.5, 1.0])
+    assert not line(0.8613, 0.8612) and not line(0.8, 0.9, "b")
+    assert "nothing to distil" not in notes(results({"name": "teacher"}, {"name": "baseline"}))  # earlier versions
+    only = [{"name": "teacher", "validation_accuracy": 0.5, "validated_on": "a"}, {"name": "distilled"}]
+    assert "nothing to distil" not in notes(results(*only))
+
+
+def test_the_table_shows_the_steps_beside_the_minutes():
+    row = {"name": "distilled", "optimizer_steps": 12345, "training_minutes": 3.25}
+    *_, steps, minutes = cells(table(results(row)))
+    assert steps == ["optimizer steps", "12,345"] and minutes[0] == "minutes of training"
+    assert "steps" not in table(results({"name": "distilled", "training_minutes": 3.25}))
 
 
 def test_a_sweep_leaves_a_table_with_its_choice():

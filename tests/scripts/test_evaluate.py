@@ -21,7 +21,7 @@ from minikd.classifier import TextClassifier
 from minikd.cli.flags import DATA_DIR
 from minikd.datasets import Split, load_dataset
 from minikd.evaluation.calibration import calibration_metrics, fit_temperature
-from minikd.evaluation.comparison import distilled_against_baseline
+from minikd.evaluation.comparison import compare_students
 from minikd.experiment import readme
 from minikd.experiment.caches import cached_tokens
 from minikd.files import atomic_write
@@ -413,9 +413,9 @@ def test_significance_is_distilled_less_baseline():
     split = Split(["a", "b", "c", "d"], [0, 1, 0, 1])
     right = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
     logits = {"teacher": [right], "distilled": [right, right], "baseline": [right.flip(1), right]}
-    found = distilled_against_baseline(logits, split)["significance"]
+    found = compare_students(logits, split)["significance"]
     assert found["difference"] == 0.5 and [seed["only_a"] for seed in found["seeds"]] == [4, 0]
-    assert distilled_against_baseline({"teacher": [right]}, split) == {}
+    assert compare_students({"teacher": [right]}, split) == {}
 
 
 # train.py ------------------------------------------------------------------------------------------------------------

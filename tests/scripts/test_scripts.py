@@ -193,6 +193,19 @@ def test_train_then_evaluate_give_one_set_of_figures(script, corpus, bare):
     assert (again["accuracy"], again["nll"]) == (trained["accuracy"], trained["nll"])
 
 
+def test_distill_takes_the_soft_loss_and_refuses_what_two_labels_make_degenerate(
+    script, stop, films, trained, corpus, bare
+):
+    calls = stop("minikd.experiment.training.train")
+    status, _, err = script("distill.py", "--dataset", corpus, "--teacher", bare, "--soft-loss", "dkd", *QUICK)
+    assert status == 2 and "soft loss dkd: with two labels" in err and not calls  # before the teacher's training
+    calls = stop("minikd.experiment.training.distill")
+    for flags, soft in (([], "kl"), (["--soft-loss", "dkd"], "dkd")):
+        script("distill.py", "--dataset", films, "--teacher", trained, "--student-layers", 2, *flags, *QUICK)
+        (_, options) = calls.pop()
+        assert options["soft"] == soft
+
+
 def test_an_interrupted_student_is_not_resumed_with_another_teacher_or_shape(script, corpus, bare):
     base = ["distill.py", "--dataset", corpus, "--teacher", bare, *QUICK]
     assert script(*base, "--student-layers", 2)[0] == 0

@@ -166,6 +166,12 @@ def test_distill_hands_each_training_its_own_data_settings_seed_and_teacher(scri
     for name in logits:
         seconds = [epoch["seconds"] for epoch in json.loads((output / name / "run.json").read_text())["history"]]
         assert rows[name]["training_minutes"] == pytest.approx(sum(seconds) / 60)
+        runs = [json.loads((folder / name / "run.json").read_text()) for folder in (output, output / "seed-8")
+                if (folder / name).exists()]  # fmt: skip
+        best = [max(epoch["validation_accuracy"] for epoch in run["history"]) for run in runs]
+        assert rows[name]["validation_accuracy"] == (best if name != "teacher" else best[0])
+        last = [line["step"] for line in map(json.loads, (output / name / "log.jsonl").open()) if "loss" in line][-1]
+        assert rows[name]["optimizer_steps"] == last > 0
         log = [json.loads(line) for line in (output / name / "log.jsonl").read_text().splitlines()]
         curve = [[line["epoch"], line["loss"]] for line in log if "loss" in line]
         assert results["curves"][name]["train"] == curve
