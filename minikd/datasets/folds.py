@@ -30,10 +30,10 @@ def folds(dataset: Dataset, K: int) -> list[Dataset]:
         raise MinikdError(f"`folds` {K}: give a number from 2 on, and at most the examples of a label; {label}")
 
     group_of, shared = containment_groups(examples.texts)
+    # A text that several groups contain is tested with one of them; in that fold the others are not trained on.
     parts = [words_of(text) if is_part else "" for text, is_part in zip(examples.texts, shared)]
     within = parts_within(examples.texts, set(parts) - {""})
-    # A text that several groups contain is dealt by itself. A group's name has no space at its end, a part has one.
-    fold_of = _deal(examples, [part or group for part, group in zip(parts, group_of)], K)
+    fold_of = _deal(examples, group_of, K)
     made = []
     for k in range(K):
         test = [i for i, fold in enumerate(fold_of) if fold == k]
@@ -50,18 +50,18 @@ def folds(dataset: Dataset, K: int) -> list[Dataset]:
     return made
 
 
-def _deal(examples: Split, unit_of: list[str], K: int) -> list[int]:
-    """The fold of each example. Units of examples go, the largest first, each to the fold that has the fewest examples
-    of their labels, and of these to the smallest."""
-    units: dict[str, list[int]] = defaultdict(list)
-    for index, name in enumerate(unit_of):
-        units[name].append(index)
-    fold_of, labels_in, sizes = [0] * len(unit_of), [Counter() for _ in range(K)], [0] * K
-    for name in sorted(units, key=lambda name: (-len(units[name]), draw(name))):
-        counts = Counter(examples.labels[index] for index in units[name])
+def _deal(examples: Split, group_of: list[str], K: int) -> list[int]:
+    """The fold of each example. Groups go, the largest first, each to the fold that has the fewest examples of their
+    labels, and of these to the smallest."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(group_of):
+        groups[name].append(index)
+    fold_of, labels_in, sizes = [0] * len(group_of), [Counter() for _ in range(K)], [0] * K
+    for name in sorted(groups, key=lambda name: (-len(groups[name]), draw(name))):
+        counts = Counter(examples.labels[index] for index in groups[name])
         fold = min(range(K), key=lambda k: (sum(labels_in[k][label] for label in counts), sizes[k], k))
         labels_in[fold] += counts
-        sizes[fold] += len(units[name])
-        for index in units[name]:
+        sizes[fold] += len(groups[name])
+        for index in groups[name]:
             fold_of[index] = fold
     return fold_of

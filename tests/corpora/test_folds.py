@@ -74,6 +74,15 @@ def test_labels_and_sizes_differ_by_at_most_one_example_between_folds(K):
         assert all(abs(fold.validation.labels.count(label) - n / 10) <= 1 for label, n in rest.items())
 
 
+def test_large_groups_are_dealt_first_so_that_the_others_can_level_the_folds():
+    rng = random.Random(0)
+    texts = [f"film {i} {word}" for i, word in enumerate(rng.choices("great dull".split(), k=200))]
+    texts += [text for i, text in enumerate(texts[:8]) for _ in range(5 * i + 4)]  # eight groups of 5 to 40 copies
+    made = folds(make_dataset("films", ("good",), Split(texts, [0] * len(texts))), 5)
+    sizes = [len(fold.test.texts) for fold in made]
+    assert max(sizes) - min(sizes) <= 1
+
+
 def test_the_folds_are_different_data_sets_also_in_what_they_validate_on():
     made = folds(divided(examples(0, 400)), 5)
     assert len({data_fingerprint(fold) for fold in made}) == 5
