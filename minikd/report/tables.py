@@ -3,6 +3,7 @@
 import statistics
 
 from minikd.report.drawing import points, three_digits
+from minikd.report.folds import choices, fold_sentence
 
 # Key in results.json, heading, format (None: three significant digits). A line without any value is left out.
 MEASURES = (
@@ -154,8 +155,11 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
         if names := results.get(key):
             was, its = ("were", "their") if len(names) > 1 else ("was", "its")
             lines.append(f"{', '.join(names)} {was} trained on {what.format(its)}")
-    if results.get("significance"):
-        lines.append(sentence(results["significance"], too_few="chance_margin" in results))
+    if results.get("chosen"):
+        lines.append(choices(results["chosen"]))
+    if found := results.get("significance"):
+        say = fold_sentence if "folds" in found else sentence
+        lines.append(say(found, too_few="chance_margin" in results))
     lines += quantization_changes(results.get("quantized", []), results["precision"])
     if results.get("found_finished") is not None and (not keys or "run_minutes" in keys):
         found = results["found_finished"] + ["the steps before --resume"] * bool(results["arguments"].get("resume"))
@@ -180,9 +184,13 @@ def conditions(results: dict) -> str:
         agreement = arguments["fpb_agreement"]
         data += f" ({'all' if agreement == 'all' else f'at least {agreement}%'} agree)"
     which = f"all {examples} examples" if split == "all" else f"{_split(results)} of {examples}"
+    if folds := results.get("folds"):
+        which = f"{folds} folds, which test {examples} examples"
     parts = [f"{data}, {which}" if data else which]
     parts += [f"{results['precision']} on {results['device']} ({results['threads']} threads)"]
-    if seeds != [None]:  # evaluate.py has no seed
+    if folds:
+        parts += ["mean ± std over the folds"]
+    elif seeds != [None]:  # evaluate.py has no seed
         parts += [f"{len(seeds)} seeds, mean ± std" if len(seeds) > 1 else f"seed {seeds[0]}"]
     if tokens := first.get("tokens_per_example"):
         parts += [f"times on {tokens:.0f} tokens a text, in batches padded to {first['padded_tokens']}"]
