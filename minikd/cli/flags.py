@@ -144,6 +144,10 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=integer(1, 100), default=1, metavar="N",
         help="train the students N times, with seeds --seed, --seed + 1, …: mean ± std, and whether the difference is "
         "more than chance (default: 1)")
+    add("--folds", type=integer(2, 100), metavar="K",
+        help="for data without a test set of their own: divide all examples into K folds, repeat the whole experiment, "
+        "the teacher too, for each fold, which is its test set, and pool the figures: mean ± std, and whether the "
+        "difference is more than chance; fold by fold --seed grows by 1 (default: none)")
 # fmt: on
 
 
