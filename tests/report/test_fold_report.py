@@ -38,7 +38,8 @@ def test_the_pairs_that_the_folds_chose_are_counted():
 def fold(right, seed, **row):
     """The values of a fold that tests ten examples, of which `right` are right."""
     row = {"name": "distilled", "path": f"fold/{seed}", "parameters": 1000, "accuracy": right / 10, "f1": None,
-           "confusion": [[right, 0], [10 - right, 0]], "reliability": [[0, None, None], [10, 0.7 + seed / 10, right / 10]],
+           "confusion": [[right, 0], [10 - right, 0]],
+           "reliability": [[0, None, None], [10, 0.7 + seed / 10, right / 10]],
            "tokens_per_example": 10.0 + seed, "padded_tokens": 20 + 2 * seed} | row  # fmt: skip
     values = results(row, {**row, "name": "baseline"}, seeds=[seed], training_examples=16, examples=10,
                      labels=["bad", "good"])  # fmt: skip
@@ -61,8 +62,8 @@ def test_the_report_of_folds_names_them_and_their_number_of_examples():
     text = report(complete(pool_folds([fold(9, 1), fold(7, 2)], {"seed": 1}).values))
     assert "0.8000 ± 0.1414" in text
     assert text.splitlines()[-1] == (
-        "sample, 2 folds, which test 20 examples; fp32 on cpu (1 threads); mean ± std over the folds; times on 12 tokens "
-        "a text, in batches padded to 23"
+        "sample, 2 folds, which test 20 examples; fp32 on cpu (1 threads); mean ± std over the folds; times on 12 "
+        "tokens a text, in batches padded to 23"
     )
     assert "McNemar" not in text and "(95% interval" in text
 
