@@ -36,7 +36,7 @@ DESCRIBED = {
         "--output-dir": "runs/<dataset>-model", **OWN_DATA,
     },
     "distill.py": {
-        "--recipe": "none", "--teacher": "bert-base-uncased; for the sample a new 4-layer model",
+        "--recipe": "none", "--folds": "none", "--teacher": "bert-base-uncased; for the sample a new 4-layer model",
         "--teacher-epochs": BY_CORPUS, "--teacher-lr": f"{BY_CORPUS}; adapters 5e-4",
         "--student": "none: its shape follows from --student-layers", "--take-layers": "evenly spaced ones",
         "--student-layers": "4", "--student-hidden": "the teacher's, but for the shapes named at --student-layers",
