@@ -10,7 +10,7 @@ from minikd.cli.start import flag_values
 from minikd.datasets import Dataset, data_fingerprint
 from minikd.datasets.folds import folds
 from minikd.errors import MinikdError
-from minikd.experiment.folds import fold_folders
+from minikd.experiment.folds import finished_fold, fold_folders
 from minikd.experiment.runs import read_run
 from minikd.files import check_writable
 
@@ -31,7 +31,7 @@ def each_fold(args: argparse.Namespace, data: Dataset) -> Iterator[tuple[argpars
         own.output_dir, own.seed = folder, args.seed + number
         check_writable(folder)
         sizes = ", ".join(f"{len(getattr(fold, name).texts):,} {name}" for name in ("train", "validation", "test"))
-        print(f"\nfold {number + 1} of {args.folds}: {sizes}")
+        print(f"\nfold {number + 1} of {args.folds}: {sizes}" + "; finished" * (finished_fold(folder) is not None))
         yield own, fold
 
 

@@ -2,7 +2,6 @@
 
 import json
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,9 +77,8 @@ def pool_folds(folds: Sequence[dict], arguments: dict) -> Results:
         values["chosen"] = [fold["sweep"]["chosen"] for fold in folds]
     if "curves" in first:
         values["curves"] = first["curves"]
-    found = Counter(name for fold in folds for name in fold.get("found_finished", []))
     if "found_finished" in first:
-        values["found_finished"] = list(found)
+        values["found_finished"] = list(dict.fromkeys(name for fold in folds for name in fold["found_finished"]))
     return Results(values, {}, Split([], []))
 
 

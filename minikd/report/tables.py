@@ -163,8 +163,9 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
     lines += quantization_changes(results.get("quantized", []), results["precision"])
     if results.get("found_finished") is not None and (not keys or "run_minutes" in keys):
         found = results["found_finished"] + ["the steps before --resume"] * bool(results["arguments"].get("resume"))
+        whose = "a fold" if results.get("folds") else "this command"
         lines.append(
-            "minutes of the whole run: those of this command, evaluation included"
+            f"minutes of the whole run: those of {whose}, evaluation included"
             + f"; not in them, because earlier commands did it: {', '.join(found)}" * bool(found)
         )
     if published := results.get("published"):

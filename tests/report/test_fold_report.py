@@ -42,7 +42,7 @@ def fold(right, seed, **row):
            "reliability": [[0, None, None], [10, 0.7 + seed / 10, right / 10]],
            "tokens_per_example": 10.0 + seed, "padded_tokens": 20 + 2 * seed} | row  # fmt: skip
     values = results(row, {**row, "name": "baseline"}, seeds=[seed], training_examples=16, examples=10,
-                     labels=["bad", "good"])  # fmt: skip
+                     labels=["bad", "good"], found_finished=["teacher"] * (seed == 2))  # fmt: skip
     return values | {"significance": {"seeds": [{"only_a": seed, "only_b": 1, "p": 0.5}]}}
 
 
@@ -65,6 +65,7 @@ def test_the_report_of_folds_names_them_and_their_number_of_examples():
         "sample, 2 folds, which test 20 examples; fp32 on cpu (1 threads); mean ± std over the folds; times on 12 "
         "tokens a text, in batches padded to 23"
     )
+    assert "minutes of the whole run: those of a fold, evaluation included; not in them, because" in text
     assert "McNemar" not in text and "(95% interval" in text
 
 

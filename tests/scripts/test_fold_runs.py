@@ -88,6 +88,7 @@ def test_a_fold_is_the_run_of_its_seed_and_resuming_does_only_what_is_missing(
     status, out, err = script(*command(corpus, bare, "--resume"))
     assert (status, err) == (0, "")
     assert [call["desc"] for call in trainings] == ["baseline"]
+    assert [line.endswith("; finished") for line in out.splitlines() if line.startswith("fold ")] == [True, False, True]
     assert trainings[0]["run"].folder == Path("runs/films/fold-2/baseline")
     assert Path("runs/films/fold-3/results.json").stat().st_mtime_ns == evaluated
     after = read_json("runs/films/results.json")
