@@ -47,15 +47,15 @@ def fold(right, seed, **row):
 
 
 def test_pooled_figures_by_hand():
-    pooled = pool_folds([fold(9, 1), fold(7, 2)], {"seed": 1}).values
+    pooled = pool_folds([fold(9, 1), fold(7, 2) | {"examples": 11}], {"seed": 1}).values
     distilled, baseline = pooled["models"]
     assert (distilled["name"], baseline["name"], distilled["path"]) == ("distilled", "baseline", "")
     assert distilled["accuracy"] == [0.9, 0.7] and distilled["parameters"] == 1000 and "f1" not in distilled
     assert distilled["confusion"] == [[16, 0], [4, 0]]
     assert distilled["reliability"] == [[0, None, None], [20, pytest.approx(0.85), pytest.approx(0.8)]]
     assert (distilled["tokens_per_example"], distilled["padded_tokens"]) == (12, 23)
-    assert (pooled["folds"], pooled["examples"], pooled["seeds"]) == (2, 20, [1, 2])
-    assert pooled["significance"] == compare_folds([(1, 1, 10), (2, 1, 10)], 16)
+    assert (pooled["folds"], pooled["examples"], pooled["seeds"]) == (2, 21, [1, 2])
+    assert pooled["significance"] == compare_folds([(1, 1, 10), (2, 1, 11)], 16)
 
 
 def test_the_report_of_folds_names_them_and_their_number_of_examples():
