@@ -5,6 +5,7 @@ layers of the checkpoint before fine-tuning.
 
     python distill.py --student-layers 4 --alpha 0.5 --T 2
     python distill.py --dataset imdb --student-layers 4 --alpha 0.5 --T 2
+    python distill.py --dataset fpb --student-layers 4 --folds 10
 
 Loss of the distilled student:
     alpha · CE(labels, student) + (1 − alpha) · T² · KL(softmax(teacher / T) ‖ softmax(student / T))
@@ -17,10 +18,12 @@ from functools import partial
 
 from minikd import TextClassifier, distill, evaluate, train
 from minikd.cli import start
+from minikd.cli.folds import each_fold
 from minikd.cli.models import check_before_training, is_fine_tuned_already, load_teachers, teacher_names, to_do
 from minikd.cli.parse import distill_args
 from minikd.cli.students import student_makers
 from minikd.experiment.caches import cached_tokens
+from minikd.experiment.folds import finished_fold, pool_folds
 from minikd.experiment.lock import only_run_in
 from minikd.experiment.results import describe
 from minikd.experiment.running import Run
@@ -33,14 +36,26 @@ from minikd.techniques.augment import Augmentation
 def main():
     args = distill_args(__doc__)
     with only_run_in(args.output_dir), Tracking(args.track, args.output_dir) as tracking:
-        run(args, tracking)
+        device = start.set_up(args)
+        data = start.load_data(args, unlabelled=args.unlabelled)
+        if args.folds:
+            repeat(args, data, device, tracking)
+        else:
+            experiment(args, data, device, tracking)
 
 
-def run(args, tracking):
-    """The experiment, in four steps."""
+def repeat(args, data, device, tracking):
+    """The experiment on each fold of the data, and the results of all."""
+    folds = each_fold(args, data)
+    found = [finished_fold(own.output_dir) or experiment(own, fold, device, tracking) for own, fold in folds]
+    results = pool_folds(found, start.flag_values(args))
+    results.save(args.output_dir, [args.output_dir])
+    print(f"\n{results}\n")
+
+
+def experiment(args, data, device, tracking):
+    """The experiment, in four steps. Returns its figures."""
     began, output = time.time(), args.output_dir
-    device = start.set_up(args)
-    data = start.load_data(args, unlabelled=args.unlabelled)
     config = start.train_config(args)
 
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
@@ -111,6 +126,7 @@ def run(args, tracking):
     tracking.summaries(models, results.values["models"])
     results.save(output, folders)
     print(f"\n{results}\n")
+    return results.values
 
 
 if __name__ == "__main__":

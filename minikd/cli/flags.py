@@ -107,7 +107,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "hub; several: their probabilities are averaged, and layers are those of the first; oracle: the true "
         "probabilities, known for the sample only (default: bert-base-uncased; for the sample a new 4-layer model)")
     add("--teacher-seeds", type=integer(1, 20), default=1, metavar="N",
-        help="fine-tune N teachers in this way, with seeds --seed, --seed + 1, …, and average them (default: 1)")
+        help="fine-tune N teachers of different seeds in this way, and average them (default: 1)")
     add("--teacher-epochs", type=integer(1), metavar="N",
         help="passes of the teacher over the training set (default: by corpus, see below)")
     add("--teacher-lr", type=real(0, exclusive=True), metavar="X",
@@ -169,6 +169,10 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=integer(1, 100), default=1, metavar="N",
         help="train the students N times, with seeds --seed, --seed + 1, …: mean ± std, and whether the difference is "
         "more than chance (default: 1)")
+    add("--folds", type=integer(2, 100), metavar="K",
+        help="for data without a test set of their own: divide all examples into K folds, repeat the whole experiment, "
+        "the teacher too, for each fold, which is its test set, and pool the figures: mean ± std, and whether the "
+        "difference is more than chance; fold by fold --seed grows by 1 (default: none)")
 # fmt: on
 
 

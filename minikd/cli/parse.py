@@ -52,6 +52,8 @@ def distill_args(description: str) -> argparse.Namespace:
     if args.choose != "accuracy" and len(args.alpha) * len(args.T) == 1:
         parser.error(f"--choose {args.choose}: chooses among the pairs of a sweep; give several values of --alpha or "
                      "--T")
+    if args.folds and args.seeds > 1:
+        parser.error("--folds: each fold has another seed already; leave out --seeds")
     adapted = {"teacher_lr": args.lora_rank, "lr": args.student_lora_rank}
     fill_defaults(args, **{rate: LORA_LR for rate, rank in adapted.items() if rank})
     return args

@@ -45,6 +45,17 @@ def words_of(text: str) -> str:
     return "".join(word + " " for word in WORD.findall(text))
 
 
+def parts_within(texts: list[str], parts: set[str]) -> list[set[str]]:
+    """Which of `parts`, written as `words_of` writes them, appear in each text, the text itself included."""
+    lengths = {part.count(" ") for part in parts}
+    found = []
+    for text in texts:
+        words = words_of(text).split() if parts else []
+        windows = (" ".join(words[i : i + n]) + " " for n in lengths for i in range(len(words) - n + 1))
+        found.append(parts.intersection(windows))
+    return found
+
+
 def _longest_containing(distinct: Iterable[str]) -> tuple[dict[str, str], set[str]]:
     """The longest text that contains each text (itself, if no other does), and the texts that belong to several groups.
 

@@ -116,7 +116,7 @@ class Dataset:
         texts, labels = ([one for split in splits for one in getattr(split, name)] for name in ("texts", "labels"))
         if all(split.positions is not None for split in splits):
             positions = [i for split in splits for i in split.positions or ()]
-            return _select(Split(texts, labels), np.argsort(positions).tolist())
+            return select(Split(texts, labels), np.argsort(positions).tolist())
         known = all(split.probabilities is not None for split in splits)
         return Split(texts, labels, np.concatenate([split.probabilities for split in splits]) if known else None)
 
@@ -188,7 +188,7 @@ def make_dataset(
     return Dataset(name, tuple(labels), train, validation, test)
 
 
-def hold_out(examples: Split, parts: int, where: str | Path = "data") -> list[Split]:
+def hold_out(examples: Split, parts: int, where: str | Path = "data", seed: int = SEED) -> list[Split]:
     """[rest, part 1, …]: `parts` disjoint tenths of `examples` that are held out, and the rest, each in their order.
 
     Stratified: of a label with n examples, a part takes round(n / 10), at least one, or fewer where whole groups do not
@@ -205,21 +205,23 @@ def hold_out(examples: Split, parts: int, where: str | Path = "data") -> list[Sp
         if not shared[index]:
             groups[name].append(index)
 
-    def draw(name: str) -> bytes:
-        return hashlib.sha256(f"{SEED} {name}".encode("utf-8", "surrogatepass")).digest()
-
     tenth = {label: max(1.0, round(SHARE * n)) for label, n in Counter(examples.labels).items()}
     room = [tenth.copy() for _ in range(parts)]
     room.append(dict.fromkeys(tenth, math.inf))  # the rest takes every group that fits nowhere else
     sides: list[list[int]] = [[] for _ in range(parts)] + [[i for i, stays in enumerate(shared) if stays]]
-    for name in sorted(groups, key=draw):
+    for name in sorted(groups, key=lambda name: draw(name, seed)):
         needed = Counter(examples.labels[index] for index in groups[name])
         side = next(i for i, free in enumerate(room) if all(free[label] >= n for label, n in needed.items()))
         sides[side] += groups[name]
         for label, n in needed.items():
             room[side][label] -= n
     rest = sides.pop()
-    return [replace(_select(examples, sorted(side)), positions=sorted(side)) for side in (rest, *sides)]
+    return [replace(select(examples, sorted(side)), positions=sorted(side)) for side in (rest, *sides)]
+
+
+def draw(name: str, seed: int = SEED) -> bytes:
+    """What groups of texts are sorted by, so that their names alone decide where they go: as good as a random order."""
+    return hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _about_largest_group(examples: Split) -> str:
@@ -234,7 +236,8 @@ def _about_largest_group(examples: Split) -> str:
     return f"the text {texts[name][:60]!r} contains {others}: remove it or split it up"
 
 
-def _select(split: Split, indices: Sequence[int]) -> Split:
+def select(split: Split, indices: Sequence[int]) -> Split:
+    """The examples of `split` at these indices, in their order."""
     return Split([split.texts[i] for i in indices], [split.labels[i] for i in indices])
 
 
@@ -244,4 +247,4 @@ def _without(split: Split, kind: str, held_out: dict[str, Split], where: str | P
     kept = [index for index, text in enumerate(split.texts) if normalize(text) not in seen]
     if dropped := len(split.texts) - len(kept):
         print(f"{where}: {dropped} {kind} texts dropped because they also appear in {' or '.join(held_out)}")
-    return _select(split, kept)
+    return select(split, kept) if dropped else split

@@ -111,7 +111,7 @@ def describe(results: Results, data: Dataset, split_name: str, arguments: dict) 
     known, loss curves, flags."""
     values = results.values
     values |= {"dataset": data.name, "split": split_name, "arguments": arguments}
-    values["data_fingerprint"] = data_fingerprint(data)
+    values |= {"data_fingerprint": data_fingerprint(data), "training_examples": len(data.train.texts)}
     if split_name == "test":
         values["bag_of_words"] = bag_of_words(data)
     if results.split.probabilities is not None:

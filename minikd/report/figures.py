@@ -17,6 +17,11 @@ def seeds_of(row: dict) -> int:
     return max(1, *(len(values_of(row, key)) for key in ("accuracy", "f1", "ece")))
 
 
+def repeats_of(results: dict) -> str:
+    """What the figures were taken over where there are several: "fold" or "seed"."""
+    return "fold" if results.get("folds") else "seed"
+
+
 def bins_of(row: dict) -> list:
     """The bins of the reliability diagram that hold examples: [number, mean confidence, accuracy] of each."""
     return [bin for bin in row.get("reliability") or [] if bin[0] and None not in bin]

@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 
 from minikd.report.drawing import points, short, three_digits
-from minikd.report.figures import bins_of, cells_of, curve_of, lines_of, losses, seeds_of, values_of
+from minikd.report.figures import bins_of, cells_of, curve_of, lines_of, losses, repeats_of, seeds_of, values_of
 
 GREY = "#777777"
 
@@ -157,7 +157,7 @@ def _finish_curves(ax, results: dict, title: str, note: str, unit: str) -> None:
     ax.set(xlabel="epoch", ylabel=unit)
     ax.grid()
     several = any(seeds_of(row) > 1 for row in results["models"])
-    _heading(ax, title, note + ", first seed" * several)  # whatever the rest of the picture shows
+    _heading(ax, title, note + f", first {repeats_of(results)}" * several)  # whatever the rest of the picture shows
 
 
 def reliability(ax, results: dict, look: dict) -> None:
@@ -177,16 +177,16 @@ def reliability(ax, results: dict, look: dict) -> None:
     ax.set(xlabel="confidence (0 to 1)", ylabel="accuracy (0 to 1)")
     ax.grid()
     seeds = max(seeds_of(row) for row in results["models"])
-    _heading(ax, "Reliability", "area: share of examples" + f", {seeds} seeds pooled" * (seeds > 1))
+    _heading(ax, "Reliability", "area: share of examples" + f", {seeds} {repeats_of(results)}s pooled" * (seeds > 1))
 
 
 # Shaded cells.
 
 
 def confusion(ax, results: dict, look: dict, row: dict) -> None:
-    """Counts, true label by predicted label, over seeds their mean, shaded by their share of the true label's
-    examples. The true labels have their names in the first matrix of a row."""
-    seeds, total = seeds_of(row), np.array(row["confusion"], dtype=float)
+    """Counts, true label by predicted label, over seeds their mean, over folds (each example is in one) their sum,
+    shaded by their share of the true label's examples. The first matrix of a row names the true labels."""
+    seeds, total = 1 if results.get("folds") else seeds_of(row), np.array(row["confusion"], dtype=float)
     counts, labels = total / seeds, results.get("labels") or []  # results.json has the sum over seeds
     names = [short(name, 14) for name in (labels if len(labels) == len(counts) else range(len(counts)))]
     form = ("{:,.1f}" if (counts % 1).any() else "{:,.0f}").format

@@ -3,6 +3,7 @@
 import statistics
 
 from minikd.report.drawing import three_digits
+from minikd.report.folds import choices, fold_sentence
 from minikd.report.sentences import nothing_to_distil, quantization_changes, sentence, start_of_students
 
 # Key in results.json, heading, format (None: three significant digits). A line without any value is left out.
@@ -148,17 +149,20 @@ def notes(results: dict, keys: tuple[str, ...] = ()) -> str:
             lines.append(f"{', '.join(names)} {was} trained on {what.format(its)}")
     if line := nothing_to_distil(results["models"]):
         lines.append(line)
-    too_few = "chance_margin" in results
+    if results.get("chosen"):
+        lines.append(choices(results["chosen"]))
+    say, too_few = fold_sentence if results.get("folds") else sentence, "chance_margin" in results
     if results.get("significance"):
-        lines.append(sentence(results["significance"], too_few=too_few))
+        lines.append(say(results["significance"], too_few=too_few))
     for part in results.get("comparisons", []):
         gives = "the loss" if part["models"] == ["distilled", "control"] else "the start"
-        lines.append(sentence(part, *part["models"], gives, too_few))
+        lines.append(say(part, *part["models"], gives, too_few))
     lines += quantization_changes(results.get("quantized", []), results["precision"])
     if results.get("found_finished") is not None and (not keys or "run_minutes" in keys):
         found = results["found_finished"] + ["the steps before --resume"] * bool(results["arguments"].get("resume"))
+        whose = "a fold" if results.get("folds") else "this command"
         lines.append(
-            "minutes of the whole run: those of this command, evaluation included"
+            f"minutes of the whole run: those of {whose}, evaluation included"
             + f"; not in them, because earlier commands did it: {', '.join(found)}" * bool(found)
         )
     if published := results.get("published"):
@@ -178,9 +182,13 @@ def conditions(results: dict) -> str:
         agreement = arguments["fpb_agreement"]
         data += f" ({'all' if agreement == 'all' else f'at least {agreement}%'} agree)"
     which = f"all {examples} examples" if split == "all" else f"{_split(results)} of {examples}"
+    if folds := results.get("folds"):
+        which = f"{folds} folds, which test {examples} examples"
     parts = [f"{data}, {which}" if data else which]
     parts += [f"{results['precision']} on {results['device']} ({results['threads']} threads)"]
-    if seeds != [None]:  # evaluate.py has no seed
+    if folds:
+        parts += ["mean ± std over the folds"]
+    elif seeds != [None]:  # evaluate.py has no seed
         parts += [f"{len(seeds)} seeds, mean ± std" if len(seeds) > 1 else f"seed {seeds[0]}"]
     if tokens := first.get("tokens_per_example"):
         parts += [f"times on {tokens:.0f} tokens a text, in batches padded to {first['padded_tokens']}"]

@@ -36,7 +36,7 @@ DESCRIBED = {
         "--output-dir": "runs/<dataset>-model", **OWN_DATA,
     },
     "distill.py": {
-        "--recipe": "none", "--teacher": "bert-base-uncased; for the sample a new 4-layer model",
+        "--recipe": "none", "--folds": "none", "--teacher": "bert-base-uncased; for the sample a new 4-layer model",
         "--teacher-epochs": BY_CORPUS, "--teacher-lr": f"{BY_CORPUS}; adapters 5e-4",
         "--teacher-base": "what its run.json or adapter_config.json says; for a model of BERT-base's shape and "
         "vocabulary, that", "--unlabelled": "none",

@@ -263,8 +263,9 @@ def test_the_report_says_what_the_students_started_from(script, corpus, bare):
     found = json.loads(Path("runs/films/results.json").read_text())
     words = "layers [0, 3] and head of the fine-tuned teacher", f"layers [0, 3] of {bare.name} before fine-tuning"
     assert found["first_weights"] == dict(zip(("distilled", "control", "baseline"), (words[0], *words)))
-    starts = f"distilled starts from {words[0]}; baseline starts from {words[1]}; the baseline is trained on the labels alone"
-    assert starts in Path("runs/films/results.md").read_text().splitlines()
+    starts = f"distilled starts from {words[0]}; baseline starts from {words[1]}"
+    lines = Path("runs/films/results.md").read_text().splitlines()
+    assert f"{starts}; the baseline is trained on the labels alone" in lines
 
 
 def test_the_report_names_random_weights_and_a_folders_weights(script, corpus, bare, fine_tuned, tmp_path):
