@@ -29,7 +29,7 @@ from minikd.checkpoints.tokenizer_files import save_tokenizer
 from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
 from minikd.experiment.caches import model_fingerprint
-from minikd.model import Classifier
+from minikd.model import Classifier, ClassifierOutput
 from minikd.tokenizer import train_wordpiece
 
 ROOT = Path(__file__).parents[1]
@@ -151,7 +151,7 @@ def distillation_of(loss, batch):
     """What a distilled student's loss hands to kd_loss: the teacher's logits, labels, alpha, T, label smoothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(minikd.training, "kd_loss", lambda student, *rest: rest)
-        return loss(None, batch)
+        return loss(ClassifierOutput(None), batch)
 
 
 @pytest.fixture
