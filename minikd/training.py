@@ -112,9 +112,9 @@ def fit(
     the lower loss); with `keep_last` of the last epoch, for a loss that does not train the head.
 
     `loss`: for a student `distillation_loss`; None means cross-entropy with the labels. `saved`, the `state_dict` of an
-    earlier training, is continued. `compile` trains torch.compile's version of the model. Seeds torch's random numbers. Iterate to the end, or close the generator: it restores the
-    model's word embeddings. Raises MinikdError for a state of another model and for validation logits that are not
-    finite.
+    earlier training, is continued. `compile` trains torch.compile's version of the model. Seeds torch's random numbers.
+    Iterate to the end, or close the generator: it restores the model's word embeddings. Raises MinikdError for a state
+    of another model and for validation logits that are not finite.
     """
     loss = loss or (lambda output, batch: hard_loss(output.logits, batch.labels, config.label_smoothing))
     own = loss.to(device) if isinstance(loss, nn.Module) else None
