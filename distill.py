@@ -41,9 +41,9 @@ def run(args, tracking):
 
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
     teacher, tokenizer = load_teacher(args, data, device)
-    new_student, first_weights, student_width = student_maker(args, teacher, tokenizer, data, device)
+    new_student, first_weights, shape = student_maker(args, teacher, tokenizer, data, device)
     fine_tuned = args.teacher not in (None, "oracle") and is_finished(args.teacher)
-    check_before_training(args, teacher, student_width, fine_tuned)
+    check_before_training(args, teacher, shape, fine_tuned)
     print(to_do(args, len(data.train.texts), trains_teacher=teacher is not None and not fine_tuned))
     recorded = start.flag_values(args)  # max_length is known by now
     new_run = partial(Run, resume=args.resume, compile=args.compile, tracking=tracking, arguments=recorded)
@@ -55,7 +55,9 @@ def run(args, tracking):
         own = replace(config, epochs=args.teacher_epochs, lr=args.teacher_lr)
         train(teacher, data, own, lora=start.lora(args, args.lora_rank),
               run=new_run(output / "teacher", "teacher", reuse=True))  # fmt: skip
-    online = teacher is not None and args.teacher_logits == "online"
+    layers = start.layer_losses(args)
+    together = layers is not None and not args.layer_epochs  # layer losses and logits, in one stage
+    online = teacher is not None and (together or args.teacher_logits == "online")
     knowledge = teacher if online else teacher_logits(teacher, data, logits_file(output))
 
     # 3. The student: distilled, or trained on the labels alone, from the same first weights for the same seed.
@@ -63,8 +65,12 @@ def run(args, tracking):
 
     def distil(seed, alpha, T, folder, name="distilled", reuse=False):
         student = new_student(seed)
+        if args.layer_epochs:  # the first of two stages: the layer losses alone, the same for every alpha and T
+            own = replace(config, seed=seed, epochs=args.layer_epochs, lr=args.layer_lr, patience=0)
+            first = (output if seed == args.seed else output / f"seed-{seed}") / "first-stage"
+            distill(student, teacher, data, own, layers=layers, run=new_run(first, "first stage", reuse=True))
         distill(student, knowledge, data, replace(config, seed=seed), alpha=alpha, T=T, online=online, lora=lora,
-                run=new_run(folder, name, reuse=reuse))  # fmt: skip
+                layers=layers if together else None, run=new_run(folder, name, reuse=reuse))  # fmt: skip
         return student
 
     def fine_tune(seed, folder):

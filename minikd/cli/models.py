@@ -17,13 +17,14 @@ from minikd.checkpoints.load import load_classifier
 from minikd.classifier import TextClassifier, check_same_vocabulary, check_tokenizer
 from minikd.cli.defaults import SAMPLE_STUDENT, SAMPLE_TEACHER, SAMPLE_VOCABULARY
 from minikd.cli.recipes import BERT, RECIPES
-from minikd.cli.start import resolve_max_length
+from minikd.cli.start import layer_losses, resolve_max_length
 from minikd.config import EncoderConfig, bert_like
 from minikd.datasets import Dataset
 from minikd.errors import MinikdError
 from minikd.experiment.caches import cached_logits, cached_tokens
 from minikd.model import Classifier
 from minikd.student import PRETRAINED_SMALL, StudentPlan, has_bert_vocabulary, plan_student, seeded
+from minikd.techniques.layer_losses import LayerLoss
 from minikd.tokenizer import Tokenizer, train_wordpiece
 
 
@@ -122,8 +123,8 @@ def has_sample_teacher(args) -> bool:
 
 def student_maker(
     args, teacher: TextClassifier | None, tokenizer: Tokenizer, data: Dataset, device: torch.device
-) -> tuple[Callable[[int], TextClassifier], str, int]:
-    """The function that makes a student from a seed; what its first weights are, in words; and its width.
+) -> tuple[Callable[[int], TextClassifier], str, EncoderConfig]:
+    """The function that makes a student from a seed; what its first weights are, in words; and its shape.
 
     All that can be wrong with it is found here. Layers of the teacher are taken when the student is made, which is
     after the teacher's fine-tuning.
@@ -138,7 +139,7 @@ def student_maker(
         def loaded(seed: int) -> TextClassifier:
             return copy.deepcopy(first) if seed == args.seed else load_model(name, args, device, data, seed)
 
-        return loaded, words, first.model.config.hidden_size
+        return loaded, words, first.model.config
     words = f"the fine-tuned teacher's layers {plan.layers}" if plan.init == "teacher" else "random weights"
     note = ""
     if plan.init == "teacher" and plan.config.hidden_size == 768 and len(plan.layers) == 4 and not args.take_layers:
@@ -153,7 +154,7 @@ def student_maker(
             return new_model(plan.config, tokenizer, args, device, seed)
         return teacher.make_student(plan.layers, init="teacher", seed=seed)
 
-    return made, words, plan.config.hidden_size
+    return made, words, plan.config
 
 
 def _plan_student(args, teacher: TextClassifier | None, tokenizer: Tokenizer, data: Dataset) -> StudentPlan:
@@ -183,12 +184,14 @@ def check_not_source(output: Path, flag: str, source, allowed: str | None = None
     if not source or not Path(source).exists() or not Path(source).resolve().is_relative_to(output.resolve()):
         return
     first = (*Path(source).resolve().relative_to(output.resolve()).parts, "")[0]
-    if first != allowed and (first in ("", "teacher", "distilled", "baseline", "sweep") or first.startswith("seed-")):
+    of_runs = ("", "teacher", "first-stage", "distilled", "baseline", "sweep")
+    if first != allowed and (first in of_runs or first.startswith("seed-")):
         raise MinikdError(f"{flag} {source}: the run would write over it; give another --output-dir")
 
 
-def check_before_training(args, teacher: TextClassifier | None, student_width: int, fine_tuned: bool) -> None:
-    """Raises MinikdError where distill.py would write over a model it reads, or the adapters cannot be had."""
+def check_before_training(args, teacher: TextClassifier | None, student: EncoderConfig, fine_tuned: bool) -> None:
+    """Raises MinikdError where distill.py would write over a model it reads, or where these models cannot have the
+    adapters or the layer losses."""
     check_not_source(args.output_dir, "--teacher", args.teacher, allowed="teacher" if fine_tuned else None)  # in place
     check_not_source(args.output_dir, "--student", args.student)
     if args.lora_rank and (fine_tuned or teacher is None):
@@ -201,8 +204,10 @@ def check_before_training(args, teacher: TextClassifier | None, student_width: i
         raise MinikdError(
             "--lora-rank: the sample's own teacher starts from random weights; adapters need learned ones"
         )
+    if layers := layer_losses(args):
+        LayerLoss(layers, student, teacher.model.config)
     teacher_width = teacher.model.config.hidden_size if teacher else math.inf
-    for flag, width in (("lora_rank", teacher_width), ("student_lora_rank", student_width)):
+    for flag, width in (("lora_rank", teacher_width), ("student_lora_rank", student.hidden_size)):
         if (rank := getattr(args, flag)) and rank > width:
             raise MinikdError(f"`{flag}` {rank}: the matrices of this model take 1 to {width}")
 
@@ -214,10 +219,13 @@ def to_do(args, examples: int, trains_teacher: bool) -> str:
     students = [f"distil {distilled}"] * (distilled > 0)
     students += [f"train {args.seeds} on the labels alone"] * (not args.no_baseline)
     steps = [f"fine-tune the teacher ({args.teacher_epochs} epochs)"] * trains_teacher
-    if args.teacher != "oracle" and args.teacher_logits == "cache":
+    layers = layer_losses(args)
+    if args.teacher != "oracle" and args.teacher_logits == "cache" and not (layers and layers.logit_loss):
         steps.append(f"cache its logits on {examples:,} texts")
     steps += [f"sweep over {pairs} students"] * (pairs > 1)
     steps += ["students: " + ", ".join(students)] * bool(students)
+    if args.layer_epochs:
+        students.append(f"{args.layer_epochs} epochs of layer losses before each distillation")
     again = "; a finished teacher that fits is not trained again, students are" if trains_teacher else ""
     again = "; finished models are not trained again" if args.resume else again
     return f"to do: {'; '.join(steps)} ({args.epochs} epochs a student){again}"

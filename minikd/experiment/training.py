@@ -24,8 +24,9 @@ from minikd.files import check_writable, fingerprint
 from minikd.inference import autocast
 from minikd.model import count_parameters
 from minikd.student import seeded
+from minikd.techniques.layer_losses import LayerDistillation, LayerLosses
 from minikd.techniques.lora import LoRA, add_lora, merge_lora, remove_lora, trainable_parameters, training_state_mb
-from minikd.training import distillation_loss
+from minikd.training import Loss, distillation_loss
 
 Teacher = TextClassifier | Sequence[TextClassifier] | Tensor | np.ndarray
 
@@ -63,6 +64,7 @@ def distill(
     run_dir: str | Path | None = None,
     resume: bool = False,
     online: bool = False,
+    layers: LayerLosses | None = None,
     lora: LoRA | None = None,
     run: Run | None = None,
 ) -> list[dict]:
@@ -72,7 +74,9 @@ def distill(
     `teacher`: a TextClassifier, whose labels must be the data's; several of them, whose logits are averaged (the
     geometric mean of their distributions; Hinton et al. 2015, section 1); or the logits (N, C) of any other model on
     `data.train`, in its order. They are computed once for all epochs; `online` has a TextClassifier compute them anew
-    in each step instead, which takes its tokenizer to be the student's. Raises MinikdError.
+    in each step instead, which takes its tokenizer to be the student's. `layers` adds losses between hidden layers to
+    `kd_loss`; the teacher, a single TextClassifier, is then online too. With `layers.logit_loss` 0, the first of two
+    stages, no epoch is best by accuracy, and the last is kept. Raises MinikdError.
     """
     if not 0 <= alpha <= 1:
         raise MinikdError(f"`alpha` {alpha}: must be at least 0 and at most 1")
@@ -87,6 +91,12 @@ def distill(
     for one in teacher if isinstance(teacher, list) else [teacher]:
         if isinstance(one, TextClassifier) and one.labels != student.labels:
             raise MinikdError(f"the teacher's labels {list(one.labels)} are not the student's {list(student.labels)}")
+    if layers:
+        if not isinstance(teacher, TextClassifier):
+            raise MinikdError("layers: take one TextClassifier as the teacher; averages and logits have no layers")
+        run.keep_last, key = not layers.logit_loss, model_fingerprint(teacher.model)
+        own = LayerDistillation(layers, student, teacher, config, alpha, T)
+        return _train(student, data, config, run, lora, Objective(own, alpha, T, key, layers))
     desc = "teacher logits" if run.progress else ""
     logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, desc)
     loss = distillation_loss(logits, alpha, T, config.label_smoothing)
@@ -109,10 +119,11 @@ def _run(run: Run | None, run_dir: str | Path | None, resume: bool, name: str) -
 class Objective(NamedTuple):
     """What a student learns from besides the labels; by default nothing."""
 
-    loss: Callable[[Tensor, Batch], Tensor] | None = None  # logits (B, C) and their batch -> a scalar
+    loss: Loss | None = None
     alpha: float = 1.0
     T: float = 1.0
     teacher: str = ""  # a key that tells teachers apart
+    layers: LayerLosses | None = None
 
 
 def _train(
@@ -165,7 +176,9 @@ def train_on_tokens(
         "config": config_to_json(classifier.model.config),
         "teacher": objective.teacher,
         "settings": asdict(config) | {"alpha": objective.alpha, "T": objective.T, "precision": classifier.precision},
-    } | ({"lora": asdict(lora) | {"targets": list(lora.targets)}} if lora else {})
+    }
+    run.made_from |= {"lora": asdict(lora) | {"targets": list(lora.targets)}} if lora else {}
+    run.made_from |= {"layer_losses": asdict(objective.layers)} if objective.layers else {}
     if run.folder and find_finished(run):
         classifier.model, classifier.source = from_pretrained(run.folder), str(run.folder)
         run.tracking.start(run.folder, classifier.labels, run.arguments | run.made_from["settings"])

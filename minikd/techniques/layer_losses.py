@@ -4,24 +4,30 @@ Which of the student's layers imitates which of the teacher's is the layer map. 
 formulas and papers, are in `minikd/losses.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from minikd.batching import Batch
-from minikd.config import EncoderConfig, check_settings, setting
+from minikd.classifier import TextClassifier
+from minikd.config import EncoderConfig, TrainConfig, check_settings, setting
 from minikd.errors import MinikdError
+from minikd.inference import autocast
 from minikd.losses import attention_loss, attention_scores, cls_loss, hidden_loss, kd_loss, relation_loss, score_loss
 from minikd.model import ClassifierOutput
+from minikd.student import seeded
+
+LAYER_LOSSES = ("hidden_loss", "cls_loss", "score_loss", "attention_loss", "value_loss", "relation_loss")
 
 
 @dataclass(frozen=True)
 class LayerLosses:
     """The weight of each loss, 0 for none, and between which layers. Raises MinikdError for a value out of its range.
 
-    The first four are averaged over all pairs of the map; values and relations are compared in its last pair alone.
+    Those of hidden states, [CLS], scores and attention are averaged over all pairs of the map; values and relations are
+    compared in its last pair alone.
     """
 
     hidden_loss: float = setting(0.0, help="weight of the hidden states' relative squared error (TinyBERT)")
@@ -48,8 +54,7 @@ class LayerLosses:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not any((self.hidden_loss, self.cls_loss, self.score_loss, self.attention_loss, self.value_loss,
-                    self.relation_loss)):  # fmt: skip
+        if not any(getattr(self, name) for name in LAYER_LOSSES):
             raise MinikdError("layer losses: all have weight 0; give one of them a weight, or leave them out")
 
 
@@ -162,22 +167,31 @@ class LayerLoss(nn.Module):
 
 class LayerDistillation(nn.Module):
     """The `loss` with which `minikd.training.fit` trains a student: layer losses, and `kd_loss` by the weight
-    `logit_loss`, which takes alpha, T and label smoothing.
+    `logit_loss`. The teacher computes its hidden states and logits anew in each step, in one pass.
 
-    `teacher` computes its output for a batch, with `layers.teacher_outputs`; its weights are no part of this module.
+    Raises MinikdError for a teacher of another tokenizer, and as `LayerLoss` does.
     """
 
-    def __init__(
-        self, layers: LayerLoss, teacher: Callable[[Batch], ClassifierOutput], alpha: float, T: float,
-        label_smoothing: float = 0.0,
-    ):  # fmt: skip
+    def __init__(self, settings: LayerLosses, student: TextClassifier, teacher: TextClassifier, config: TrainConfig,
+                 alpha: float, T: float):  # fmt: skip
         super().__init__()
-        self.layers, self.teacher, self.on_logits = layers, teacher, (alpha, T, label_smoothing)
-        self.outputs = layers.student_outputs
+        if teacher.tokenizer.vocab != student.tokenizer.vocab:
+            raise MinikdError("layer losses: the teacher's tokenizer is not the student's, so their tokens differ")
+        with seeded(config.seed):  # the first weights of the projection
+            self.layers = LayerLoss(settings, student.model.config, teacher.model.config)
+        self.outputs, self.weight = self.layers.student_outputs, settings.logit_loss
+        self.on_logits = {"alpha": alpha, "T": T, "label_smoothing": config.label_smoothing}
+        model = teacher.model.eval().to(student.device)
+
+        def outputs_of(batch: Batch) -> ClassifierOutput:
+            with torch.no_grad(), autocast(student.device, student.precision):
+                return model(batch.input_ids, batch.attention_mask, **self.layers.teacher_outputs)
+
+        self.teacher = outputs_of  # a function, so that the teacher's weights are none of this module's
 
     def forward(self, output: ClassifierOutput, batch: Batch) -> Tensor:
-        taught, weight = self.teacher(batch), self.layers.settings.logit_loss
+        taught = self.teacher(batch)
         total = self.layers(output, taught, batch.attention_mask)
-        if weight:
-            total = total + weight * kd_loss(output.logits, taught.logits, batch.labels, *self.on_logits)
+        if self.weight:
+            total = total + self.weight * kd_loss(output.logits, taught.logits, batch.labels, **self.on_logits)
         return total

@@ -113,10 +113,8 @@ def test_padding_changes_no_loss_and_gets_no_gradient(loss, shape):
 def test_the_loss_of_a_batch_is_the_mean_over_its_texts_without_their_padding(loss, shape):
     student, teacher, alone = random(*shape, seed=1), random(*shape, seed=2), []
     for i, n in enumerate(LENGTHS):
-        cut = {3: lambda x: x[:, :n], 4: lambda x: x[:, :, :n]}[len(shape)]
-        if shape[-1] == N:
-            cut = lambda x: x[:, :, :n, :n]  # noqa: E731
-        alone.append(loss(cut(student[i : i + 1]), cut(teacher[i : i + 1])))
+        real = tuple(slice(n) if size == N else slice(None) for size in shape[1:])
+        alone.append(loss(*(x[(slice(i, i + 1), *real)] for x in (student, teacher))))
     torch.testing.assert_close(loss(student, teacher, MASK), torch.stack(alone).mean())
 
 
