@@ -218,14 +218,13 @@ def to_do(args, examples: int, trains_teacher: bool) -> str:
     distilled = args.seeds - (pairs > 1)  # the sweep's best is that of the first seed
     students = [f"distil {distilled}"] * (distilled > 0)
     students += [f"train {args.seeds} on the labels alone"] * (not args.no_baseline)
+    students += [f"before distilling, {args.layer_epochs} epochs of layer losses"] * (args.layer_epochs > 0)
     steps = [f"fine-tune the teacher ({args.teacher_epochs} epochs)"] * trains_teacher
     layers = layer_losses(args)
     if args.teacher != "oracle" and args.teacher_logits == "cache" and not (layers and layers.logit_loss):
         steps.append(f"cache its logits on {examples:,} texts")
     steps += [f"sweep over {pairs} students"] * (pairs > 1)
     steps += ["students: " + ", ".join(students)] * bool(students)
-    if args.layer_epochs:
-        students.append(f"{args.layer_epochs} epochs of layer losses before each distillation")
     again = "; a finished teacher that fits is not trained again, students are" if trains_teacher else ""
     again = "; finished models are not trained again" if args.resume else again
     return f"to do: {'; '.join(steps)} ({args.epochs} epochs a student){again}"
