@@ -39,7 +39,8 @@ def flags(**given):
 def student_of(model, tokenizer, **given):
     """The function that makes distill.py's student of this teacher, what its first weights are, and its width."""
     teacher = model and TextClassifier(model, tokenizer, max_length=16, device=CPU, precision="fp32")
-    return student_maker(flags(**given), teacher, tokenizer, DATA, CPU)
+    make, words, config = student_maker(flags(**given), teacher, tokenizer, DATA, CPU)
+    return make, words, config.hidden_size
 
 
 def shape(teacher, layers, tokenizer):
