@@ -30,22 +30,32 @@ class LayerLosses:
     compared in its last pair alone.
     """
 
-    hidden_loss: float = setting(0.0, help="weight of the hidden states' relative squared error (TinyBERT)")
-    cls_loss: float = setting(0.0, help="weight of the distance of the normalised [CLS] vectors (PKD)")
+    hidden_loss: float = setting(
+        0.0, help="weight of the relative squared error of hidden states (TinyBERT, Jiao et al. 2020)"
+    )
+    cls_loss: float = setting(
+        0.0, help="weight of the squared distance of normalised [CLS] vectors (PKD, Sun et al. 2019)"
+    )
     score_loss: float = setting(
-        0.0, help="weight of the relative squared error of attention scores before the softmax (TinyBERT)"
+        0.0,
+        help="weight of the relative squared error of attention scores before the softmax (TinyBERT); needs equal "
+        "numbers of attention heads",
     )
     attention_loss: float = setting(
-        0.0, help="weight of the KL of attention after the softmax (MiniLM, of the last layer; Wang et al. 2023)"
+        0.0,
+        help="weight of the KL of attention after the softmax (MiniLM, Wang et al. 2020; of several layers: Wang et "
+        "al. 2023); needs equal numbers of attention heads",
     )
-    value_loss: float = setting(0.0, help="weight of the KL of the last layer's value relations (MiniLM)")
+    value_loss: float = setting(0.0, help="weight of the KL of value relations of the last pair of layers (MiniLM)")
     relation_loss: float = setting(
-        0.0, help="weight of the mean KL of the last layer's query, key and value relations (MiniLMv2)"
+        0.0,
+        help="weight of the mean KL of query, key and value relations of the last pair of layers (MiniLMv2, Wang et "
+        "al. 2021)",
     )
     layer_map: str = setting(
         "uniform",
-        help="which layer of the student imitates which of the teacher: uniform (evenly spaced, the last the last), "
-        "top (the teacher's last layers), or pairs such as 0:2,1:5, student's first, counted from 0",
+        help="which layer of the student imitates which of the teacher: uniform (evenly spaced, as in "
+        "TinyBERT), top (the teacher's last layers), or pairs such as 0:2,1:5, the student's layer first, from 0",
     )
     relation_heads: int = setting(
         0, help="heads into which values and relations are split; must divide both widths; 0: the teacher's"

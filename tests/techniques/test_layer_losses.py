@@ -291,10 +291,10 @@ def test_the_projection_learns_and_the_teacher_does_not(data, tmp_path):
 
 
 def test_the_first_projection_follows_from_the_seed():
-    weights = []
+    weights, models = [], (make_model(), wide_teacher())
     for state in (1, 2):
         torch.manual_seed(state)
-        weights.append(distillation(make_model(), wide_teacher(), hidden_loss=1.0).layers.projection.weight)
+        weights.append(distillation(*models, hidden_loss=1.0).layers.projection.weight)
     assert torch.equal(*weights)
 
 
