@@ -61,7 +61,7 @@ def experiment(args, data, device, tracking):
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
     teachers, tokenizer = load_teachers(args, data, device)  # none: the oracle
     students = student_makers(args, teachers[0] if teachers else None, tokenizer, data, device)
-    check_before_training(args, teachers, students.hidden_size, len(data.labels))
+    check_before_training(args, teachers, students.config, len(data.labels))
     augmented = augmented_texts(teachers[0], data, Augmentation(args.augment), args.seed) if args.augment else None
     examples = len(data.transfer.texts) + (len(augmented) if augmented else 0)
     print(to_do(args, examples, teachers))
@@ -78,18 +78,27 @@ def experiment(args, data, device, tracking):
         else:
             train(teacher, data, replace(own, seed=args.seed + i), lora=start.lora(args, args.lora_rank),
                   run=new_run(output / name, name, reuse=True))  # fmt: skip
-    online = bool(teachers) and args.teacher_logits == "online"
+    layers = start.layer_losses(args)
+    together = layers is not None and not args.layer_epochs  # layer losses and logits, in one stage
+    online = bool(teachers) and (together or args.teacher_logits == "online")
     knowledge = teachers[0] if online else teacher_logits(teachers, data, logits_files(output, names), augmented)
 
     # 3. The students: distilled, or trained on the labels alone for as many steps.
     lora = start.lora(args, args.student_lora_rank)
-    longer = args.equal_steps and examples > len(data.train.texts)
-    alone = replace(config, max_steps=config.total_steps(examples)) if longer else config
+    first_stage = replace(config, epochs=args.layer_epochs or 1, max_steps=0, lr=args.layer_lr or config.lr, patience=0)
+    steps = config.total_steps(examples) + (first_stage.total_steps(examples) if args.layer_epochs else 0)
+    longer = args.equal_steps and steps > config.total_steps(len(data.train.texts))
+    alone = replace(config, max_steps=steps) if longer else config
 
     def distil(seed, alpha, T, folder, name="distilled", reuse=False):
         student = students.distilled(seed)
+        if args.layer_epochs:  # the first of two stages: the layer losses alone, the same for every alpha and T
+            own = (output if seed == args.seed else output / f"seed-{seed}") / "first-stage"
+            distill(student, teachers[0], data, replace(first_stage, seed=seed), augmented=augmented, layers=layers,
+                    run=new_run(own, "first stage", reuse=True))  # fmt: skip
         distill(student, knowledge, data, replace(config, seed=seed), alpha=alpha, T=T, soft=args.soft_loss,
-                online=online, augmented=augmented, lora=lora, run=new_run(folder, name, reuse=reuse))  # fmt: skip
+                online=online, augmented=augmented, layers=layers if together else None, lora=lora,
+                run=new_run(folder, name, reuse=reuse))  # fmt: skip
         return student
 
     def fine_tune(student, seed, folder, name):

@@ -134,11 +134,29 @@ def bert_like(hidden: int, layers: int, like: EncoderConfig) -> EncoderConfig:
 
 
 def setting(default: Any, help: str, least: float = 0, most: float = math.inf, above: float | None = None) -> Any:
-    """A field of `TrainConfig`: its default, its help text, and its range, [least, most] or (above, most].
+    """A field of a dataclass of settings, such as `TrainConfig`: its default, its help text, and, of a number, its
+    range, [least, most] or (above, most].
 
     The scripts make their flags from these fields.
     """
     return field(default=default, metadata={"help": help, "least": least, "most": most, "above": above})
+
+
+def check_settings(settings: Any) -> None:
+    """Raises MinikdError where a number in a dataclass of settings is out of its range."""
+    for one in fields(settings):
+        value, allowed = getattr(settings, one.name), one.metadata
+        if one.type is str:
+            continue
+        kinds = (int,) if one.type is int else (int, float)
+        fits = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+        fits = fits and allowed["least"] <= value <= allowed["most"]
+        if not fits or (allowed["above"] is not None and value <= allowed["above"]):
+            wanted = "a whole number" if one.type is int else "a number"
+            above = allowed["above"]
+            wanted += f" of at least {allowed['least']:g}" if above is None else f" above {above:g}"
+            wanted += f" and at most {allowed['most']:g}" if allowed["most"] < math.inf else ""
+            raise MinikdError(f"`{one.name}` {value!r}: must be {wanted}")
 
 
 @dataclass(frozen=True)
@@ -172,14 +190,4 @@ class TrainConfig:
         return math.ceil(self.total_steps(examples) / self.steps_per_epoch(examples))
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            value, allowed = getattr(self, one.name), one.metadata
-            kinds = (int,) if one.type is int else (int, float)
-            fits = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-            fits = fits and allowed["least"] <= value <= allowed["most"]
-            if not fits or (allowed["above"] is not None and value <= allowed["above"]):
-                wanted = "a whole number" if one.type is int else "a number"
-                above = allowed["above"]
-                wanted += f" of at least {allowed['least']:g}" if above is None else f" above {above:g}"
-                wanted += f" and at most {allowed['most']:g}" if allowed["most"] < math.inf else ""
-                raise MinikdError(f"`{one.name}` {value!r}: must be {wanted}")
+        check_settings(self)

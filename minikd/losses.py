@@ -1,4 +1,5 @@
-"""The loss of knowledge distillation (Hinton, Vinyals & Dean 2015, section 2): pure functions of tensors.
+"""The loss of knowledge distillation (Hinton, Vinyals & Dean 2015, section 2), and losses between layers: pure
+functions of tensors.
 
     L = alpha · CE(labels, student) + (1 − alpha) · T² · KL(softmax(teacher / T) ‖ softmax(student / T))
 
@@ -184,5 +185,105 @@ def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
     return F.cosine_similarity(one, other, dim=dim)
 
 
-def _at_least_fp32(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+# Losses between a layer of the student and one of the teacher. Each is a relative error, an angle or a KL, so that a
+# weight of 1 means the same at any width and length. A text's loss is its own, whatever it is padded to, and the batch
+# has the mean over its texts, as in `soft_loss`. `mask` (B, N) is true at real tokens; None where nothing is padded. No
+# gradient reaches the teacher.
+
+
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """‖S − T‖² / ‖T‖² over a text's real tokens, averaged over the texts: hidden states (B, N, H) of one layer each ->
+    scalar.
+
+    The squared error of TinyBERT (Jiao et al. 2020, equation 8), relative to the teacher's own size: 0 for its hidden
+    states, 1 for zeros. A narrower student needs a projection to the teacher's width first. Raises MinikdError for
+    different shapes.
+    """
+    _check_shapes(student, teacher, "hidden states")
+    return _relative_error(student, teacher, None if mask is None else mask[:, :, None])
+
+
+def cls_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """‖s/‖s‖ − t/‖t‖‖² = 2 − 2·cos(s, t), averaged over the texts: [CLS] vectors (B, H) of one layer each -> scalar.
+
+    Patient knowledge distillation (Sun et al. 2019, equation 7). The authors' code averages over the dimensions, where
+    the paper sums: 768 times less, hence weights of up to 500 there. Raises MinikdError for different shapes.
+    """
+    _check_shapes(student, teacher, "[CLS] vectors")
+    student, teacher = _at_least_fp32(student), _at_least_fp32(teacher.detach())
+    return (F.normalize(student, dim=-1) - F.normalize(teacher, dim=-1)).square().sum(dim=-1).mean()
+
+
+def attention_scores(q: Tensor, k: Tensor) -> Tensor:
+    """q·k / √D, what attention is the softmax of: queries and keys (B, A, N, D) -> (B, A, N, N), in fp32."""
+    with torch.autocast(q.device.type, enabled=False):
+        q, k = _at_least_fp32(q), _at_least_fp32(k)
+        return q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+
+
+def score_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """‖S − T‖² / ‖T‖² over all heads and all pairs of a text's real tokens, averaged over the texts: attention scores
+    before the softmax (B, A, N, N) of one layer each -> scalar.
+
+    The squared error of TinyBERT (Jiao et al. 2020, equation 7), relative to the teacher's own size. Raises MinikdError
+    for different shapes, hence for other numbers of heads.
+    """
+    _check_shapes(student, teacher, "attention scores")
+    return _relative_error(student, teacher, None if mask is None else (mask[:, :, None] & mask[:, None, :])[:, None])
+
+
+def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """KL(softmax(T) ‖ softmax(S)) of each query's attention to the real tokens, averaged over the heads and the real
+    queries of a text and then over the texts: scores before the softmax (B, A, N, N) of one layer each -> scalar.
+
+    MiniLM (Wang et al. 2020, equation 4) for the last layer; for several ones Wang et al. 2023. Raises MinikdError for
+    different shapes, hence for other numbers of heads.
+    """
+    _check_shapes(student, teacher, "attention scores")
+    student, teacher = _at_least_fp32(student), _at_least_fp32(teacher.detach())
+    if mask is not None:  # a finite value: 0 · (−∞ + ∞) would be no number
+        padding = ~mask[:, None, None, :]
+        student, teacher = (x.masked_fill(padding, torch.finfo(x.dtype).min) for x in (student, teacher))
+    student_log_probs, teacher_log_probs = student.log_softmax(dim=-1), teacher.log_softmax(dim=-1)
+    kl = F.kl_div(student_log_probs, teacher_log_probs, reduction="none", log_target=True).sum(dim=-1)  # (B, A, N)
+    kl = kl.mean(dim=1)  # (B, N)
+    return kl.mean() if mask is None else ((kl * mask).sum(dim=1) / mask.sum(dim=1)).mean()
+
+
+def relation_loss(student: Tensor, teacher: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """`attention_loss` of how a layer's queries, keys or values attend to one another, softmax(X Xᵀ / √D): vectors
+    (B, A, N, D) of student and teacher -> scalar.
+
+    MiniLM (Wang et al. 2020, equation 5) compares values; MiniLMv2 (Wang et al. 2021, section 3) queries, keys and
+    values, and joins the attention heads and splits them anew into `heads` relation heads. So widths and attention
+    heads may differ. Raises MinikdError where a width is not divisible by `heads`.
+    """
+
+    def relations(x: Tensor) -> Tensor:
+        x = x.transpose(1, 2).flatten(2)  # (B, N, H)
+        if x.shape[-1] % heads:
+            raise MinikdError(f"`relation_heads` {heads}: must divide the widths of student and teacher, {x.shape[-1]}")
+        x = x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, N, H / heads)
+        return attention_scores(x, x)
+
+    return attention_loss(relations(student), relations(teacher.detach()), mask)
+
+
+def _relative_error(student: Tensor, teacher: Tensor, real: Tensor | None) -> Tensor:
+    """Σ (student − teacher)² / Σ teacher² of each text, where `real`, averaged over the texts (the first dimension)."""
+    student, teacher = _at_least_fp32(student), _at_least_fp32(teacher.detach())
+    squares = [(student - teacher).square(), teacher.square()]
+    error, size = ((x if real is None else x * real).flatten(1).sum(dim=1) for x in squares)  # (B,) each
+    return (error / size).mean()
+
+
+def _check_shapes(student: Tensor, teacher: Tensor, what: str) -> None:
+    if student.shape != teacher.shape:
+        raise MinikdError(
+            f"the {what} of student and teacher must have one shape, not {tuple(student.shape)} and "
+            f"{tuple(teacher.shape)}"
+        )
+
+
+def _at_least_fp32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

@@ -5,7 +5,7 @@ logit and gradient; tests/core/test_model.py checks it.
 Shapes in the comments: B batch, N tokens, H hidden size, A heads, D = H / A head size, C labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,16 +17,24 @@ from minikd.dropout import Dropout, keep_mask, use_fast_dropout
 from minikd.losses import mean_teacher
 
 
+class QKV(NamedTuple):
+    """A layer's queries, keys and values, which are all that its attention depends on: (B, A, N, D) each."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
 class EncoderOutput(NamedTuple):
     last_hidden_state: Tensor  # (B, N, H), or (B, 1, H) with cls_only
-    hidden_states: tuple[Tensor, ...] | None  # embeddings, then each layer's output: (B, N, H) each
-    attention_scores: tuple[Tensor, ...] | None  # per layer (B, A, N, N): scaled q·k before mask and softmax
+    hidden_states: tuple[Tensor, ...] | None  # embeddings, then each layer's output: (B, N, H) each; the last as above
+    qkv: dict[int, QKV]  # of the layers asked for, all rows
 
 
 class ClassifierOutput(NamedTuple):
     logits: Tensor  # (B, C)
     hidden_states: tuple[Tensor, ...] | None = None
-    attention_scores: tuple[Tensor, ...] | None = None
+    qkv: dict[int, QKV] = {}
 
 
 class Embeddings(nn.Module):
@@ -68,19 +76,22 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, cls_only: bool, with_scores: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """`mask` is boolean (B, 1, 1, N), true at real tokens. Returns (B, N, H), or (B, 1, H), and the scores."""
-        q, k, v = self.project(x, cls_only)
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, A, N, D)
+        self, x: Tensor, mask: Tensor | None, cls_only: bool, with_qkv: bool = False
+    ) -> tuple[Tensor, QKV | None]:
+        """`mask` is boolean (B, 1, 1, N), true at real tokens. Returns (B, N, H), or with `cls_only` (B, 1, H); and
+        with `with_qkv` the queries, keys and values of all tokens."""
+        projected = self.project(x, cls_only and not with_qkv)
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in projected)  # (B, A, N, D)
+        qkv = QKV(q, k, v) if with_qkv else None
+        if cls_only:
+            q = q[:, :, :1]  # (B, A, 1, D)
 
-        dropout_prob, scores = self.dropout_prob if self.training else 0.0, None
+        dropout_prob = self.dropout_prob if self.training else 0.0
         # On the CPU, SDPA's fused kernel knows no dropout, and in bf16 it is slower than the formula written out for
         # all but long texts.
         short = q.dtype == torch.bfloat16 and k.shape[2] <= 256
-        if with_scores or (x.device.type == "cpu" and (dropout_prob or short)):
-            masked, scores = masked_scores(q, k, mask, with_scores)  # (B, A, N, N) each
-            probs = masked.softmax(dim=-1).type_as(v)
+        if x.device.type == "cpu" and (dropout_prob or short):
+            probs = masked_scores(q, k, mask).softmax(dim=-1).type_as(v)  # (B, A, N, N)
             if dropout_prob and use_fast_dropout(x):
                 context = (probs * keep_mask(probs, dropout_prob)) @ v  # (B, A, N, D)
                 context = context / (1 - dropout_prob)  # rather than the N x N probs: fewer values to divide
@@ -88,7 +99,7 @@ class SelfAttention(nn.Module):
                 context = F.dropout(probs, dropout_prob) @ v  # (B, A, N, D)
         else:
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_prob)
-        return self.output(context.transpose(1, 2).flatten(2)), scores  # heads side by side again: (B, N, H)
+        return self.output(context.transpose(1, 2).flatten(2)), qkv  # heads side by side again: (B, N, H)
 
     def project(self, x: Tensor, cls_only: bool) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, N, H) -> its queries, or with `cls_only` the first token's alone (B, 1, H), keys and values."""
@@ -100,17 +111,12 @@ class SelfAttention(nn.Module):
         return q, k, v
 
 
-def masked_scores(q: Tensor, k: Tensor, mask: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
-    """q · k / √D with −∞ at padding, for q and k (B, A, N, D); with `keep`, the scores before the mask as well."""
-    scale = q.shape[-1] ** -0.5
+def masked_scores(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """q · k / √D with −∞ at padding, for q and k (B, A, N, D): product, scale and mask in one operation."""
     bias = None if mask is None else torch.where(mask, 0.0, -torch.inf).to(q.dtype)  # (B, 1, 1, N)
-    if keep:
-        scores = q @ k.transpose(-2, -1) * scale  # (B, A, N, N)
-        return scores if bias is None else scores + bias, scores
-    # Product, scale and mask in one operation.
     bias = q.new_zeros(()) if bias is None else bias.expand(-1, q.shape[1], -1, -1).flatten(0, 1)
-    masked = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).transpose(-2, -1), alpha=scale)
-    return masked.unflatten(0, q.shape[:2]), None
+    masked = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).transpose(-2, -1), alpha=q.shape[-1] ** -0.5)
+    return masked.unflatten(0, q.shape[:2])
 
 
 class FeedForward(nn.Module):
@@ -140,14 +146,14 @@ class EncoderLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, cls_only: bool = False, with_scores: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        attended, scores = self.attention(x, mask, cls_only, with_scores)
+        self, x: Tensor, mask: Tensor | None, cls_only: bool = False, with_qkv: bool = False
+    ) -> tuple[Tensor, QKV | None]:
+        attended, qkv = self.attention(x, mask, cls_only, with_qkv)
         if cls_only:
             x = x[:, :1]  # (B, 1, H): from here on every operation works on each position alone
         x = self.attention_norm(x + self.attention_dropout(attended))
         x = self.feed_forward_norm(x + self.feed_forward_dropout(self.feed_forward(x)))
-        return x, scores
+        return x, qkv
 
 
 class Encoder(nn.Module):
@@ -166,29 +172,26 @@ class Encoder(nn.Module):
         *,
         cls_only: bool = False,
         output_hidden_states: bool = False,
-        output_attention_scores: bool = False,
+        output_qkv: Collection[int] = (),
     ) -> EncoderOutput:
         """input_ids (B, N); attention_mask (B, N), 1 at real tokens (at least one a text) and 0 at padding, or None
         where nothing is padded. Raises ValueError for more tokens than the model has positions.
 
-        `cls_only`: the last layer computes its first row alone. On request every layer's output or scores are kept.
+        `cls_only`: the last layer computes its first row alone. On request every layer's output is kept, and the
+        queries, keys and values of the layers in `output_qkv`, counted from 0.
         """
         # (B, N) -> (B, 1, 1, N): broadcast over heads and queries. SDPA is fastest without a mask, hence None.
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
         x = self.embeddings(input_ids, token_type_ids)
-        hidden_states, attention_scores = [x] if output_hidden_states else [], []
+        hidden_states, all_qkv = [x] if output_hidden_states else [], {}
         for i, layer in enumerate(self.layers):
             last = i == len(self.layers) - 1
-            x, scores = layer(x, mask, cls_only=cls_only and last, with_scores=output_attention_scores)
+            x, qkv = layer(x, mask, cls_only=cls_only and last, with_qkv=i in output_qkv)
             if output_hidden_states:  # kept only on request: each is as large as the layer's own memory
                 hidden_states.append(x)
-            if output_attention_scores:
-                attention_scores.append(scores)
-        return EncoderOutput(
-            x,
-            tuple(hidden_states) if output_hidden_states else None,
-            tuple(attention_scores) if output_attention_scores else None,
-        )
+            if qkv is not None:
+                all_qkv[i] = qkv
+        return EncoderOutput(x, tuple(hidden_states) if output_hidden_states else None, all_qkv)
 
 
 class Classifier(nn.Module):
@@ -198,13 +201,12 @@ class Classifier(nn.Module):
     attention output, LayerNorms and feed-forward network need no other row, and outputs that nothing reads get no
     gradient. So the last layer computes keys and values for all tokens and everything else for [CLS] alone: the same
     logits and gradients (with dropout: the same in distribution). Of that layer's 12·H² multiply-adds a token only the
-    2·H² of keys and values remain. `cls_only_last_layer = False` computes all rows.
+    2·H² of keys and values remain.
     """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = config
-        self.cls_only_last_layer = True
         self.encoder = Encoder(config)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)  # DistilBERT calls it pre_classifier
         self.activation = {"tanh": torch.tanh, "relu": torch.relu}[config.head_activation]
@@ -227,24 +229,27 @@ class Classifier(nn.Module):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         *,
+        cls_only: bool | None = None,
         output_hidden_states: bool = False,
-        output_attention_scores: bool = False,
+        output_qkv: Collection[int] = (),
     ) -> ClassifierOutput:
-        """Logits (B, C) for input_ids (B, N); on request, every layer in full as in `EncoderOutput`."""
-        all_rows_wanted = output_hidden_states or output_attention_scores
+        """Logits (B, C) for input_ids (B, N); on request hidden states, and queries, keys and values, as in `Encoder`.
+
+        `cls_only`: whether the last layer computes its first row alone; None: unless hidden states are wanted.
+        """
         encoded = self.encoder(
             input_ids,
             attention_mask,
             token_type_ids,
-            cls_only=self.cls_only_last_layer and not all_rows_wanted,
+            cls_only=not output_hidden_states if cls_only is None else cls_only,
             output_hidden_states=output_hidden_states,
-            output_attention_scores=output_attention_scores,
+            output_qkv=output_qkv,
         )
         pooled = self.dropout(self.activation(self.pooler(encoded.last_hidden_state[:, 0])))  # (B, H)
         # In fp32 also under autocast: the 8 bits of a bf16 logit give many texts the same value for two labels.
         with torch.autocast(pooled.device.type, enabled=False):
             logits = self.classifier(pooled.to(self.classifier.weight.dtype))  # (B, C)
-        return ClassifierOutput(logits, encoded.hidden_states, encoded.attention_scores)
+        return ClassifierOutput(logits, encoded.hidden_states, encoded.qkv)
 
 
 class Ensemble(nn.Module):

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from minikd.errors import MinikdError
 from minikd.inference import autocast, compute_logits
 from minikd.losses import hard_loss, kd_loss
 from minikd.metrics import confusion_matrix
-from minikd.model import Classifier
+from minikd.model import Classifier, ClassifierOutput
 from minikd.used_rows import only_used_rows
 
 
@@ -38,6 +39,7 @@ class TrainState:
     history: list[dict] = field(default_factory=list)  # the figures of each epoch that is over
     best: dict | None = None  # the epoch with the best validation accuracy: "epoch", "scores", "weights"
     seconds: float = 0.0  # that the present epoch has taken so far
+    loss: nn.Module | None = None  # where the loss has weights of its own, which are trained too
 
     def state_dict(self) -> dict:
         """What `load_state_dict` needs to continue with the same bits."""
@@ -49,6 +51,7 @@ class TrainState:
             "history": self.history,
             "best": self.best,
             "seconds": self.seconds,
+            "loss": self.loss.state_dict() if self.loss is not None else {},
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -58,6 +61,8 @@ class TrainState:
         another model."""
         try:
             self.model.load_state_dict(state["model"])
+            if self.loss is not None:
+                self.loss.load_state_dict(state["loss"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
         except Exception as error:  # torch raises several kinds
@@ -69,6 +74,12 @@ class TrainState:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+
+# What a training minimises: the model's output for a batch, and that batch -> a scalar. A loss that is an nn.Module may
+# have weights; they are trained with the model and are no part of it. A loss that wants more of the model than logits
+# has `outputs`, arguments of `Classifier.forward`.
+Loss = Callable[[ClassifierOutput, Batch], Tensor]
 
 
 class Progress(NamedTuple):
@@ -89,31 +100,33 @@ def fit(
     data: TokenizedSplit,
     validation: TokenizedSplit,
     config: TrainConfig,
-    loss: Callable[[Tensor, Batch], Tensor] | None = None,
+    loss: Loss | None = None,
     *,
     device: torch.device,
     precision: str = "fp32",
     compile: bool = False,
+    keep_last: bool = False,
     saved: dict | None = None,
 ) -> Generator[Progress, None, None]:
     """Trains `model` in place. At the end it has the weights of the epoch with the best validation accuracy (ties:
-    the lower loss).
+    the lower loss); with `keep_last` of the last epoch, for a loss that does not train the head.
 
-    `loss` maps logits (B, C) and their batch to a scalar: for a student `distillation_loss`; None means cross-entropy
-    with the labels. `saved`, the `state_dict` of an earlier training, is continued. `compile` trains torch.compile's
-    version of the model. Seeds torch's random numbers. Iterate to the end, or close the generator: it restores the
-    model's word embeddings. Raises MinikdError for a state of another model and for validation logits that are not
-    finite.
+    `loss`: for a student `distillation_loss`; None means cross-entropy with the labels. `saved`, the `state_dict` of an
+    earlier training, is continued. `compile` trains torch.compile's version of the model. Seeds torch's random numbers.
+    Iterate to the end, or close the generator: it restores the model's word embeddings. Raises MinikdError for a state
+    of another model and for validation logits that are not finite.
     """
-    loss = loss or (lambda logits, batch: hard_loss(logits, batch.labels, config.label_smoothing))
+    loss = loss or (lambda output, batch: hard_loss(output.logits, batch.labels, config.label_smoothing))
+    own = loss.to(device) if isinstance(loss, nn.Module) else None
     steps_per_epoch = config.steps_per_epoch(len(data))
     total_steps, epochs = config.total_steps(len(data)), config.total_epochs(len(data))
     torch.manual_seed(config.seed)  # dropout depends on the seed alone, not on what ran before
     model.to(device)
     with only_used_rows(model.encoder.embeddings, np.union1d(data.ids, data.pad_token_id)) as table:
-        forward = torch.compile(model, dynamic=True) if compile else model
+        forward = partial(torch.compile(model, dynamic=True) if compile else model, **getattr(loss, "outputs", {}))
         scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        state = TrainState(model, make_optimizer(model, config, device), scaler)
+        optimizer = make_optimizer(nn.ModuleList([model, own]) if own is not None else model, config, device)
+        state = TrainState(model, optimizer, scaler, loss=own)
         if saved:
             state.load_state_dict(saved)
 
@@ -141,7 +154,7 @@ def fit(
             scores = validation_scores(model, validation, device, precision)
             figures = {"epoch": epoch + 1, "step": state.step, **scores}
             state.history.append(figures | {"seconds": time.perf_counter() - began})
-            if state.best is None or _rank(scores) > _rank(state.best["scores"]):
+            if keep_last or state.best is None or _rank(scores) > _rank(state.best["scores"]):
                 weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
                 state.best = {"epoch": epoch + 1, "scores": scores, "weights": weights}
             state.seconds = 0.0
@@ -158,16 +171,16 @@ def distillation_loss(
     T: float,
     label_smoothing: float = 0.0,
     soft: str = "kl",
-) -> Callable[[Tensor, Batch], Tensor]:
-    """The `loss` with which `fit` trains a student: logits (B, C) and their batch -> `kd_loss`, with all its settings.
+) -> Loss:
+    """The `loss` with which `fit` trains a student: `kd_loss`, with all its settings.
 
     `teacher`: its logits (N, C) on the training split, on the device, or a function that computes those of a batch. The
     rows are looked up by the examples' place in the split, never by their place in the batch: batches are shuffled.
     """
 
-    def loss(logits: Tensor, batch: Batch) -> Tensor:
+    def loss(output: ClassifierOutput, batch: Batch) -> Tensor:
         teacher_logits = teacher[batch.index] if isinstance(teacher, Tensor) else teacher(batch)
-        return kd_loss(logits, teacher_logits, batch.labels, alpha, T, label_smoothing, soft=soft)
+        return kd_loss(output.logits, teacher_logits, batch.labels, alpha, T, label_smoothing, soft=soft)
 
     return loss
 
@@ -176,7 +189,7 @@ def training_step(
     state: TrainState,
     forward: Callable,
     batches: list[Batch],
-    loss: Callable[[Tensor, Batch], Tensor],
+    loss: Loss,
     lr: float,
     clip: float,
     device: torch.device,
@@ -190,8 +203,8 @@ def training_step(
     step_loss: Any = 0.0
     for batch in batches:
         with autocast(device, precision):
-            logits = forward(batch.input_ids, batch.attention_mask).logits
-        batch_loss = loss(logits, batch) * (len(batch.index) / examples)  # the gradient is that of one large batch
+            output = forward(batch.input_ids, batch.attention_mask)
+        batch_loss = loss(output, batch) * (len(batch.index) / examples)  # the gradient is that of one large batch
         state.scaler.scale(batch_loss).backward()
         step_loss = step_loss + batch_loss.detach()
     state.scaler.unscale_(state.optimizer)  # before clipping, so that the true norm is clipped

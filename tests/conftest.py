@@ -29,7 +29,8 @@ from minikd.checkpoints.tokenizer_files import save_tokenizer
 from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
 from minikd.experiment.caches import model_fingerprint
-from minikd.model import Classifier
+from minikd.model import Classifier, ClassifierOutput
+from minikd.techniques.layer_losses import LayerDistillation
 from minikd.tokenizer import train_wordpiece
 
 ROOT = Path(__file__).parents[1]
@@ -133,12 +134,17 @@ def trainings(monkeypatch):
     def spy(model, data, validation, config, loss, run, device, precision):
         call = {"model": model, "first_weights": model_fingerprint(model), "data": data, "validation": validation,
                 "device": device, "run": run, "desc": run.name, "made_from": run.made_from, "teacher": None,
+                "layers": None,
                 "settings": asdict(config) | {"alpha": 1.0, "T": 1.0, "precision": precision}}  # fmt: skip
         if loss:
             (first,) = make_batches(data, [np.array([0])], device)
-            _, _, alpha, T, _ = distillation_of(loss, first)
+            if isinstance(loss, LayerDistillation):
+                alpha, T, call["layers"] = loss.on_logits["alpha"], loss.on_logits["T"], loss
+                call["teacher"] = lambda batch: loss.teacher(batch).logits
+            else:
+                _, _, alpha, T, _ = distillation_of(loss, first)
+                call["teacher"] = lambda batch: distillation_of(loss, batch)[0]
             call["settings"] |= {"alpha": alpha, "T": T}
-            call["teacher"] = lambda batch: distillation_of(loss, batch)[0]
         assert run.made_from["settings"] == call["settings"]
         calls.append(call)
         return run_training(model, data, validation, config, loss, run, device, precision)
@@ -152,6 +158,8 @@ def distillation_of(loss, batch):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(minikd.training, "kd_loss", lambda student, *rest, soft: rest)
         return loss(None, batch)
+        patch.setattr(minikd.training, "kd_loss", lambda student, *rest: rest)
+        return loss(ClassifierOutput(None), batch)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from minikd.checkpoints.config_json import config_to_json
 from minikd.checkpoints.pretrained import from_pretrained, name_map, save_pretrained, to_hugging_face
 from minikd.checkpoints.tokenizer_files import load_tokenizer
 from minikd.config import EncoderConfig
+from minikd.losses import attention_scores
 from minikd.model import Classifier
 
 _SMALL = EncoderConfig(
@@ -113,16 +114,23 @@ def attention_weights(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.
 
 def compare(model: Classifier, twin, batch: dict) -> list[Difference]:
     """Everything of `model` against `twin`, in the order of computation, for each of our three ways to compute it."""
+    their_values = []
+    names = ("attention.self.value", "attention.v_lin")  # BERT's, DistilBERT's
+    hooks = [part.register_forward_hook(lambda _, __, output: their_values.append(output))
+             for name, part in twin.named_modules() if name.endswith(names)]  # fmt: skip
     theirs, their_pooled = run(twin, batch, output_hidden_states=True, output_attentions=True)
+    for hook in hooks:
+        hook.remove()
     gradients = {name: parameter.grad for name, parameter in twin.named_parameters()}
     their_gradients = {}  # under our names; query, key and value joined, for the true gradient of a key bias is 0
     for ours, _, name in name_map(model.config):
         their_gradients.setdefault(ours, []).append(gradients[name])
 
+    layers = range(model.config.num_hidden_layers)
     ways = {
-        "fused attention": {"output_hidden_states": True},
-        "attention with scores": {"output_hidden_states": True, "output_attention_scores": True},
-        "[CLS]-only last layer": {},
+        "all rows": {"output_hidden_states": True, "output_qkv": layers},
+        "[CLS]-only last layer": {"cls_only": True, "output_hidden_states": True, "output_qkv": layers},
+        "nothing but logits": {},
     }
     differences = []
 
@@ -133,10 +141,13 @@ def compare(model: Classifier, twin, batch: dict) -> list[Difference]:
     for way, wanted in ways.items():
         output, pooled = run(model, batch, **wanted)
         for i, hidden_state in enumerate(output.hidden_states or ()):
-            if output.attention_scores and i > 0:
-                weights = attention_weights(output.attention_scores[i - 1], batch.get("attention_mask"))
+            if i > 0:
+                q, k, v = output.qkv[i - 1]
+                weights = attention_weights(attention_scores(q, k), batch.get("attention_mask"))
                 note(way, f"attention weights of layer {i - 1}", weights, theirs.attentions[i - 1])
-            note(way, f"hidden state {i}", hidden_state, theirs.hidden_states[i])
+                note(way, f"values of layer {i - 1}", v.transpose(1, 2).flatten(2), their_values[i - 1])
+            rows = hidden_state.shape[1]  # 1 of a last layer that computes its first row alone
+            note(way, f"hidden state {i}", hidden_state, theirs.hidden_states[i][:, :rows])
         note(way, "pooled vector", pooled, their_pooled)
         note(way, "logits", output.logits, theirs.logits)
         for name, parameter in model.named_parameters():

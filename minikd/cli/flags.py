@@ -1,4 +1,5 @@
-"""The flags of the three scripts. Those of training are made from the fields of `TrainConfig`."""
+"""The flags of the three scripts. Those of training and of the layer losses are made from the fields of their settings,
+`TrainConfig` and `LayerLosses`."""
 
 import argparse
 from dataclasses import fields
@@ -9,6 +10,7 @@ from minikd.cli.flag_types import integer, label_names, names, non_empty, path, 
 from minikd.config import TrainConfig
 from minikd.losses import SOFT_LOSSES
 from minikd.report.tables import CRITERIA
+from minikd.techniques.layer_losses import LayerLosses
 from minikd.techniques.lora import TARGETS
 
 DATA_DIR = Path(__file__).parents[2] / "data"
@@ -71,17 +73,38 @@ def add_training_flags(parser: argparse.ArgumentParser, whose: str = "") -> None
     add = parser.add_argument_group("training").add_argument
     by_corpus = {"epochs": "by corpus, see below", "batch_size": "32", "lr": "by corpus, see below; adapters 5e-4"}
     for field in fields(TrainConfig):
-        about = field.metadata
-        least = about["least"] if about["above"] is None else about["above"]
-        kind = integer(least) if field.type is int else real(least, about["most"], about["above"] is not None)
-        words = (whose if field.name in ("epochs", "max_steps", "lr") else "") + about["help"]
-        add(f"--{field.name.replace('_', '-')}", type=kind, metavar="N" if field.type is int else "X",
-            default=None if field.name in by_corpus else field.default,
-            help=f"{words} (default: {by_corpus.get(field.name, f'{field.default:g}')})")
+        words = whose if field.name in ("epochs", "max_steps", "lr") else ""
+        default = {"default": None, "shown": by_corpus[field.name]} if field.name in by_corpus else {}
+        add_setting(add, field, words, **default)
     add("--compile", action="store_true", help="train with torch.compile (slow start, then faster)")
     add("--resume", action="store_true", help="continue an interrupted run of the same command")
     add("--track", choices=("wandb", "tensorboard"),
         help="send log.jsonl there too, line by line, and at the end the test figures (default: neither)")
+
+
+def add_setting(add, field, words: str = "", **default) -> None:
+    """The flag of a field made by `minikd.config.setting`, with `words` before its help text. `default` and `shown`
+    replace the field's own default, and how the help text shows it."""
+    about = field.metadata
+    least = about["least"] if about["above"] is None else about["above"]
+    number = integer(least) if field.type is int else real(least, about["most"], about["above"] is not None)
+    kind, metavar = (non_empty, "NAME") if field.type is str else (number, "N" if field.type is int else "X")
+    shown = default.get("shown", field.default if field.type is str else f"{field.default:g}")
+    add(f"--{field.name.replace('_', '-')}", type=kind, metavar=metavar, default=default.get("default", field.default),
+        help=f"{words}{about['help']} (default: {shown})")
+
+
+def add_layer_flags(parser: argparse.ArgumentParser) -> None:
+    """The losses between hidden layers, and the schedule in two stages."""
+    add = parser.add_argument_group("layer losses (the teacher then computes its layers and logits in each step)")
+    for field in fields(LayerLosses):
+        if field.name != "logit_loss":  # 1, or 0 in the first of two stages
+            add_setting(add.add_argument, field)
+    add.add_argument("--layer-epochs", type=integer(0), default=0, metavar="N",
+        help="train in two stages, as TinyBERT and Wang et al. 2023 do: N epochs of the layer losses alone, then the "
+        "loss on the logits alone; 0: both together (default: 0)")
+    add.add_argument("--layer-lr", type=real(0, exclusive=True), metavar="X",
+        help="peak learning rate of the first stage (default: that of --lr)")
 
 
 def add_lora_flags(parser: argparse.ArgumentParser, whose: str, students: bool = False) -> None:

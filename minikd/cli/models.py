@@ -15,7 +15,7 @@ from minikd.checkpoints.load import load_classifier
 from minikd.classifier import TextClassifier, check_same_vocabulary, check_tokenizer
 from minikd.cli.defaults import SAMPLE_TEACHER, SAMPLE_VOCABULARY
 from minikd.cli.recipes import BERT, RECIPES
-from minikd.cli.start import resolve_max_length
+from minikd.cli.start import layer_losses, resolve_max_length
 from minikd.config import EncoderConfig, bert_like
 from minikd.datasets import Dataset
 from minikd.errors import MinikdError
@@ -23,6 +23,7 @@ from minikd.experiment.caches import cached_logits, cached_tokens
 from minikd.losses import check_soft_loss
 from minikd.model import Classifier
 from minikd.student import seeded
+from minikd.techniques.layer_losses import LayerLoss
 from minikd.tokenizer import Tokenizer, train_wordpiece
 
 
@@ -132,14 +133,14 @@ def check_not_source(output: Path, flag: str, source, allowed: str | None = None
     if not source or not Path(source).exists() or not Path(source).resolve().is_relative_to(output.resolve()):
         return
     first = (*Path(source).resolve().relative_to(output.resolve()).parts, "")[0]
-    written = ("", "teacher", "distilled", "control", "baseline", "sweep")
+    written = ("", "teacher", "first-stage", "distilled", "control", "baseline", "sweep")
     if first != allowed and (first in written or first.startswith(("seed-", "teacher-"))):
         raise MinikdError(f"{flag} {source}: the run would write over it; give another --output-dir")
 
 
-def check_before_training(args, teachers: list[TextClassifier], student_width: int, num_labels: int) -> None:
-    """Raises MinikdError where distill.py would write over a model it reads, or the adapters or the soft loss cannot be
-    had."""
+def check_before_training(args, teachers: list[TextClassifier], student: EncoderConfig, num_labels: int) -> None:
+    """Raises MinikdError where distill.py would write over a model it reads, or where these models cannot have the
+    soft loss, the adapters or the layer losses."""
     check_soft_loss(args.soft_loss, num_labels)
     fine_tuned = any(map(is_fine_tuned_already, teachers))
     for name, source in zip(teacher_names(teachers), (args.teacher, *args.more_teachers)):
@@ -155,8 +156,10 @@ def check_before_training(args, teachers: list[TextClassifier], student_width: i
         raise MinikdError(
             "--lora-rank: the sample's own teacher starts from random weights; adapters need learned ones"
         )
+    if layers := layer_losses(args):
+        LayerLoss(layers, student, teachers[0].model.config)
     teacher_width = min((teacher.model.config.hidden_size for teacher in teachers), default=math.inf)
-    for flag, width in (("lora_rank", teacher_width), ("student_lora_rank", student_width)):
+    for flag, width in (("lora_rank", teacher_width), ("student_lora_rank", student.hidden_size)):
         if (rank := getattr(args, flag)) and rank > width:
             raise MinikdError(f"`{flag}` {rank}: the matrices of this model take 1 to {width}")
 
@@ -179,9 +182,11 @@ def to_do(args, examples: int, teachers: list[TextClassifier]) -> str:
     students = [f"distil {distilled}"] * (distilled > 0)
     alone = args.seeds * (args.controls + (not args.no_baseline))
     students += [f"train {alone} on the labels alone"] * (alone > 0)
+    students += [f"before distilling, {args.layer_epochs} epochs of layer losses"] * (args.layer_epochs > 0)
     which = "the teacher" if untrained == 1 else f"{untrained} teachers"
     steps = [f"fine-tune {which} ({args.teacher_epochs} epochs)"] * bool(untrained)
-    if teachers and args.teacher_logits == "cache":
+    layers = layer_losses(args)
+    if teachers and args.teacher_logits == "cache" and not (layers and layers.logit_loss):
         steps.append(f"cache {'its' if len(teachers) == 1 else 'their'} logits on {examples:,} texts")
     steps += [f"sweep over {pairs} students"] * (pairs > 1)
     steps += ["students: " + ", ".join(students)] * bool(students)

@@ -1,6 +1,7 @@
 """The command lines of the three scripts: each function returns the flags, checked and with their defaults."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from minikd.cli import flags
@@ -9,6 +10,7 @@ from minikd.cli.flag_types import integer, non_empty, path
 from minikd.cli.recipes import RECIPES
 from minikd.cli.start import fill_defaults
 from minikd.config import FORMATS
+from minikd.techniques.layer_losses import LAYER_LOSSES, LayerLosses
 
 
 # fmt: off
@@ -20,6 +22,7 @@ def distill_args(description: str) -> argparse.Namespace:
         "(default: none)")
     flags.add_model_flags(parser)
     flags.add_distillation_flags(parser)
+    flags.add_layer_flags(parser)
     flags.add_data_flags(parser)
     flags.add_training_flags(parser, "the students' ")
     flags.add_lora_flags(parser, "the teacher", students=True)
@@ -54,8 +57,11 @@ def distill_args(description: str) -> argparse.Namespace:
                      "--T")
     if args.folds and args.seeds > 1:
         parser.error("--folds: each fold has another seed already; leave out --seeds")
+    check_layer_flags(parser, args)
     adapted = {"teacher_lr": args.lora_rank, "lr": args.student_lora_rank}
     fill_defaults(args, **{rate: LORA_LR for rate, rank in adapted.items() if rank})
+    if args.layer_epochs:
+        args.layer_lr = args.layer_lr or args.lr
     return args
 
 
@@ -126,6 +132,29 @@ def evaluate_args(description: str) -> argparse.Namespace:
     args.split = args.split or "test"
     return args
 # fmt: on
+
+
+def check_layer_flags(parser, args):
+    """Ends with status 2 where flags of the layer losses do not fit each other or the teacher."""
+    weighed = any(getattr(args, name) for name in LAYER_LOSSES)
+    for field in fields(LayerLosses):
+        if not weighed and getattr(args, field.name, field.default) != field.default:
+            flag = f"--{field.name.replace('_', '-')}"
+            parser.error(f"{flag}: is for layer losses; give one of them a weight, such as --hidden-loss 1")
+    refusals = {
+        "--layer-epochs: of which losses? give one of them a weight, such as --hidden-loss 1":
+            args.layer_epochs and not weighed,
+        "--layer-lr: is the rate of the first of two stages; give --layer-epochs too":
+            args.layer_lr and not args.layer_epochs,
+        "--layer-epochs: the adapters of two stages are not adapters of one rank; leave out --student-lora-rank, or "
+        "--layer-epochs to train both losses together": args.layer_epochs and args.student_lora_rank,
+        "--teacher: of several teachers the first one's layers can be imitated in a stage of their own; give "
+        "--layer-epochs": weighed and not args.layer_epochs and (args.more_teachers or args.teacher_seeds > 1),
+        "--teacher oracle: has no layers to imitate; leave out the layer losses": weighed and args.teacher == "oracle",
+    }  # fmt: skip
+    for message, refused in refusals.items():
+        if refused:
+            parser.error(message)
 
 
 def check_flags(parser, args):

@@ -18,6 +18,7 @@ from minikd.errors import MinikdError
 from minikd.evaluation.memory import keep_freed_memory
 from minikd.files import check_writable
 from minikd.inference import choose_device, choose_precision
+from minikd.techniques.layer_losses import LAYER_LOSSES, LayerLosses
 from minikd.techniques.lora import TARGETS, LoRA
 
 FLAGS = {"run_dir": "output-dir", "agreement": "fpb-agreement"}  # settings whose flag has another name
@@ -95,6 +96,14 @@ def lora(args: argparse.Namespace, rank: int | None) -> LoRA | None:
         return None
     targets = tuple(name for name in TARGETS if name in (args.lora_targets or ("query", "value")))  # in one order
     return LoRA(rank, args.lora_alpha or 16.0, args.lora_dropout or 0.0, targets)
+
+
+def layer_losses(args: argparse.Namespace) -> LayerLosses | None:
+    """The layer losses that the flags ask for, alone where there are two stages; None where all have weight 0."""
+    if not any(getattr(args, name) for name in LAYER_LOSSES):
+        return None
+    given = {field.name: getattr(args, field.name) for field in fields(LayerLosses) if field.name in vars(args)}
+    return LayerLosses(**given, logit_loss=0.0 if args.layer_epochs else 1.0)
 
 
 def flag_values(args: argparse.Namespace) -> dict:

@@ -31,7 +31,7 @@ class Students(NamedTuple):
     distilled: Maker  # the control starts in the same way
     baseline: Maker  # gets nothing from the fine-tuned teacher
     first_weights: dict[str, str]  # of each student, in words
-    hidden_size: int
+    config: EncoderConfig
 
 
 def student_makers(
@@ -71,7 +71,7 @@ def student_makers(
     print(f"student: {_shape(plan.config)}, first weights: {words['distilled']}{note}")
     if from_checkpoint:
         print(f"baseline: first weights: {words['baseline']}")
-    return Students(from_teacher, from_checkpoint or from_teacher, words, plan.config.hidden_size)
+    return Students(from_teacher, from_checkpoint or from_teacher, words, plan.config)
 
 
 def _one_start(args, maker: Maker, words: str, config: EncoderConfig) -> Students:
@@ -83,7 +83,7 @@ def _one_start(args, maker: Maker, words: str, config: EncoderConfig) -> Student
             f"--controls: distilled and baseline both start from {words}: the baseline is the control; leave it out"
         )
     print(f"student: {_shape(config)}, first weights: {words}")
-    return Students(maker, maker, {"distilled": words, "baseline": words}, config.hidden_size)
+    return Students(maker, maker, {"distilled": words, "baseline": words}, config)
 
 
 def _pretrained(args, tokenizer: Tokenizer, data: Dataset, device: torch.device) -> tuple[Maker, str, EncoderConfig]:

@@ -20,7 +20,7 @@ from minikd.config import TrainConfig
 from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
 from minikd.inference import forward_only
 from minikd.losses import hard_loss
-from minikd.model import Classifier, count_parameters
+from minikd.model import Classifier, ClassifierOutput, count_parameters
 from minikd.techniques.lora import LoRA, add_lora
 from minikd.techniques.quantize import new_model
 from minikd.training import TrainState, make_optimizer, training_step
@@ -229,8 +229,8 @@ def _peak_of(request: dict) -> float | None:
     return peak_memory_mb(device)
 
 
-def _loss(logits: Tensor, batch: Batch) -> Tensor:
-    return hard_loss(logits, batch.labels)
+def _loss(output: ClassifierOutput, batch: Batch) -> Tensor:
+    return hard_loss(output.logits, batch.labels)
 
 
 def _cuda_pass_mb(model: Classifier, split: TokenizedSplit, device: torch.device, precision: str) -> float:

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from minikd.batching import SORTED_TOGETHER, Batch, TokenizedSplit
+from minikd.batching import SORTED_TOGETHER, TokenizedSplit
 from minikd.config import TrainConfig
 from minikd.errors import MinikdError
 from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory
@@ -23,7 +22,7 @@ from minikd.experiment.state import StopSignal, load_state, save_state
 from minikd.experiment.tracking import Tracking
 from minikd.files import CleanUp
 from minikd.model import Classifier
-from minikd.training import Progress, fit
+from minikd.training import Loss, Progress, fit
 
 LOG_EVERY = 10  # optimizer steps
 
@@ -37,6 +36,7 @@ class Run:
     resume: bool = False  # continue an interrupted training in the folder, and use a finished one
     reuse: bool = False  # use a finished one that fits, or train
     compile: bool = False  # train torch.compile's version of the model
+    keep_last: bool = False  # keep the last epoch rather than the one that is best on validation
     progress: bool = True  # show a progress bar and lines about the epochs
     tracking: Tracking = field(default_factory=lambda: Tracking(None, Path()))
     arguments: dict = field(default_factory=dict)  # what run.json records as the caller's settings
@@ -56,7 +56,7 @@ def run_training(
     data: TokenizedSplit,
     validation: TokenizedSplit,
     config: TrainConfig,
-    loss: Callable[[Tensor, Batch], Tensor] | None,
+    loss: Loss | None,
     run: Run,
     device: torch.device,
     precision: str,
@@ -81,7 +81,7 @@ def run_training(
     with CleanUp() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         steps = fit(model, data, validation, config, loss, device=device, precision=precision, compile=run.compile,
-                    saved=saved)  # fmt: skip
+                    keep_last=run.keep_last, saved=saved)  # fmt: skip
         stack.enter_context(closing(steps))
         stop = stack.enter_context(StopSignal() if signals else nullcontext())
         journal = stack.enter_context(closing(Journal(run, model.config.labels, made_from["settings"], step)))

@@ -25,8 +25,9 @@ from minikd.inference import autocast, compute_logits
 from minikd.losses import UNLABELLED, check_soft_loss, mean_teacher
 from minikd.model import Ensemble, count_parameters
 from minikd.student import seeded
+from minikd.techniques.layer_losses import LayerDistillation, LayerLosses
 from minikd.techniques.lora import LoRA, add_lora, merge_lora, remove_lora, trainable_parameters, training_state_mb
-from minikd.training import distillation_loss
+from minikd.training import Loss, distillation_loss
 
 Teacher = TextClassifier | Sequence[TextClassifier] | Tensor | np.ndarray
 
@@ -67,6 +68,7 @@ def distill(
     resume: bool = False,
     online: bool = False,
     augmented: TokenizedSplit | None = None,
+    layers: LayerLosses | None = None,
     lora: LoRA | None = None,
     run: Run | None = None,
 ) -> list[dict]:
@@ -79,8 +81,11 @@ def distill(
     averaged (`minikd.losses.mean_teacher`); or the logits (N, C) of any other model, or (K, N, C) of several, on
     `data.transfer` (the training texts, then the unlabelled ones), in its order. They are computed once for all epochs;
     `online` has a TextClassifier compute them anew in each step instead, which takes its tokenizer to be the student's.
+
     `augmented`: altered training texts (`augmented_texts`), which are learned from like unlabelled ones and come after
-    them; a teacher must read the same tokens. Raises MinikdError.
+    them; a teacher must read the same tokens. `layers` adds losses between hidden layers to `kd_loss`; the teacher, a
+    single TextClassifier, is then online too. With `layers.logit_loss` 0, the first of two stages, no epoch is best by
+    accuracy, and the last is kept. Raises MinikdError.
     """
     if not 0 <= alpha <= 1:
         raise MinikdError(f"`alpha` {alpha}: must be at least 0 and at most 1")
@@ -99,10 +104,17 @@ def distill(
             raise MinikdError(
                 f"the teacher's labels {list(wrong[0].labels)} are not the student's {list(student.labels)}"
             )
-    desc = "teacher logits" if run.progress else ""
-    logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, T, augmented, desc)
-    loss = distillation_loss(logits, alpha, T, config.label_smoothing, soft)
-    return _train(student, data, data.transfer, config, run, lora, Objective(loss, alpha, T, key, soft), augmented)
+    if layers:
+        if isinstance(teacher, Tensor) or len(teacher) > 1:
+            raise MinikdError("layers: take one TextClassifier as the teacher; averages and logits have no layers")
+        run.keep_last, key = not layers.logit_loss, model_fingerprint(teacher[0].model)
+        loss: Loss = LayerDistillation(layers, student, teacher[0], config, alpha, T, soft)
+    else:
+        desc = "teacher logits" if run.progress else ""
+        logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, T, augmented, desc)
+        loss = distillation_loss(logits, alpha, T, config.label_smoothing, soft)
+    objective = Objective(loss, alpha, T, key, soft, layers)
+    return _train(student, data, data.transfer, config, run, lora, objective, augmented)
 
 
 def _run(run: Run | None, run_dir: str | Path | None, resume: bool, name: str) -> Run:
@@ -121,11 +133,12 @@ def _run(run: Run | None, run_dir: str | Path | None, resume: bool, name: str) -
 class Objective(NamedTuple):
     """What a student learns from besides the labels; by default nothing."""
 
-    loss: Callable[[Tensor, Batch], Tensor] | None = None  # logits (B, C) and their batch -> a scalar
+    loss: Loss | None = None
     alpha: float = 1.0
     T: float = 1.0
     teacher: str = ""  # a key that tells teachers apart
     soft: str = "kl"
+    layers: LayerLosses | None = None
 
 
 def _train(
@@ -190,6 +203,7 @@ def train_on_tokens(
     if objective.soft != "kl":  # so that runs of before there was a choice still fit
         run.made_from["settings"]["soft_loss"] = objective.soft
     run.made_from |= {"lora": asdict(lora) | {"targets": list(lora.targets)}} if lora else {}
+    run.made_from |= {"layer_losses": asdict(objective.layers)} if objective.layers else {}
     if run.folder and find_finished(run):
         classifier.model, classifier.source = from_pretrained(run.folder), str(run.folder)
         run.tracking.start(run.folder, classifier.labels, run.arguments | run.made_from["settings"])

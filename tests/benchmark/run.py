@@ -18,7 +18,7 @@ import torch
 from benchmark.corpora import EPOCH_BATCHES, own_cache
 from benchmark.epochs import distillation_part, epoch_child, epochs_part, feeding_part, memory_part
 from benchmark.measure import say
-from benchmark.passes import quantised_part, rate_part, ratios_part, scaling_part, steps_part
+from benchmark.passes import layers_part, quantised_part, rate_part, ratios_part, scaling_part, steps_part
 from benchmark.startup import startup_part
 from benchmark.tables import tables
 from benchmark.targets import readme_with_targets, targets
@@ -38,6 +38,7 @@ PARTS = {
     "epochs": epochs_part,
     "feeding": feeding_part,
     "distillation": distillation_part,
+    "layers": layers_part,
     "memory": memory_part,
     "data": data_part,
     "scaling": scaling_part,
@@ -154,7 +155,7 @@ def main(arguments: list[str] | None = None) -> dict:
     if args.show:
         results = read_figures(args.show)
         if args.readme:
-            if results["quick"] or any(name not in results for name in PARTS if name not in ("rate", "feeding")):
+            if results["quick"] or not PARTS.keys() - {"rate", "feeding", "layers"} <= results.keys():
                 raise MinikdError(
                     f"{args.show}: is of a quick run, or lacks parts; the tables of tests/README.md need them all"
                 )

@@ -43,6 +43,7 @@ DESCRIBED = {
         "--student": "none: its shape follows from --student-layers", "--take-layers": "evenly spaced ones",
         "--student-layers": "4", "--student-hidden": "the teacher's, but for the shapes named at --student-layers",
         "--max-length": BY_CORPUS, "--epochs": BY_CORPUS, "--lr": f"{BY_CORPUS}; adapters 5e-4",
+        "--layer-lr": "that of --lr",
         "--track": "neither", "--data-dir": "the folder data beside the scripts",
         "--output-dir": "runs/<recipe or dataset>", **OWN_DATA,
     },

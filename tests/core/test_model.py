@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 import minikd
 from minikd.config import BERT_6_LAYERS, BERT_BASE, BERT_SMALL, DISTILBERT
+from minikd.losses import attention_scores
 from minikd.model import Classifier, count_parameters
 
 DROPOUTS = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.25, "classifier_dropout": 0.4}
@@ -50,7 +51,7 @@ def test_comparison_names_the_first_tensor_that_differs():
     twin = transformers_twin(model)
     with torch.no_grad():
         twin.bert.encoder.layer[1].output.LayerNorm.bias[0] += 1e-3
-    with pytest.raises(AssertionError, match="first to differ: fused attention: hidden state 2,"):
+    with pytest.raises(AssertionError, match="first to differ: all rows: hidden state 2,"):
         assert_equal(compare(model, twin, random_batch(model.config)), 1e-5)
 
 
@@ -79,11 +80,10 @@ def test_cls_only_last_layer_has_the_logits_and_gradients_of_the_full_computatio
     batch = random_batch(config, padded=padded)
     results, rows = [], []
     model.encoder.layers[-1].register_forward_hook(lambda _, __, output: rows.append(output[0].shape[1]))
-    for cls_only in (True, False):
-        model.cls_only_last_layer = cls_only
+    for cls_only in (None, False):
         rows.clear()
-        logits = run(model, batch)[0].logits.detach()
-        assert rows == [1 if cls_only else 11]
+        logits = run(model, batch, cls_only=cls_only)[0].logits.detach()
+        assert rows == [11 if cls_only is False else 1]
         results.append({"logits": logits} | {name: parameter.grad for name, parameter in model.named_parameters()})
     for name, tensor in results[1].items():
         scale = max(tensor.abs().max().item(), 1e-9)
@@ -121,7 +121,7 @@ def test_dropout_stands_where_it_does_in_transformers_with_the_same_probabilitie
     theirs, _ = run(twin, batch, output_hidden_states=True)
     their_calls, gradients = calls.copy(), {n: p.grad for n, p in twin.named_parameters()}
     calls.clear()
-    ours, _ = run(model, batch, output_hidden_states=True, output_attention_scores=True)
+    ours, _ = run(model, batch, output_hidden_states=True, output_qkv=range(config.num_hidden_layers))
     assert calls == their_calls
     for i, (own, other) in enumerate(zip(ours.hidden_states, theirs.hidden_states)):
         assert torch.allclose(own, other, rtol=1e-12, atol=1e-12), f"hidden state {i}"
@@ -140,15 +140,13 @@ def test_distilbert_alone_has_no_dropout_after_attention(monkeypatch):
     assert counts == {"bert": 1 + 2 * 2, "distilbert": 1 + 2}  # embeddings, then two or one a layer
 
 
-@pytest.mark.parametrize("scores", [False, True], ids=["fused attention", "attention with scores"])
 @pytest.mark.parametrize("name", DROPOUTS)
-def test_each_dropout_acts_in_training_and_not_in_evaluation(name, scores):
+def test_each_dropout_acts_in_training_and_not_in_evaluation(name):
     config = replace(CONFIGS["bert"], **dict.fromkeys(DROPOUTS, 0.0) | {name: 0.5})
     model, batch = randomised(config), tokens(random_batch(config))
-    wanted = {"output_attention_scores": scores}
-    assert torch.equal(model(**batch, **wanted).logits, model(**batch, **wanted).logits)
+    assert torch.equal(model(**batch).logits, model(**batch).logits)
     model.train()
-    assert not torch.equal(model(**batch, **wanted).logits, model(**batch, **wanted).logits)
+    assert not torch.equal(model(**batch).logits, model(**batch).logits)
 
 
 def test_fused_attention_drops_out_as_often_as_it_should():
@@ -159,7 +157,7 @@ def test_fused_attention_drops_out_as_often_as_it_should():
         attention.qkv.weight.zero_()
         attention.qkv.bias.copy_(torch.tensor([0.0] * 16 + [1.0] * 8))
         attention.output.weight.copy_(torch.eye(8))
-    kept = attention(torch.zeros(64, 100, 8), None, cls_only=False, with_scores=False)[0].detach() * 100 * 0.75
+    kept = attention(torch.zeros(64, 100, 8), None, cls_only=False)[0].detach() * 100 * 0.75
     assert torch.allclose(kept, kept.round(), atol=1e-3)
     assert kept.mean().item() == pytest.approx(75, abs=0.5)
 
@@ -197,27 +195,46 @@ def test_padding_row_gets_no_gradient():
     assert not gradient[7].any() and gradient.any()
 
 
-@pytest.mark.parametrize("scores", [False, True], ids=["fused attention", "attention with scores"])
 @every_config
-def test_bf16_autocast_errs_by_no_more_than_the_format(config, scores):
+def test_bf16_autocast_errs_by_no_more_than_the_format(config):
     model, batch = randomised(config), tokens(random_batch(config))
     exact = copy.deepcopy(model).double()(**batch).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(**batch, output_attention_scores=scores).logits
+        logits = model(**batch).logits
     unit = 2.0**-8  # half the distance of neighbouring bf16 numbers, relative; a layer rounds about ten times
     error = (logits.double() - exact).abs().max() / exact.abs().max()
     assert 0 < error < unit * 10 * config.num_hidden_layers
 
 
-def test_scores_are_the_scaled_products_before_mask_and_softmax():
+def test_queries_keys_and_values_are_those_of_each_layers_input_split_into_heads():
     model = randomised(CONFIGS["bert"], dtype=torch.float64)
     batch = tokens(random_batch(model.config))
-    scores = model(**batch, output_attention_scores=True).attention_scores
-    assert [tuple(s.shape) for s in scores] == [(4, 3, 11, 11)] * 2 and all(s.isfinite().all() for s in scores)
-    embedded = model.encoder.embeddings(batch["input_ids"], batch["token_type_ids"])
-    q, k, _ = F.linear(embedded, *model.encoder.layers[0].attention.qkv.parameters()).chunk(3, dim=-1)
-    by_hand = (q[1, 4, 8:16] * k[1, 2, 8:16]).sum() / 8**0.5  # text 1, head 1 of 3, query 4, key 2
-    torch.testing.assert_close(scores[0][1, 1, 4, 2], by_hand)
+    output = model(**batch, output_hidden_states=True, output_qkv=range(2))
+    for layer in range(2):
+        qkv = model.encoder.layers[layer].attention.qkv
+        parts = F.linear(output.hidden_states[layer], *qkv.parameters()).chunk(3, dim=-1)
+        for own, part in zip(output.qkv[layer], parts, strict=True):
+            assert own.shape == (4, 3, 11, 8)
+            torch.testing.assert_close(own[1, 2, 4], part[1, 4, 16:24])  # text 1, head 2, token 4
+    scores = attention_scores(*output.qkv[0][:2])
+    by_hand = sum(output.qkv[0].query[1, 1, 4, i] * output.qkv[0].key[1, 1, 2, i] for i in range(8)) / 8**0.5
+    torch.testing.assert_close(scores[1, 1, 4, 2], by_hand)  # text 1, head 1, query 4, key 2
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@every_config
+def test_asking_for_more_changes_no_logits_and_keeps_the_cls_only_last_layer(config, training):
+    """In training the same random numbers make the same dropout; all rows of the last layer would draw others."""
+    model, batch = randomised(replace(config, **DROPOUTS)).train(training), tokens(random_batch(config))
+    rows, results = [], []
+    model.encoder.layers[-1].register_forward_hook(lambda _, __, output: rows.append(output[0].shape[1]))
+    last = config.num_hidden_layers - 1
+    for wanted in ({}, {"output_qkv": [last]}, {"cls_only": True, "output_hidden_states": True, "output_qkv": [last]}):
+        torch.manual_seed(0)
+        results.append(model(**batch, **wanted).logits)
+    assert rows == [1, 1, 1]
+    torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(results[2], results[0])
 
 
 def test_more_tokens_than_positions_are_refused():
@@ -230,8 +247,11 @@ def test_more_tokens_than_positions_are_refused():
 
 def test_output_holds_only_what_was_asked_for():
     model, batch = randomised(CONFIGS["bert"]), tokens(random_batch(CONFIGS["bert"]))
-    assert model(**batch)[1:] == (None, None)
+    assert model(**batch)[1:] == (None, {})
     assert [tuple(h.shape) for h in model(**batch, output_hidden_states=True).hidden_states] == [(4, 11, 24)] * 3
+    shapes = [tuple(h.shape) for h in model(**batch, output_hidden_states=True, cls_only=True).hidden_states]
+    assert shapes == [(4, 11, 24)] * 2 + [(4, 1, 24)]
+    assert list(model(**batch, output_qkv=[1]).qkv) == [1]
 
 
 def test_deepcopy_is_independent_of_the_original():

@@ -40,7 +40,7 @@ def student_of(model, tokenizer, **given):
     """The function that makes distill.py's student of this teacher, what its first weights are, and its width."""
     teacher = model and TextClassifier(model, tokenizer, max_length=16, device=CPU, precision="fp32")
     students = student_makers(flags(**given), teacher, tokenizer, DATA, CPU)
-    return students.distilled, students.first_weights["distilled"], students.hidden_size
+    return students.distilled, students.first_weights["distilled"], students.config.hidden_size
 
 
 def shape(teacher, layers, tokenizer):

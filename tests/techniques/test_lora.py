@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ def peft_name(name):
 @every_family
 def test_logits_and_gradients_equal_those_of_peft_with_our_files(peft, config, targets, cls_only, tmp_path):
     model, batch = adapted(config, targets), random_batch(config)
-    model.cls_only_last_layer = cls_only
+    model.forward = partial(model.forward, cls_only=cls_only)
     base = randomised(config, dtype=torch.float64)
     with torch.no_grad():
         model.classifier.weight.add_(1)  # a trained head differs from the base's
@@ -152,7 +153,7 @@ def test_what_peft_saves_gives_the_same_logits_here(peft, config, targets, whole
 def test_dropout_stands_where_it_does_in_peft(peft, config, tmp_path, monkeypatch):
     config = replace(config, **DROPOUTS)
     model = adapted(config, tuple(TARGETS), dropout=0.15).train()
-    model.cls_only_last_layer = False
+    model.forward = partial(model.forward, cls_only=False)
     base, batch = randomised(config, dtype=torch.float64).train(), random_batch(config)
     twin = in_peft(peft, model, base, tmp_path)
     calls = reproducible_dropout(monkeypatch)
@@ -265,7 +266,7 @@ def test_training_changes_adapters_and_head_alone(targets, cls_only, tmp_path):
     tokenizer = train_wordpiece(splits[0].texts, 200)
     data, validation = (cached_tokens(split, tokenizer, 16) for split in splits)
     model = Classifier(replace(CONFIGS["bert"], vocab_size=200))
-    model.cls_only_last_layer = cls_only
+    model.forward = partial(model.forward, cls_only=cls_only)
     add_lora(model, 4, 8, 0.1, targets)
     before = copy.deepcopy(model.state_dict())
     train(model, data, validation, replace(SETTINGS, epochs=1), tmp_path, CPU)
