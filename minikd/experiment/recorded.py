@@ -13,16 +13,19 @@ def training_costs(folder: str | None) -> dict:
     trained_parameters
     optimizer_steps     that were done, also those after the epoch whose weights were kept
     training_minutes    of its steps and validations; of a run that was stopped and resumed, of all its parts, less the
-                        steps that a kill lost
+                        steps that a kill lost. Steps and minutes of a distilled student include its first stage
     training_peak_mb    peak memory of such a training in a process of its own
     training_memory_mb  in runs of older versions: peak memory with all else that the process held
     """
     run = read_run(Path(folder)) if folder else {}
     costs = {key: run[key] for key in TRAINING_COSTS if run.get(key) is not None}
-    if run.get("history"):
-        costs["training_minutes"] = sum(epoch["seconds"] for epoch in run["history"]) / 60
+    histories = [run["history"]] if run.get("history") else []
+    if histories and folder and run.get("name") == "distilled" and run["arguments"].get("layer_epochs"):
+        histories.append(read_run(Path(folder).parent / "first-stage").get("history", []))
+    if histories:
+        costs["training_minutes"] = sum(epoch["seconds"] for history in histories for epoch in history) / 60
         if "step" in run["history"][-1]:  # older runs do not say
-            costs["optimizer_steps"] = run["history"][-1]["step"]
+            costs["optimizer_steps"] = sum(history[-1]["step"] for history in histories if history)
     return costs
 
 

@@ -50,7 +50,7 @@ def test_the_loss_is_handed_the_teacher_the_layers_and_the_settings(handed):
     distill(student, own, DATA, config, alpha=0.3, T=3, layers=replace(LAYERS, layer_map="0:1,1:3"))
     ((loss, run),) = handed
     assert loss.layers.pairs == [(0, 1), (1, 3)] and loss.weight == 1 and not run.keep_last
-    assert loss.on_logits == {"alpha": 0.3, "T": 3.0, "label_smoothing": 0.2}
+    assert loss.on_logits == {"alpha": 0.3, "T": 3.0, "label_smoothing": 0.2, "soft": "kl"}
     assert model_fingerprint(own.model) == before == run.made_from["teacher"]
     assert model_fingerprint(student.model) != model_fingerprint(classifier().model)
 

@@ -23,7 +23,9 @@ def settings_of(call):
 
 
 def test_together_layers_and_logits_come_from_the_teacher_in_each_step(script, corpus, fine_tuned, trainings):
-    status, out, err = script(*command(corpus, fine_tuned, "--alpha", 0.3, "--T", 3, "--cls-loss", 1))
+    status, out, err = script(
+        *command(corpus, fine_tuned, "--alpha", 0.3, "--T", 3, "--cls-loss", 1, "--teacher-base", "random")
+    )
     assert status == 0, err
     assert [call["desc"] for call in trainings] == ["distilled", "baseline"]
     distilled, baseline = trainings
@@ -31,14 +33,15 @@ def test_together_layers_and_logits_come_from_the_teacher_in_each_step(script, c
     assert loss.layers.pairs == [(0, 2), (1, 3)] and loss.weight == 1
     weights = loss.layers.settings
     assert (weights.hidden_loss, weights.cls_loss, weights.value_loss, weights.relation_loss) == (2, 1, 0.5, 0)
-    assert loss.on_logits == {"alpha": 0.3, "T": 3.0, "label_smoothing": 0.0}
+    assert loss.on_logits == {"alpha": 0.3, "T": 3.0, "label_smoothing": 0.0, "soft": "kl"}
     assert distilled["made_from"]["teacher"] == model_fingerprint(from_pretrained("runs/films/teacher"))
     assert baseline["layers"] is None and baseline["teacher"] is None
     assert "cache its logits" not in out and not Path("runs/films/teacher-logits.safetensors").exists()
 
 
-def test_in_two_stages_the_layers_come_first_and_the_logits_after(script, corpus, fine_tuned, trainings):
+def test_in_two_stages_the_layers_come_first_and_the_logits_after(script, corpus, fine_tuned, bare, trainings):
     flags = ["--layer-epochs", 1, "--layer-lr", "3e-3", "--seeds", 2, "--patience", 1, "--alpha", 0.3, "--T", 3]
+    flags += ["--student-init", "checkpoint", "--teacher-base", bare]
     status, out, err = script(*command(corpus, fine_tuned, *flags))
     assert status == 0, err
     names = ["first stage", "distilled", "baseline"]
@@ -49,6 +52,8 @@ def test_in_two_stages_the_layers_come_first_and_the_logits_after(script, corpus
         home = Path("runs/films", f"seed-{seed}" if i else "")
         assert settings_of(first) == {"epochs": 1, "lr": 3e-3, "seed": seed, "alpha": 0.5, "T": 2.0, "patience": 0}
         assert settings_of(distilled) == {"epochs": 2, "lr": 1e-3, "seed": seed, "alpha": 0.3, "T": 3.0, "patience": 1}
+        per_epoch = -(-len(first["data"]) // first["settings"]["batch_size"])
+        assert baseline["settings"]["max_steps"] == (1 + 2) * per_epoch  # as many as both stages have
         assert first["layers"].weight == 0 and first["layers"].layers.pairs == [(0, 2), (1, 3)]
         assert first["run"].keep_last and not distilled["run"].keep_last
         assert distilled["layers"] is None and distilled["teacher"] is not None and baseline["teacher"] is None
@@ -56,6 +61,14 @@ def test_in_two_stages_the_layers_come_first_and_the_logits_after(script, corpus
         assert distilled["first_weights"] == model_fingerprint(from_pretrained(home / "first-stage"))
         assert baseline["first_weights"] == first["first_weights"] != distilled["first_weights"]
     assert trainings[0]["first_weights"] != trainings[3]["first_weights"]
+    rows = {row["name"]: row for row in json.loads(Path("runs/films/results.json").read_text())["models"]}
+    assert rows["distilled"]["optimizer_steps"] == rows["baseline"]["optimizer_steps"] == 3 * per_epoch
+    seconds = sum(
+        epoch["seconds"]
+        for folder in ("first-stage", "distilled")
+        for epoch in json.loads(Path("runs/films", folder, "run.json").read_text())["history"]
+    )
+    assert rows["distilled"]["training_minutes"] == pytest.approx(seconds / 60)
     made_from = json.loads(Path("runs/films/first-stage/run.json").read_text())["made_from"]
     assert made_from["layer_losses"]["hidden_loss"] == 2 and made_from["layer_losses"]["logit_loss"] == 0
 
