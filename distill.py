@@ -71,13 +71,7 @@ def experiment(args, data, device, tracking):
     # 2. The teacher, fine-tuned unless it is already; and what it knows: its logits on the training texts. Of several
     #    teachers, the probabilities are averaged.
     names = teacher_names(teachers)
-    own = replace(config, epochs=args.teacher_epochs, max_steps=0, lr=args.teacher_lr)
-    for i, (name, teacher) in enumerate(zip(names, teachers)):
-        if is_fine_tuned_already(teacher):
-            copy_teacher(teacher, output / name, recorded)
-        else:
-            train(teacher, data, replace(own, seed=args.seed + i), lora=start.lora(args, args.lora_rank),
-                  run=new_run(output / name, name, reuse=True))  # fmt: skip
+    prepare_teachers(args, dict(zip(names, teachers)), data, config, new_run)
     layers = start.layer_losses(args)
     together = layers is not None and not args.layer_epochs  # layer losses and logits, in one stage
     online = bool(teachers) and (together or args.teacher_logits == "online")
@@ -136,6 +130,18 @@ def experiment(args, data, device, tracking):
     results.save(output, folders)
     print(f"\n{results}\n")
     return results.values
+
+
+def prepare_teachers(args, teachers, data, config, new_run):
+    """Fine-tunes the teachers, by name, that have no head yet; the others are copied to the output."""
+    config = replace(config, epochs=args.teacher_epochs, max_steps=0, lr=args.teacher_lr)
+    for i, (name, teacher) in enumerate(teachers.items()):
+        folder = args.output_dir / name
+        if is_fine_tuned_already(teacher):
+            copy_teacher(teacher, folder, start.flag_values(args))
+        else:
+            train(teacher, data, replace(config, seed=args.seed + i), lora=start.lora(args, args.lora_rank),
+                  run=new_run(folder, name, reuse=True))  # fmt: skip
 
 
 if __name__ == "__main__":

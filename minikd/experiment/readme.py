@@ -11,7 +11,7 @@ from pathlib import Path
 from minikd.errors import MinikdError
 from minikd.experiment.results import complete, draw, read_results
 from minikd.files import atomic_write, write_json
-from minikd.report.tables import format_figure, report
+from minikd.report.tables import conditions, format_figure, report
 
 ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "data/results/README.md")
@@ -21,9 +21,12 @@ def without_paths(results: dict) -> dict:
     """The results without what only their machine knows: folders of data, models and output."""
     own = ("output_dir", "data_dir", "models", "html", "plot", "input", "output")
     arguments = {key: value for key, value in results["arguments"].items() if key not in own}
-    for key in ("teacher", "student", "model", "dataset"):
+    for key in ("teacher", "teacher_base", "student", "model", "dataset"):
         if arguments.get(key) and Path(arguments[key]).is_absolute():
             arguments[key] = Path(arguments[key]).name
+    for key in ("more_teachers", "unlabelled"):
+        if arguments.get(key):
+            arguments[key] = [Path(one).name for one in arguments[key]]
     rows = [{key: value for key, value in row.items() if key != "path"} for row in results["models"]]
     return {**results, "arguments": arguments, "models": rows}
 
@@ -32,12 +35,14 @@ def readme_with_tables(readme: str, results_dir: Path) -> str:
     """A README's text with the tables between `<!-- results NAME -->` and `<!-- end -->` made anew from NAME.json.
 
     Words after the name pick the table's lines: `<!-- results NAME accuracy retention -->`. `<!-- summary NAME … -->`
-    is the table of several results files, a line for each.
+    is the table of several results files, a line for each; `<!-- ablation NAME -->` that of tests/ablation.py.
     """
 
     def made(match: re.Match) -> str:
         kind, names = match[1], match[2].split()
-        if kind == "summary":
+        if kind == "ablation":
+            text = ablation(read_results(results_dir / f"{names[0]}.json"))
+        elif kind == "summary":
             text = summary({name: complete(read_results(results_dir / f"{name}.json")) for name in names})
         else:
             results = complete(read_results(results_dir / f"{names[0]}.json"))
@@ -45,7 +50,7 @@ def readme_with_tables(readme: str, results_dir: Path) -> str:
             text = f"{table}\n\n" + lines.replace("\n", "  \n")  # Markdown's line breaks
         return f"<!-- {kind} {match[2]} -->\n{text}\n<!-- end -->"
 
-    return re.sub("<!-- (results|summary) (.*?) -->\n.*?<!-- end -->", made, readme, flags=re.DOTALL)
+    return re.sub("<!-- (results|summary|ablation) (.*?) -->\n.*?<!-- end -->", made, readme, flags=re.DOTALL)
 
 
 def summary(experiments: dict[str, dict]) -> str:
@@ -72,6 +77,25 @@ def summary(experiments: dict[str, dict]) -> str:
             ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def ablation(results: dict) -> str:
+    """The table of tests/ablation.py: a line for each way of training the same student, with its accuracy, how it
+    differs from plain distillation, and what it costs; and below it the conditions."""
+    lines = [["", "accuracy", "− plain distillation, points", "same label as the teacher", "steps", "minutes"]]
+    lines.append([":--"] + ["--:"] * 5)
+    compared = {part["models"][0]: part for part in results["comparisons"]}
+    for row in results["models"]:
+        found, difference = compared.get(row["name"]), "–"
+        if found:
+            points = [f"{100 * found[key]:+.2f}".replace("-", "−") for key in ("difference", "low", "high")]
+            difference = "{} ({} to {})".format(*points)
+        figures = (("accuracy", "{:.4f}"), ("teacher_agreement", "{:.1%}"), ("optimizer_steps", "{:,.0f}"),
+                   ("training_minutes", "{:.1f}"))  # fmt: skip
+        accuracy, agreement, steps, minutes = (format_figure(row.get(key), form) for key, form in figures)
+        lines.append([row["name"], accuracy, difference, agreement, steps, minutes])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{conditions(results)}"
 
 
 def main() -> None:
