@@ -203,6 +203,39 @@ def test_several_teachers_are_averaged_at_the_temperature_in_use_and_evaluated_a
     assert same < 0.01 * geometric
 
 
+def test_a_classifier_has_the_defaults_that_its_docstring_names():
+    texts, labels = SMALL.train.texts, SMALL.labels
+    new = TextClassifier.from_scratch(texts, labels, vocab_size=300, max_length=3, device="cpu")
+    config = new.model.config
+    assert (config.hidden_size, config.num_hidden_layers, config.max_position_embeddings) == (256, 4, 3)
+    long = TextClassifier.from_scratch(texts, labels, layers=1, hidden=32, vocab_size=300, max_length=300, device="cpu")
+    assert TextClassifier(long.model, long.tokenizer, device="cpu").max_length == 256
+    assert TextClassifier(new.model, new.tokenizer, device="cpu").max_length == 3
+    with pytest.raises(MinikdError, match="^`max_length` 4: the model has 3 positions"):
+        TextClassifier(new.model, new.tokenizer, max_length=4, device="cpu")
+
+
+def test_a_student_of_random_weights_has_the_shape_asked_for_and_follows_from_its_seed():
+    teacher = new_teacher()
+    one, two, again = (teacher.make_student(3, hidden=64, init="random", seed=seed) for seed in (1, 2, 1))
+    assert (one.model.config.num_hidden_layers, one.model.config.hidden_size) == (3, 64)
+    assert torch.equal(weights(one), weights(again)) and not torch.equal(weights(one), weights(two))
+
+
+def test_the_bar_of_logits_has_the_description_given(capsys):
+    teacher = new_teacher()
+    teacher.logits(SMALL.train.texts, desc="my texts")
+    assert "my texts" in capsys.readouterr().err
+    teacher.logits(SMALL.train.texts)
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_to_evaluate_is_refused():
+    for models in ({}, {"a": []}):
+        with pytest.raises(MinikdError, match="give at least one model"):
+            evaluate(models, SMALL.test)
+
+
 def test_an_ensemble_is_neither_trained_nor_saved_nor_taken_apart(tmp_path):
     members = [new_teacher(seed=seed) for seed in (1, 2)]
     together = TextClassifier.ensemble(members)

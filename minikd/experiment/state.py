@@ -65,10 +65,11 @@ def differences(old, new: dict) -> list[str]:
     if not isinstance(old, dict) or not isinstance(old.get("settings"), dict):
         return ["no record"]
     old = {"config": new.get("config")} | old  # which older versions did not record
+    settings = {"max_steps": 0} | old["settings"]
     names = dict.fromkeys((*new, *old))
     words = [name for name in names if name != "settings" and old.get(name) != new.get(name)]
     return words + [
-        f"{name} {old['settings'].get(name)} → {value}"
+        f"{name} {settings.get(name)} → {value}"
         for name, value in new["settings"].items()
-        if old["settings"].get(name) != value
+        if settings.get(name) != value
     ]

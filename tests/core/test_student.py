@@ -185,6 +185,12 @@ def test_named_student_shapes_have_the_published_sizes(minilm):
     assert shape(small, 4, tokenizer) == replace(small, num_hidden_layers=4)
 
 
+def test_a_width_that_is_asked_for_is_given_even_where_a_published_student_has_another():
+    assert plan_student(BERT_BASE, 4, bert_vocabulary=True).config.hidden_size == 512
+    plan = plan_student(BERT_BASE, 4, hidden=768, bert_vocabulary=True)
+    assert (plan.config.hidden_size, plan.init, plan.layers) == (768, "teacher", [0, 4, 7, 11])
+
+
 def made_from(folder):
     return json.loads(Path(folder, "run.json").read_text())["made_from"]["initial_weights"]
 

@@ -272,6 +272,14 @@ def test_what_only_one_of_two_runs_was_made_from_differs():
     assert differences(old, new) == differences(new, old) == ["lora"]
 
 
+def test_a_record_of_before_max_steps_is_that_of_a_training_by_epochs():
+    old = {"data": "a", "settings": {"epochs": 2}}
+    assert differences(old, {"data": "a", "settings": {"epochs": 2, "max_steps": 0}}) == []
+    assert differences(old, {"data": "a", "settings": {"epochs": 2, "max_steps": 7}}) == ["max_steps 0 → 7"]
+    for nothing in (None, {}, {"settings": 3}):
+        assert differences(nothing, old) == ["no record"]
+
+
 def test_nothing_of_an_interrupted_run_stays_in_one_that_is_trained_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: 2.0)
     (tmp_path / ".partial/adapter").mkdir(parents=True)  # of a run with adapters
