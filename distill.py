@@ -19,7 +19,7 @@ from functools import partial
 from minikd import TextClassifier, distill, evaluate, train
 from minikd.cli import start
 from minikd.cli.folds import each_fold
-from minikd.cli.models import check_before_training, is_fine_tuned_already, load_teachers, teacher_names, to_do
+from minikd.cli.models import check_losses, check_teachers, is_fine_tuned_already, load_teachers, teacher_names, to_do
 from minikd.cli.parse import distill_args
 from minikd.cli.students import student_makers
 from minikd.experiment.caches import cached_tokens
@@ -60,8 +60,9 @@ def experiment(args, data, device, tracking):
 
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
     teachers, tokenizer = load_teachers(args, data, device)  # none: the oracle
+    check_teachers(args, teachers)
     students = student_makers(args, teachers[0] if teachers else None, tokenizer, data, device)
-    check_before_training(args, teachers, students.config, len(data.labels))
+    check_losses(args, teachers, students.config, len(data.labels))
     augmented = augmented_texts(teachers[0], data, Augmentation(args.augment), args.seed) if args.augment else None
     examples = len(data.transfer.texts) + (len(augmented) if augmented else 0)
     print(to_do(args, examples, teachers))

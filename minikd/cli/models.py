@@ -138,10 +138,8 @@ def check_not_source(output: Path, flag: str, source, allowed: str | None = None
         raise MinikdError(f"{flag} {source}: the run would write over it; give another --output-dir")
 
 
-def check_before_training(args, teachers: list[TextClassifier], student: EncoderConfig, num_labels: int) -> None:
-    """Raises MinikdError where distill.py would write over a model it reads, or where these models cannot have the
-    soft loss, the adapters or the layer losses."""
-    check_soft_loss(args.soft_loss, num_labels)
+def check_teachers(args, teachers: list[TextClassifier]) -> None:
+    """Raises MinikdError where distill.py would write over a model it reads, or train adapters that cannot be had."""
     fine_tuned = any(map(is_fine_tuned_already, teachers))
     for name, source in zip(teacher_names(teachers), (args.teacher, *args.more_teachers)):
         check_not_source(args.output_dir, "--teacher", source, allowed=name if fine_tuned else None)  # in place
@@ -156,6 +154,11 @@ def check_before_training(args, teachers: list[TextClassifier], student: Encoder
         raise MinikdError(
             "--lora-rank: the sample's own teacher starts from random weights; adapters need learned ones"
         )
+
+
+def check_losses(args, teachers: list[TextClassifier], student: EncoderConfig, num_labels: int) -> None:
+    """Raises MinikdError where these models cannot have the soft loss, the layer losses or the adapters."""
+    check_soft_loss(args.soft_loss, num_labels)
     if layers := layer_losses(args):
         LayerLoss(layers, student, teachers[0].model.config)
     teacher_width = min((teacher.model.config.hidden_size for teacher in teachers), default=math.inf)

@@ -115,7 +115,7 @@ class Display:
         self.bar = tqdm(total=total, initial=min(round(epoch * len(data)), total), unit="ex", desc=run.name,
                         dynamic_ncols=True, disable=not run.progress)  # fmt: skip
         tokens = len(data.ids) + len(validation.ids) / 3  # of an epoch; validation has no backward pass
-        what = f"{run.name}: {'the rest of ' if epoch else ''}{whole:.3g} epochs"
+        what = f"{run.name}: {'the rest of ' if epoch else ''}{round(whole, 2):.10g} epochs"
         self.estimate = Estimate(what, tokens * (whole - epoch))
 
     def say(self, line: str) -> None:

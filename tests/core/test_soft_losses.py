@@ -52,7 +52,7 @@ def test_dkd_whose_beta_is_the_teachers_doubt_is_the_kl(classes, T):
     tckd = dkd_loss(student, teacher, targets, T, beta=0.0)
     nckd = dkd_loss(student, teacher, targets, T, beta=1.0) - tckd
     torch.testing.assert_close(tckd + (1 - p) * nckd, SOFT_LOSSES["kl"](student, teacher, targets, T))
-    torch.testing.assert_close((tckd + (1 - p) * nckd).mean(), soft_loss(student, teacher, T))
+    torch.testing.assert_close((tckd + (1 - p) * nckd).mean(), soft_loss(student, teacher, T).mean())
 
 
 def test_dkd_without_a_label_takes_the_teachers_most_probable_one():
@@ -86,7 +86,7 @@ def test_dist_sees_neither_scale_nor_offset_of_the_probabilities():
     teacher = logits(seed=2).softmax(dim=1)
     blurred = 0.3 * teacher + 0.7 / 3  # probabilities again, each a linear function of the teacher's
     assert dist_loss(blurred.log(), teacher.log()).abs().max() < 1e-9
-    assert soft_loss(blurred.log(), teacher.log(), 1.0) > 0.01
+    assert soft_loss(blurred.log(), teacher.log(), 1.0).mean() > 0.01
     assert dist_loss(logits(seed=1), teacher.log()).min() > 0.01
 
 
@@ -117,7 +117,7 @@ def test_alpha_weighs_every_soft_loss_against_the_labels(soft):
 
 def test_the_soft_losses_differ_and_each_has_its_own_name():
     student, teacher = logits(seed=1), logits(seed=2)
-    own = {"kl": soft_loss(student, teacher, 3.0), "mse": logit_mse_loss(student, teacher).mean()}
+    own = {"kl": soft_loss(student, teacher, 3.0).mean(), "mse": logit_mse_loss(student, teacher).mean()}
     own |= {"dkd": dkd_loss(student, teacher, labels(), 3.0).mean(), "dist": dist_loss(student, teacher, 3.0).mean()}
     assert len({round(value.item(), 6) for value in own.values()}) == 4 and own.keys() == SOFT_LOSSES.keys()
     for soft, value in own.items():

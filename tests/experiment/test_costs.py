@@ -18,6 +18,7 @@ from minikd import Dataset, Run, TextClassifier, distill
 from minikd.experiment.caches import caching_minutes
 from minikd.experiment.teacher import teacher_logits as kept_logits
 from minikd.inference import compute_logits
+from minikd.model import ClassifierOutput
 
 
 def read_json(path):
@@ -65,14 +66,14 @@ def logits_in_training(monkeypatch, student, teacher, **options):
     monkeypatch.setattr("minikd.training.kd_loss", lambda logits, teacher_logits, *_, soft: teacher_logits)
     monkeypatch.setattr("minikd.experiment.training.run_training", lambda *given: losses.append(given[4]) or [])
     distill(student, teacher, dataset(), run=Run(progress=False), **options)
-    return lambda batch: losses[0](None, batch)
+    return lambda batch: losses[0](ClassifierOutput(None), batch)
 
 
 @pytest.mark.parametrize("source", ["the teacher", "the file"])
 def test_logits_of_a_batch_are_its_examples_also_where_the_batch_is_shuffled(tmp_path, monkeypatch, source):
     every, index, teacher = compute_logits(make_model(1), DATA, CPU, "fp32"), torch.randperm(len(DATA)), classifier(1)
     if source == "the file":
-        teacher = kept_logits(teacher, dataset(), tmp_path / "logits.safetensors")
+        teacher = kept_logits([teacher], dataset(), {"teacher": tmp_path / "logits.safetensors"})
     logits_of = logits_in_training(monkeypatch, classifier(), teacher)
     assert torch.equal(logits_of(SimpleNamespace(index=index, labels=None)), every[index])
 
@@ -80,7 +81,7 @@ def test_logits_of_a_batch_are_its_examples_also_where_the_batch_is_shuffled(tmp
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_a_teacher_whose_logits_are_cached_leaves_the_device(tmp_path, monkeypatch):
     teacher, student = classifier(1, torch.device("cuda")), classifier(0, torch.device("cuda"))
-    kept_logits(teacher, dataset(), tmp_path / "logits.safetensors")
+    kept_logits([teacher], dataset(), {"teacher": tmp_path / "logits.safetensors"})
     assert next(teacher.model.parameters()).device.type == "cpu"
     for online, device in ((False, "cpu"), (True, "cuda")):
         logits_in_training(monkeypatch, student, teacher, online=online)

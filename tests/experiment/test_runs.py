@@ -237,7 +237,7 @@ CHANGES = {
     **{
         f"{name} {getattr(SETTINGS, name)} → {value}": dict(settings=replace(SETTINGS, **{name: value}))
         for name, value in dict(
-            epochs=3, batch_size=8, lr=1e-4, weight_decay=0.1, warmup_ratio=0.2, grad_accum=2, clip=0.5,
+            epochs=3, max_steps=3, batch_size=8, lr=1e-4, weight_decay=0.1, warmup_ratio=0.2, grad_accum=2, clip=0.5,
             label_smoothing=0.1, patience=1, seed=6, alpha=0.5, T=2.0, precision="bf16",
         ).items()
     },

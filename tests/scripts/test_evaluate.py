@@ -308,15 +308,15 @@ def test_flags_that_are_not_given_are_those_the_first_model_was_trained_with(scr
     (second / "run.json").write_text(json.dumps({"arguments": record | {"dataset": "sst2", "max_length": 10}}))
     calls = stop("minikd.cli.start.load_dataset")
     out = [script("evaluate.py", *models)[1] for models in ([first, second], [plain, second, first])]
-    own = dict.fromkeys(("text_column", "label_column", "encoding", "model_labels"))
+    own = dict.fromkeys(("text_column", "label_column", "encoding", "model_labels")) | {"unlabelled": ()}
     given = {"agreement": "75", **own}
     assert calls == [(("fpb", Path("/theirs")), given), (("sst2", Path("/theirs")), given)]
     assert "max_length 20" in out[0] and "max_length 10" in out[1]
     given = ["--dataset", "imdb", "--data-dir", "mine", "--fpb-agreement", "all", "--max-length", 12]
     _, out, _ = script("evaluate.py", first, *given)
-    assert calls[2] == (("imdb", Path("mine")), {"agreement": "all", **dict.fromkeys(own)}) and "max_length 12" in out
+    assert calls[2] == (("imdb", Path("mine")), {"agreement": "all", **own}) and "max_length 12" in out
     _, out, _ = script("evaluate.py", plain, "--dataset", "imdb")
-    assert calls[3] == (("imdb", DATA_DIR), {"agreement": "50", **dict.fromkeys(own)})
+    assert calls[3] == (("imdb", DATA_DIR), {"agreement": "50", **own})
     assert "max_length 32" in out  # the model's positions are fewer than the corpus's default
     (first / "run.json").write_text(json.dumps({"arguments": record | {"max_length": 500}}))
     assert "max_length 32" in script("evaluate.py", first)[1]

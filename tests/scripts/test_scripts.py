@@ -55,7 +55,7 @@ def test_distill_leaves_three_models_and_their_comparison(script, corpus, bare):
         )
         assert all(float(line["prob_bad"]) + float(line["prob_good"]) == pytest.approx(1, abs=1e-5) for line in lines)
     assert from_pretrained(output / "distilled").config.num_hidden_layers == 2
-    assert "the fine-tuned teacher's layers [0, 3]" in out
+    assert "layers [0, 3] and head of the fine-tuned teacher" in out
     for word in ("parameters", "ms/sample", "speed-up", "retention", "bag of words"):
         assert word in out and word in (output / "results.md").read_text()
     runs = [json.loads((output / name / "run.json").read_text()) for name in ("distilled", "baseline")]
@@ -201,7 +201,18 @@ def test_distill_takes_the_soft_loss_and_refuses_what_two_labels_make_degenerate
     assert status == 2 and "soft loss dkd: with two labels" in err and not calls  # before the teacher's training
     calls = stop("minikd.experiment.training.distill")
     for flags, soft in (([], "kl"), (["--soft-loss", "dkd"], "dkd")):
-        script("distill.py", "--dataset", films, "--teacher", trained, "--student-layers", 2, *flags, *QUICK)
+        script(
+            "distill.py",
+            "--dataset",
+            films,
+            "--teacher",
+            trained,
+            "--no-baseline",
+            "--student-layers",
+            2,
+            *flags,
+            *QUICK,
+        )
         (_, options) = calls.pop()
         assert options["soft"] == soft
 
@@ -305,7 +316,7 @@ def test_without_a_length_texts_are_cut_where_the_shortest_model_ends(script, co
 def test_a_file_called_sample_is_the_users_own(script, corpus, bare, tmp_path):
     shutil.copy(corpus, tmp_path / "sample.csv")
     status, out, _ = script("distill.py", "--dataset", "sample.csv", "--teacher", bare, "--student-layers", 2, *QUICK)
-    assert status == 0 and "first weights: the fine-tuned teacher's layers [0, 3]" in out
+    assert status == 0 and "first weights: layers [0, 3] and head of the fine-tuned teacher" in out
     status, _, err = script("distill.py", "--dataset", "sample.csv", *QUICK)  # the default teacher is on the hub
     assert status == 2 and "bert-base-uncased: neither a folder here nor to be fetched" in err
 
