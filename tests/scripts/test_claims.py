@@ -54,8 +54,8 @@ def run_of(**changes):
 
 
 OTHER_SETTINGS = {"epochs": 2, "max_steps": 3, "batch_size": 9, "lr": 2e-3, "weight_decay": 0.02, "warmup_ratio": 0.2,
-                  "grad_accum": 2, "clip": 0.5, "label_smoothing": 0.1, "patience": 1, "seed": 6, "alpha": 0.5, "T": 2.0,
-                  "precision": "bf16"}  # fmt: skip
+                  "grad_accum": 2, "clip": 0.5, "label_smoothing": 0.1, "patience": 1, "seed": 6, "alpha": 0.5,
+                  "T": 2.0, "precision": "bf16"}  # fmt: skip
 CHANGES = {
     "other texts": lambda: {"data": tokens(make_split(40, 2))},
     "other labels of the same texts": lambda: {"data": tokens(with_other_labels(TRAIN))},
