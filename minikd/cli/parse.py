@@ -18,8 +18,8 @@ def distill_args(description: str) -> argparse.Namespace:
     """distill.py's flags."""
     parser = flags.Parser(description=description, epilog=flags.defaults_text())
     parser.add_argument("--recipe", choices=tuple(RECIPES),
-        help="the settings of a published experiment; any flag given beside it wins, see minikd/cli/recipes.py "
-        "(default: none)")
+        help="the settings of a published experiment, or the best that we know of for a corpus; any flag given beside "
+        "it wins, see minikd/cli/recipes.py (default: none)")
     flags.add_model_flags(parser)
     flags.add_distillation_flags(parser)
     flags.add_layer_flags(parser)

@@ -14,7 +14,7 @@ from conftest import save_model
 from minikd.cli import flags
 from minikd.cli import start as cli
 from minikd.cli.defaults import DEFAULTS
-from minikd.cli.recipes import RECIPES
+from minikd.cli.recipes import BEST, EXPERIMENTS
 from minikd.errors import MinikdError
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +188,7 @@ RECIPE_VALUES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", EXPERIMENTS)
 def test_a_recipe_is_its_settings_and_any_flag_beside_it_wins(recipe, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     args = vars(parsed(monkeypatch, "distill.py", "--recipe", recipe))
@@ -203,6 +203,15 @@ def test_a_recipe_is_its_settings_and_any_flag_beside_it_wins(recipe, monkeypatc
              for part in (f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [value]))]  # fmt: skip
     args = vars(parsed(monkeypatch, "distill.py", "--recipe", recipe, *given))
     assert {name: args[name] for name in own} == own and args["student_layers"] is None
+
+
+@pytest.mark.parametrize("recipe", BEST)
+def test_the_best_recipes_are_their_settings(recipe, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    args = vars(parsed(monkeypatch, "distill.py", "--recipe", recipe))
+    assert {name: args[name] for name in BEST[recipe]} == BEST[recipe]
+    more = vars(parsed(monkeypatch, "distill.py", "--recipe", "imdb-best", "--unlabelled", "mine.txt"))
+    assert more["unlabelled"] == ["imdb", "mine.txt"] and BEST["imdb-best"]["unlabelled"] == ["imdb"]
 
 
 @pytest.mark.parametrize("flag", [["--student-layers", 3], ["--take-layers", 0, 1], ["--student-hidden", 64],

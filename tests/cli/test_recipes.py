@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from minikd.checkpoints.pretrained import save_pretrained
 from minikd.checkpoints.tokenizer_files import load_tokenizer, save_tokenizer
-from minikd.cli.recipes import RECIPES
+from minikd.cli.recipes import EXPERIMENTS
 from minikd.config import BERT_BASE, BERT_SMALL, DISTILBERT
 from minikd.experiment.results import PUBLISHED, complete
 from minikd.model import Classifier
@@ -50,7 +50,7 @@ def run(script, published, tmp_path):
     labels = {"fpb": ("negative", "neutral", "positive")}
 
     def run(recipe, *flags):
-        names = labels.get(RECIPES[recipe]["dataset"], ("negative", "positive"))
+        names = labels.get(EXPERIMENTS[recipe]["dataset"], ("negative", "positive"))
         with open("texts.csv", "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["text", "label"])
@@ -121,8 +121,8 @@ def test_a_flag_beside_a_recipe_wins(script, published, tmp_path):
 
 def test_published_figures_have_columns_of_their_own():
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-    assert published.keys() == RECIPES.keys()
-    for name, recipe in RECIPES.items():
+    assert published.keys() == EXPERIMENTS.keys()
+    for name, recipe in EXPERIMENTS.items():
         row = {"name": "teacher", "accuracy": 0.5, "parameters": 10}
         results = {"models": [row], "arguments": {"recipe": name, "dataset": recipe["dataset"]}, "examples": 9}
         theirs = [cell.strip() for cell in table(complete(results)).splitlines()[0].split("|")[3:-1]]
