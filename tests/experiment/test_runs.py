@@ -272,6 +272,18 @@ def test_what_only_one_of_two_runs_was_made_from_differs():
     assert differences(old, new) == differences(new, old) == ["lora"]
 
 
+def test_a_run_of_before_there_was_max_steps_fits_where_none_is_given():
+    old = {"settings": {"seed": 5}, "data": "a"}
+    assert differences(old, {"settings": {"seed": 5, "max_steps": 0}, "data": "a"}) == []
+    assert differences(old, {"settings": {"seed": 5, "max_steps": 9}, "data": "a"}) == ["max_steps 0 → 9"]
+
+
+def test_a_soft_loss_differs_from_the_usual_one_which_is_not_recorded():
+    kl, mse = {"settings": {"seed": 5}}, {"settings": {"seed": 5, "soft_loss": "mse"}}
+    assert differences(mse, kl) == ["soft_loss mse → kl"]
+    assert differences(kl, mse) == ["soft_loss kl → mse"]
+
+
 def test_nothing_of_an_interrupted_run_stays_in_one_that_is_trained_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: 2.0)
     (tmp_path / ".partial/adapter").mkdir(parents=True)  # of a run with adapters
