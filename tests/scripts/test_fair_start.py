@@ -284,6 +284,19 @@ def test_augmented_texts_are_learned_from_with_the_teachers_logits_of_them(
     assert status == 0 and "distilled: using" in out and len(trainings) == 2  # the same texts again
 
 
+def test_neighbours_are_those_of_the_teacher_after_its_fine_tuning(script, films, learned, trainings, no_pictures):
+    flags = [*FLAGS, "--augment", 2, "--no-baseline", "--max-steps", 2, "--teacher-epochs", 9, "--teacher-lr", 0.05]
+    assert script("distill.py", "--dataset", films, "--teacher", learned, *flags)[0] == 0
+    data = load_dataset(films)
+    options = {"labels": data.labels, "device": "cpu", "precision": "fp32", "max_length": LENGTH}
+    before, after = (
+        augmented_texts(TextClassifier.load(folder, **options), data, Augmentation(2), 7)
+        for folder in (learned, "runs/films/teacher")
+    )
+    altered = trainings[-1]["data"].part(SIZES["train"], len(trainings[-1]["data"]))
+    assert np.array_equal(altered.ids, after.ids) and not np.array_equal(altered.ids, before.ids)
+
+
 def test_augmented_texts_from_python(films, trained):
     data = load_dataset(films)
     teacher = TextClassifier.load(trained, labels=data.labels, device="cpu", precision="fp32", max_length=LENGTH)
