@@ -63,9 +63,7 @@ def experiment(args, data, device, tracking):
     check_teachers(args, teachers)
     students = student_makers(args, teachers[0] if teachers else None, tokenizer, data, device)
     check_losses(args, teachers, students.config, len(data.labels))
-    augmented = augmented_texts(teachers[0], data, Augmentation(args.augment), args.seed) if args.augment else None
-    examples = len(data.transfer.texts) + (len(augmented) if augmented else 0)
-    print(to_do(args, examples, teachers))
+    print(to_do(args, len(data.transfer.texts), teachers))
     recorded = start.flag_values(args)  # max_length is known by now
     new_run = partial(Run, resume=args.resume, compile=args.compile, tracking=tracking, arguments=recorded)
 
@@ -73,6 +71,7 @@ def experiment(args, data, device, tracking):
     #    teachers, the probabilities are averaged.
     names = teacher_names(teachers)
     prepare_teachers(args, dict(zip(names, teachers)), data, config, new_run)
+    augmented = augmented_texts(teachers[0], data, Augmentation(args.augment), args.seed) if args.augment else None
     layers = start.layer_losses(args)
     together = layers is not None and not args.layer_epochs  # layer losses and logits, in one stage
     online = bool(teachers) and (together or args.teacher_logits == "online")
@@ -80,10 +79,12 @@ def experiment(args, data, device, tracking):
 
     # 3. The students: distilled, or trained on the labels alone for as many steps.
     lora = start.lora(args, args.student_lora_rank)
+    examples = len(data.transfer.texts) + (len(augmented) if augmented else 0)
     first_stage = replace(config, epochs=args.layer_epochs or 1, max_steps=0, lr=args.layer_lr or config.lr, patience=0)
     steps = config.total_steps(examples) + (first_stage.total_steps(examples) if args.layer_epochs else 0)
     longer = args.equal_steps and steps > config.total_steps(len(data.train.texts))
-    alone = replace(config, max_steps=steps) if longer else config
+    # Not stopped early then: their epochs are shorter, and so would be their patience. The best epoch is kept anyway.
+    alone = replace(config, max_steps=steps, patience=0) if longer else config
 
     def distil(seed, alpha, T, folder, name="distilled", reuse=False):
         student = students.distilled(seed)

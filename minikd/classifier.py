@@ -221,5 +221,5 @@ def check_same_vocabulary(own: Tokenizer, other: Tokenizer, name: str) -> None:
     """Raises MinikdError where the model `name` does not read the ids that the other tokenizer gives."""
     if own.vocab != other.vocab:
         raise MinikdError(
-            f"{name}: its vocabulary is not the teacher's; name another student, or start from random weights"
+            f"{name}: its vocabulary is not the teacher's; name a model that has it, or start from random weights"
         )

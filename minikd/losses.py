@@ -9,7 +9,6 @@ error of the logits, DKD or DIST. Everything is computed in fp32 (or fp64, for t
 formats have 8 to 11 significant bits.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -156,7 +155,8 @@ def _scaled(student_logits: Tensor, teacher_logits: Tensor, T: float) -> tuple[T
 
 
 def mean_teacher(logits: Tensor, T: float = 1.0) -> Tensor:
-    """Logits (N, C) whose probabilities at temperature T are the mean of those of K teachers with logits (K, N, C).
+    """Logits (N, C) whose probabilities at temperature T are the mean of those of K teachers with logits (K, N, C). Over
+    the labels their mean is 0: no probability depends on it, but the error of logits does.
 
     The mean of probabilities is what a mixture of the teachers predicts, and a teacher that is sure counts for no more
     than another. The mean of logits, the other usual way, is the normalised geometric mean of the probabilities: there
@@ -164,7 +164,8 @@ def mean_teacher(logits: Tensor, T: float = 1.0) -> Tensor:
     allows either).
     """
     log_probs = F.log_softmax(_at_least_fp32(logits) / T, dim=-1)
-    return T * (log_probs.logsumexp(dim=0) - math.log(len(logits)))
+    mean = T * log_probs.logsumexp(dim=0)  # less T · log K, which is the same for all labels
+    return mean - mean.mean(dim=-1, keepdim=True)
 
 
 def _kl(student: Tensor, teacher: Tensor) -> Tensor:

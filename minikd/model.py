@@ -261,7 +261,7 @@ class Ensemble(nn.Module):
         self.config = members[0].config
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> ClassifierOutput:
-        """Logits (B, C), the log of the mean probabilities, for input_ids (B, N)."""
+        """Logits (B, C), with the mean probabilities of the members, for input_ids (B, N)."""
         logits = [member(input_ids, attention_mask).logits for member in self.members]
         return ClassifierOutput(mean_teacher(torch.stack(logits)))
 

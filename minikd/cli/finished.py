@@ -132,6 +132,6 @@ def _trained_on(model: TextClassifier, source: str, data: Dataset, args) -> str 
         return "another version"
     if "data" in made_from and (run.get("versions") or {}).get("tokenizers") == tokenizers.__version__:
         train = cached_tokens(data.train, model.tokenizer, recorded["max_length"])
-        if train.fingerprint != made_from["data"]:
+        if train.fingerprint != run.get("labelled", made_from["data"]):
             return "another version"
     return "these"

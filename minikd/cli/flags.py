@@ -37,7 +37,7 @@ def add_data_flags(parser: argparse.ArgumentParser, default_text: str = "") -> N
         "split in proportion, copies of a text stay together, no text that is set aside appears inside a training "
         f"text, and the split is the same in every run (default: {default_text or 'sample'})")
     add("--text-column", type=non_empty, metavar="NAME",
-        help=f"your own data: the column of texts (default: {trained}text or sentence)")
+        help=f"your own data and files of texts: the column of texts (default: {trained}text or sentence)")
     add("--label-column", type=non_empty, metavar="NAME",
         help=f"your own data: the column of labels, one class a text (default: {trained}label)")
     add("--encoding", type=non_empty, metavar="NAME",
@@ -187,8 +187,8 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
         help="train a third model, the control: it starts as the distilled student does and sees the labels alone; so "
         "the gain over the baseline is divided into what the start gives and what the loss gives")
     add("--equal-steps", action=argparse.BooleanOptionalAction, default=True,
-        help="give baseline and control as many optimizer steps as the distilled student, whose epochs are longer with "
-        "unlabelled texts (default: on)")
+        help="give baseline and control as many optimizer steps as the distilled student has, where these are more: "
+        "with unlabelled or altered texts its epochs are longer, and --layer-epochs adds a stage (default: on)")
     add("--seeds", type=integer(1, 100), default=1, metavar="N",
         help="train the students N times, with seeds --seed, --seed + 1, …: mean ± std, and whether the difference is "
         "more than chance (default: 1)")

@@ -12,7 +12,7 @@ from minikd.datasets.folds import folds
 from minikd.errors import MinikdError
 from minikd.experiment.folds import finished_fold, fold_folders
 from minikd.experiment.runs import read_run
-from minikd.files import check_writable
+from minikd.files import check_writable, fingerprint
 
 # Flags that may change when folds are resumed: where things are, and how the run is watched.
 FREE = ("resume", "track", "output_dir", "data_dir")
@@ -25,6 +25,8 @@ def each_fold(args: argparse.Namespace, data: Dataset) -> Iterator[tuple[argpars
     settings = {name: value for name, value in flag_values(args).items() if name not in FREE}
     made = folds(data, args.folds)
     made_from = {"settings": settings, "data": data_fingerprint(data)}
+    if data.unlabelled:
+        made_from["unlabelled"] = fingerprint(*data.unlabelled)
     folders = fold_folders(args.output_dir, args.folds, made_from, args.resume)
     for number, (folder, fold) in enumerate(zip(folders, made)):
         own = copy.copy(args)

@@ -190,7 +190,8 @@ def to_do(args, examples: int, teachers: list[TextClassifier]) -> str:
     steps = [f"fine-tune {which} ({args.teacher_epochs} epochs)"] * bool(untrained)
     layers = layer_losses(args)
     if teachers and args.teacher_logits == "cache" and not (layers and layers.logit_loss):
-        steps.append(f"cache {'its' if len(teachers) == 1 else 'their'} logits on {examples:,} texts")
+        altered = f" and {args.augment} altered versions of each training text" if args.augment else ""
+        steps.append(f"cache {'its' if len(teachers) == 1 else 'their'} logits on {examples:,} texts{altered}")
     steps += [f"sweep over {pairs} students"] * (pairs > 1)
     steps += ["students: " + ", ".join(students)] * bool(students)
     again = "; a finished teacher that fits is not trained again, students are" if untrained else ""

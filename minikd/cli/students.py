@@ -46,10 +46,7 @@ def student_makers(
         return _one_start(args, *_pretrained(args, tokenizer, data, device))
     check_tokenizer(tokenizer, plan.config, "the student", args.max_length)
     if plan.init != "teacher":
-        if args.student_lora_rank:
-            raise MinikdError(
-                "--student-lora-rank: this student starts from random weights; adapters need learned ones"
-            )
+        _check_no_adapters(args, "this student starts")
         return _one_start(
             args, lambda seed: new_model(plan.config, tokenizer, args, device, seed), "random weights", plan.config
         )
@@ -107,12 +104,14 @@ def _before_fine_tuning(
     if args.teacher_base and not (name and is_finished(name)):
         raise MinikdError("--teacher-base: this teacher is fine-tuned here, from what --teacher names; leave it out")
     if not name:
+        _check_no_adapters(args, "the baseline would start")
         words = f"layers {plan.layers} of the teacher before its training"
     elif not is_finished(name):
         words = f"layers {plan.layers} of {Path(name).name} before fine-tuning"
     else:
         name = args.teacher_base or checkpoint_of(name) or _published_base(teacher)
         if name == "random":
+            _check_no_adapters(args, "the baseline would start")
             return lambda seed: new_model(plan.config, teacher.tokenizer, args, device, seed), "random weights"
         if not name:
             raise MinikdError(
@@ -120,6 +119,11 @@ def _before_fine_tuning(
                 f"the baseline takes; give --teacher-base NAME_OR_DIR, or --teacher-base random, or --no-baseline"
             )
         if is_finished(name):
+            if not args.teacher_base:
+                raise MinikdError(
+                    f"--teacher {args.teacher}: was fine-tuned from {name}, which is fine-tuned itself; give "
+                    f"--teacher-base NAME_OR_DIR, the encoder of before, or --no-baseline"
+                )
             raise MinikdError(f"--teacher-base {name}: is fine-tuned itself; name the encoder of before")
         with seeded(args.seed):
             model, tokenizer = load_classifier(name, data.labels)
@@ -135,6 +139,11 @@ def _before_fine_tuning(
     return lambda seed: taken.make_student(every_layer, init="teacher", seed=seed), words
 
 
+def _check_no_adapters(args, who: str) -> None:
+    if args.student_lora_rank:
+        raise MinikdError(f"--student-lora-rank: {who} from random weights; adapters need learned ones")
+
+
 def checkpoint_of(source: str) -> str | None:
     """The checkpoint that the fine-tuned classifier at `source` was made from: "random" for a new model, None where its
     files do not say."""
@@ -142,9 +151,15 @@ def checkpoint_of(source: str) -> str | None:
         return base
     run = read_run(model_folder(source))
     if run.get("copied_from"):
-        return checkpoint_of(run["copied_from"])
-    flag = {"teacher": "teacher", "model": "model"}.get(run.get("name", "").partition("-")[0])
-    return (run["arguments"].get(flag) or "random") if flag else None
+        try:
+            return checkpoint_of(run["copied_from"])
+        except MinikdError:  # it is gone
+            return None
+    kind, _, number = run.get("name", "").partition("-")
+    if kind not in ("teacher", "model"):
+        return None
+    sources = [run["arguments"].get(kind)] + (run["arguments"].get("more_teachers") or []) * (kind == "teacher")
+    return sources[int(number) - 1 if len(sources) > 1 else 0] or "random"
 
 
 def _published_base(teacher: TextClassifier) -> str | None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from minikd.datasets import fpb, imdb, own, sample, sst2
@@ -32,8 +33,8 @@ def load_dataset(
 
     `unlabelled`: where more texts for `distill` come from, "imdb" (its 50,000 unlabelled reviews) or files (.txt: a
     line each; .csv, .tsv, .jsonl: their text column). Where it is given, if only as (), rows of the user's own data
-    whose label is empty are such texts too; else they are refused. The other settings are for the user's own data.
-    Raises MinikdError.
+    whose label is empty are such texts too; else they are refused. The other settings are for the user's own data, and
+    those of texts and encoding for these files too. Raises MinikdError.
     """
     name = os.fspath(name_or_path)
     layout = Layout(text_column, label_column, encoding)
@@ -42,8 +43,9 @@ def load_dataset(
             raise MinikdError(f"`dataset` {name}: no such file or folder, and none of the names {', '.join(CORPORA)}")
         data = own.load(name, layout, model_labels, may_lack_labels=unlabelled is not None)
     else:
+        reads_files = any(source != "imdb" for source in unlabelled or ())
         for field, value in vars(layout).items():
-            if value is not None:
+            if value is not None and not (reads_files and field != "label_column"):
                 raise MinikdError(f"`{field}`: {name} is read as its authors wrote it; leave it out")
         data = _corpus(name, data_dir, agreement)
     for source in unlabelled or ():
@@ -62,4 +64,5 @@ def _corpus(name: str, data_dir: str | os.PathLike[str], agreement: str) -> Data
 
 def _texts(path: Path, layout: Layout) -> list[str]:
     """The texts of a file; labels, if it has some, are ignored. Raises MinikdError."""
+    layout = replace(layout, text_column=None) if path.suffix.lower() == ".txt" else layout
     return [row.text for row in read_rows(path, layout, labelled=False, skip_empty=True)]

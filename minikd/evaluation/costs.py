@@ -20,7 +20,7 @@ from minikd.config import TrainConfig
 from minikd.evaluation.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
 from minikd.inference import forward_only
 from minikd.losses import hard_loss
-from minikd.model import Classifier, ClassifierOutput, count_parameters
+from minikd.model import Classifier, ClassifierOutput, Ensemble, count_parameters
 from minikd.techniques.lora import LoRA, add_lora
 from minikd.techniques.quantize import new_model
 from minikd.training import TrainState, make_optimizer, training_step
@@ -174,8 +174,9 @@ def training_memory_mb(
 
 def _request(model: Classifier, lengths: np.ndarray, precision: str, training: dict | None = None) -> str:
     """What the process that measures memory must know, as JSON."""
-    threads, config = torch.get_num_threads(), config_to_json(model.config)
-    request = {"config": config, "lengths": lengths.tolist(), "precision": precision, "threads": threads}
+    members = model.members if isinstance(model, Ensemble) else [model]
+    threads, configs = torch.get_num_threads(), [config_to_json(one.config) for one in members]
+    request = {"configs": configs, "lengths": lengths.tolist(), "precision": precision, "threads": threads}
     return json.dumps(request | {"training": training})
 
 
@@ -205,20 +206,21 @@ def _in_own_process(request: str, what: str) -> float | None:
 def _peak_of(request: dict) -> float | None:
     """What that process does: a forward pass or two steps of training. Returns its peak memory in MiB."""
     torch.set_num_threads(request["threads"])
-    config, precision, training = config_from_json(request["config"]), request["precision"], request["training"]
+    configs, precision, training = map(config_from_json, request["configs"]), request["precision"], request["training"]
     device = torch.device(training["device"] if training else "cpu")
     lengths = torch.tensor(request["lengths"])
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)  # (B, N)
     ids, labels = torch.zeros(mask.shape, dtype=torch.int64, device=device), torch.zeros_like(lengths, device=device)
     batch = Batch(torch.arange(len(lengths)), ids, None if mask.all() else mask, labels)
     if not training:
-        model = new_model(config).eval()
+        models = [new_model(config).eval() for config in configs]  # several: those of an ensemble
         with forward_only(device, precision):
-            model(batch.input_ids, batch.attention_mask)
+            for model in models:
+                model(batch.input_ids, batch.attention_mask)
         return peak_memory_mb(device)
 
     keep_freed_memory()
-    model = Classifier(config).to(device).train()
+    model = Classifier(next(configs)).to(device).train()
     if training["lora"]:
         add_lora(model, **training["lora"])
     with only_used_rows(model.encoder.embeddings, np.arange(training["rows"])):

@@ -20,7 +20,8 @@ def training_costs(folder: str | None) -> dict:
     run = read_run(Path(folder)) if folder else {}
     costs = {key: run[key] for key in TRAINING_COSTS if run.get(key) is not None}
     histories = [run["history"]] if run.get("history") else []
-    if histories and folder and run.get("name") == "distilled" and run["arguments"].get("layer_epochs"):
+    # By the folder's name: the chosen student of a sweep has another one.
+    if histories and folder and Path(folder).name == "distilled" and run["arguments"].get("layer_epochs"):
         histories.append(read_run(Path(folder).parent / "first-stage").get("history", []))
     if histories:
         costs["training_minutes"] = sum(epoch["seconds"] for history in histories for epoch in history) / 60

@@ -36,6 +36,7 @@ class Run:
     resume: bool = False  # continue an interrupted training in the folder, and use a finished one
     reuse: bool = False  # use a finished one that fits, or train
     compile: bool = False  # train torch.compile's version of the model
+    labelled: str = ""  # fingerprint of the labelled texts, where others are learned from too
     keep_last: bool = False  # keep the last epoch rather than the one that is best on validation
     progress: bool = True  # show a progress bar and lines about the epochs
     tracking: Tracking = field(default_factory=lambda: Tracking(None, Path()))

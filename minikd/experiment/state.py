@@ -9,6 +9,8 @@ from minikd.errors import MinikdError
 from minikd.files import atomic_file
 from minikd.training import TrainState
 
+UNRECORDED = {"max_steps": 0, "soft_loss": "kl"}  # settings of runs that do not record them
+
 
 class StopSignal:
     """Within the block, the first SIGINT or SIGTERM only sets `requested`, so that a step is never cut in half."""
@@ -65,11 +67,7 @@ def differences(old, new: dict) -> list[str]:
     if not isinstance(old, dict) or not isinstance(old.get("settings"), dict):
         return ["no record"]
     old = {"config": new.get("config")} | old  # which older versions did not record
-    settings = {"max_steps": 0} | old["settings"]
     names = dict.fromkeys((*new, *old))
     words = [name for name in names if name != "settings" and old.get(name) != new.get(name)]
-    return words + [
-        f"{name} {settings.get(name)} → {value}"
-        for name, value in new["settings"].items()
-        if settings.get(name) != value
-    ]
+    before, now = (UNRECORDED | one["settings"] for one in (old, new))
+    return words + [f"{name} {before.get(name)} → {value}" for name, value in now.items() if before.get(name) != value]

@@ -20,7 +20,7 @@ from minikd.techniques.augment import Augmentation, augment
 
 def augmented_texts(teacher: TextClassifier, data: Dataset, settings: Augmentation, seed: int) -> TokenizedSplit:
     """Altered versions of the training texts (`minikd.techniques.augment`), for `distill`: words are swapped with the
-    nearest in this teacher's table of word embeddings."""
+    nearest in this teacher's table of word embeddings. A new model must be trained first: its table is random."""
     table = teacher.model.encoder.embeddings.word_embeddings.weight.detach()
     return augment(tokens_of(data.train, teacher), teacher.tokenizer, table, settings, seed)
 

@@ -163,6 +163,8 @@ def _train(
         raise MinikdError(f"the model is quantised ({quantization}) and cannot be trained; take its original")
     tokens, validation = (tokens_of(split, classifier, bool(run.folder)) for split in (split, data.validation))
     tokens = concatenate(tokens, augmented) if augmented else tokens
+    if run.folder and len(tokens) > len(data.train.texts):
+        run.labelled = tokens_of(data.train, classifier).fingerprint
     model = classifier.model
     try:
         return train_on_tokens(classifier, tokens, validation, config, run, lora, objective)
@@ -216,7 +218,8 @@ def train_on_tokens(
     trained = trainable_parameters(classifier.model)
     history = run_training(classifier.model, tokens, validation, config, objective.loss, run, device, precision)
     if run.folder:
-        record = {"trained_parameters": trained, "training_peak_mb": peak, "history": history}
+        record: dict = {"trained_parameters": trained, "training_peak_mb": peak, "history": history}
+        record |= {"labelled": run.labelled} if run.labelled else {}
         finish(run, classifier, record, classifier.source if lora else None)
     merge_lora(classifier.model)  # nothing to do without adapters
     classifier.source = str(run.folder) if run.folder else None

@@ -334,7 +334,7 @@ def test_adapter_flags_reach_the_adapters(script, corpus, bare, stop):
     script("train.py", "--model", bare, *flags, *adapters)
     script("distill.py", "--teacher", bare, *flags, *adapters, "--student-layers", 2)
     script("distill.py", "--teacher", save_model(Path.cwd() / "tuned", labels=("bad", "good")), *flags,
-           "--teacher-base", "random", "--student-layers", 2, "--student-lora-rank", 2)  # fmt: skip
+           "--no-baseline", "--student-layers", 2, "--student-lora-rank", 2)  # fmt: skip
     plain = {"rank": 2, "alpha": 16.0, "dropout": 0.0, "targets": ("query", "value")}
     assert [options for _, options in calls] == [wanted, wanted, plain]
 

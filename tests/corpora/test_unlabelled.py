@@ -54,6 +54,18 @@ def test_files_of_every_format_are_read_and_their_labels_ignored(tmp_path, name,
     assert data.unlabelled == ["one", "two"] * 2
 
 
+def test_a_text_column_is_looked_for_in_files_that_have_columns(tmp_path):
+    (tmp_path / "a.csv").write_text("body,label\n" + "".join(f'"{text}",{label}\n' for text, label in ROWS))
+    (tmp_path / "more.txt").write_text("one\n")
+    (tmp_path / "more.csv").write_text("text,body\nnot this,two\n")
+    files = [tmp_path / "more.txt", tmp_path / "more.csv"]
+    assert load_dataset(tmp_path / "a.csv", text_column="body", unlabelled=files).unlabelled == ["one", "two"]
+    assert load_dataset("sample", text_column="body", unlabelled=files).unlabelled == ["one", "two"]
+    for refused in ({"label_column": "body", "unlabelled": files}, {"text_column": "body", "unlabelled": ()}):
+        with pytest.raises(MinikdError, match="sample is read as its authors wrote it"):
+            load_dataset("sample", **refused)
+
+
 def test_texts_of_validation_and_test_are_left_out_whatever_their_case_and_counted(tmp_path, capsys):
     data = load_dataset(csv_file(tmp_path / "a.csv", ROWS))
     held_out = data.validation.texts + data.test.texts

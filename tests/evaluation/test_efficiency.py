@@ -18,7 +18,7 @@ from minikd.config import EncoderConfig
 from minikd.evaluation import costs as efficiency
 from minikd.evaluation.costs import inference_memory_mb, measure_speed, model_size
 from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory
-from minikd.model import Classifier, count_parameters
+from minikd.model import Classifier, Ensemble, count_parameters
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -182,6 +182,7 @@ def test_memory_of_a_pass_holds_the_weights_and_not_this_process(tmp_path, monke
     wide = make_split(150, longest=500)  # more activations
     config = replace(CONFIG, max_position_embeddings=500, intermediate_size=1024, num_hidden_layers=2)
     assert inference_memory_mb(Classifier(config), wide, CPU, "bf16") > small + 50
+    assert inference_memory_mb(Ensemble([models[1], Classifier(larger)]), split, CPU, "fp32") > large + 150
     assert capfd.readouterr() == ("", "")
 
 

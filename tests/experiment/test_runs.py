@@ -280,6 +280,12 @@ def test_a_record_of_before_max_steps_is_that_of_a_training_by_epochs():
         assert differences(nothing, old) == ["no record"]
 
 
+def test_a_soft_loss_differs_from_the_usual_one_which_is_not_recorded():
+    kl, mse = {"settings": {"seed": 5}}, {"settings": {"seed": 5, "soft_loss": "mse"}}
+    assert differences(mse, kl) == ["soft_loss mse → kl"]
+    assert differences(kl, mse) == ["soft_loss kl → mse"]
+
+
 def test_nothing_of_an_interrupted_run_stays_in_one_that_is_trained_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("minikd.experiment.training.training_memory_mb", lambda *_: 2.0)
     (tmp_path / ".partial/adapter").mkdir(parents=True)  # of a run with adapters

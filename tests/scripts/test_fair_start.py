@@ -85,6 +85,39 @@ def test_a_new_model_has_no_checkpoint_but_random_weights(script, corpus, no_pic
     assert checkpoint_of("new") == "random"
 
 
+def run_json(folder, **content):
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+def test_of_several_teachers_each_has_a_checkpoint_of_its_own(tmp_path):
+    arguments = {"teacher": "one", "more_teachers": ["two", "three"]}
+    for i, checkpoint in enumerate(("one", "two", "three"), start=1):
+        folder = run_json(tmp_path / f"teacher-{i}", name=f"teacher-{i}", arguments=arguments)
+        assert checkpoint_of(folder) == checkpoint
+    seeds = run_json(tmp_path / "seeds", name="teacher-2", arguments={"teacher": "one", "more_teachers": []})
+    assert checkpoint_of(seeds) == "one"
+
+
+def test_a_copy_whose_original_is_gone_does_not_know_its_checkpoint(tmp_path):
+    gone = tmp_path / "gone" / "teacher"
+    assert checkpoint_of(run_json(tmp_path / "copy", name="teacher", copied_from=str(gone), arguments={})) is None
+
+
+def test_a_checkpoint_that_is_fine_tuned_itself_is_said_to_be_the_teachers(script, films, trained, tmp_path):
+    teacher = shutil.copytree(trained, tmp_path / "teacher")
+    (teacher / "run.json").write_text(json.dumps({"name": "model", "arguments": {"model": str(trained)}}))
+    status, _, err = script("distill.py", "--dataset", films, "--teacher", teacher, *FLAGS)
+    assert status == 2 and f"--teacher {teacher}: was fine-tuned from {trained}, which is fine-tuned itself" in err
+
+
+def test_a_baseline_of_random_weights_gets_no_adapters(script, films, trained, trainings):
+    flags = [*FLAGS, "--teacher-base", "random", "--student-lora-rank", 2]
+    status, _, err = script("distill.py", "--dataset", films, "--teacher", trained, *flags)
+    assert status == 2 and "--student-lora-rank: the baseline would start from random weights" in err and not trainings
+
+
 @pytest.mark.parametrize(("flags", "words"), [
     ([], "--teacher {}: it is not known which checkpoint this was fine-tuned from"),
     (["--teacher-base", "{}"], "--teacher-base {}: is fine-tuned itself"),
@@ -151,6 +184,9 @@ def test_the_distilled_student_is_handed_the_teachers_logits_of_every_unlabelled
     assert (batch.labels.numpy() == -1).tolist() == (batch.index.numpy() >= SIZES["train"]).tolist()
     kept = load_file("runs/films/teacher-logits.safetensors")["logits"]
     assert np.allclose(kept, expected, atol=1e-4)
+    status, out, _ = script("evaluate.py", "runs/films/distilled", "--split", "train")
+    assert status == 0 and "another version" not in out
+    assert "distilled was trained on a part of these examples" in out
 
 
 def test_rows_without_a_label_are_distilled_on_and_evaluated_without(script, films, trained, tmp_path, no_pictures):
@@ -215,7 +251,7 @@ def test_several_finished_teachers_are_used_as_they_are(script, films, trained, 
     (["--teacher", "{0}", "{0}", "--teacher-seeds", 2], "leave out --teacher-seeds and oracle"),
     (["--teacher", "{0}", "{0}", "--teacher-logits", "online"], "--teacher-logits online: takes one teacher"),
     (["--teacher", "{0}", "--teacher-seeds", 2, "--no-baseline"], "--teacher-seeds: {0} is fine-tuned already"),
-    (["--teacher", "{0}", "{1}", "--no-baseline"], "its vocabulary is not the teacher's"),
+    (["--teacher", "{0}", "{1}", "--no-baseline"], "its vocabulary is not the teacher's; name a model that has it"),
 ])  # fmt: skip
 def test_teachers_that_do_not_go_together_are_refused(script, films, trained, trainings, tmp_path, flags, words):
     words_of_other = "zebra a the film plot was dull great boring".split()
@@ -246,6 +282,19 @@ def test_augmented_texts_are_learned_from_with_the_teachers_logits_of_them(
         torch.testing.assert_close(distilled["teacher"](batch)[0], logits, atol=1e-4, rtol=1e-4)
     status, out, _ = script("distill.py", "--dataset", films, "--teacher", trained, *flags, "--resume")
     assert status == 0 and "distilled: using" in out and len(trainings) == 2  # the same texts again
+
+
+def test_neighbours_are_those_of_the_teacher_after_its_fine_tuning(script, films, learned, trainings, no_pictures):
+    flags = [*FLAGS, "--augment", 2, "--no-baseline", "--max-steps", 2, "--teacher-epochs", 9, "--teacher-lr", 0.05]
+    assert script("distill.py", "--dataset", films, "--teacher", learned, *flags)[0] == 0
+    data = load_dataset(films)
+    options = {"labels": data.labels, "device": "cpu", "precision": "fp32", "max_length": LENGTH}
+    before, after = (
+        augmented_texts(TextClassifier.load(folder, **options), data, Augmentation(2), 7)
+        for folder in (learned, "runs/films/teacher")
+    )
+    altered = trainings[-1]["data"].part(SIZES["train"], len(trainings[-1]["data"]))
+    assert np.array_equal(altered.ids, after.ids) and not np.array_equal(altered.ids, before.ids)
 
 
 def test_augmented_texts_from_python(films, trained):

@@ -3,12 +3,15 @@
 import csv
 import json
 import statistics
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import QUICK, read_rows
 
+from minikd import MinikdError
+from minikd.cli.folds import each_fold
 from minikd.datasets import load_dataset
 from minikd.datasets.folds import folds
 from minikd.evaluation.folds import fold_interval
@@ -101,6 +104,17 @@ def test_a_fold_is_the_run_of_its_seed_and_resuming_does_only_what_is_missing(
     assert "--resume: the folds in runs/films were made from other settings (lr 0.001 → 0.002); give the same" in err
     assert script(*command(corpus, bare, "--lr", "2e-3", "--no-baseline"))[0] == 0
     assert len(trainings) == 3 and "baseline" not in Path("runs/films/results.md").read_text()  # teacher reused
+
+
+def test_folds_of_other_unlabelled_texts_are_not_resumed(corpus, tmp_path):
+    args = Namespace(teacher=None, more_teachers=[], student=None, folds=2, seed=1, resume=False, output_dir=tmp_path)
+    data = load_dataset(corpus)
+    list(each_fold(args, data.with_unlabelled(["one"], "more")))
+    args.resume = True
+    assert len(list(each_fold(args, data.with_unlabelled(["one"], "more")))) == 2
+    for other in (data, data.with_unlabelled(["another"], "more")):
+        with pytest.raises(MinikdError, match=r"made from other settings \(unlabelled\)"):
+            list(each_fold(args, other))
 
 
 def test_a_sweep_chooses_in_each_fold_and_the_report_says_what(script, corpus, bare, no_pictures):

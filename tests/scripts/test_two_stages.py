@@ -88,6 +88,9 @@ def test_the_students_of_a_sweep_share_their_first_stage(script, corpus, fine_tu
     assert [call["desc"] for call in trainings] == ["first stage", "alpha 0.5, T 1", "alpha 0.5, T 4"]
     assert trainings[0]["settings"]["lr"] == 1e-3  # that of --lr
     assert trainings[1]["first_weights"] == trainings[2]["first_weights"]
+    rows = {row["name"]: row for row in json.loads(Path("runs/films/results.json").read_text())["models"]}
+    per_epoch = -(-len(trainings[0]["data"]) // 16)
+    assert rows["distilled"]["optimizer_steps"] == (1 + 2) * per_epoch  # of both stages
 
 
 @pytest.mark.parametrize(
