@@ -155,8 +155,8 @@ def _scaled(student_logits: Tensor, teacher_logits: Tensor, T: float) -> tuple[T
 
 
 def mean_teacher(logits: Tensor, T: float = 1.0) -> Tensor:
-    """Logits (N, C) whose probabilities at temperature T are the mean of those of K teachers with logits (K, N, C). Over
-    the labels their mean is 0: no probability depends on it, but the error of logits does.
+    """Logits (N, C) whose probabilities at temperature T are the mean of those of K teachers with logits (K, N, C).
+    Their own mean over the labels is 0: no probability depends on it, but the error of logits does.
 
     The mean of probabilities is what a mixture of the teachers predicts, and a teacher that is sure counts for no more
     than another. The mean of logits, the other usual way, is the normalised geometric mean of the probabilities: there

@@ -196,4 +196,5 @@ def to_do(args, examples: int, teachers: list[TextClassifier]) -> str:
     steps += ["students: " + ", ".join(students)] * bool(students)
     again = "; a finished teacher that fits is not trained again, students are" if untrained else ""
     again = "; finished models are not trained again" if args.resume else again
-    return f"to do: {'; '.join(steps)} ({args.epochs} epochs a student){again}"
+    long = f"{args.max_steps:,} steps" if args.max_steps else f"{args.epochs} epochs"
+    return f"to do: {'; '.join(steps)} ({long} a student){again}"

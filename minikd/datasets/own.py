@@ -52,8 +52,8 @@ def load(path, layout: Layout, model_labels=None, may_lack_labels: bool = False)
 def _check_may_lack_label(may: bool, row: Row, where) -> None:
     if not may:
         raise MinikdError(
-            f"{where}, line {row.line}: the label is empty: fill it in or remove the row (in training data, texts "
-            f"without a label are for distillation alone)"
+            f"{where}, line {row.line}: the label is empty: fill it in or remove the row (only distill.py, and "
+            f"load_dataset with unlabelled=(), take training texts without a label)"
         )
 
 
