@@ -4,11 +4,12 @@
     python tests/few_labels.py --base sentence-transformers/all-MiniLM-L6-v2
 
 Trains a teacher on the labelled sentences, and for each of five seeds a student of half its layers, distilled on all
-sentences, and a baseline of the same shape and number of steps on the labelled ones. They are tested on the corpus's
-other sentences, and the figures go to data/results/few-labels.json. From the command line, the same is
+sentences, and on the labelled ones, in as many steps, a control that starts as it does and a baseline that starts from
+the checkpoint. They are tested on the corpus's other sentences, and the figures go to data/results/few-labels.json.
+From the command line, the same is
 
     python distill.py --dataset 300.csv --unlabelled 3000.txt --teacher … --student-layers 3 --teacher-epochs 20 \
-        --teacher-lr 1e-4 --epochs 3 --lr 1e-4 --seeds 5
+        --teacher-lr 1e-4 --epochs 3 --lr 1e-4 --seeds 5 --controls
 """
 
 import argparse
@@ -39,19 +40,24 @@ def main() -> None:
     before = TextClassifier.load(args.base, labels=data.labels, max_length=128)
     teacher = TextClassifier.load(args.base, labels=data.labels, max_length=128)
     train(teacher, data, TrainConfig(epochs=20, lr=1e-4), run=quiet)
-    models: dict[str, list[TextClassifier]] = {"teacher": [teacher], "distilled": [], "baseline": []}
+    models: dict[str, list[TextClassifier]] = {"teacher": [teacher], "distilled": [], "control": [], "baseline": []}
     for seed in range(42, 42 + SEEDS):
         own = replace(config, seed=seed)
-        student = teacher.make_student(STUDENT_LAYERS, init="teacher", head=True, seed=seed)
+        student, control = (
+            teacher.make_student(STUDENT_LAYERS, init="teacher", head=True, seed=seed) for _ in range(2)
+        )
         distill(student, teacher, data, own, alpha=0.5, T=2.0, run=quiet)
         models["distilled"].append(student)
         baseline = before.make_student(STUDENT_LAYERS, init="teacher", seed=seed)
-        train(baseline, data, replace(own, max_steps=steps), run=quiet)
-        models["baseline"].append(baseline)
+        for name, alone in (("control", control), ("baseline", baseline)):
+            train(alone, data, replace(own, max_steps=steps), run=quiet)
+            models[name].append(alone)
         print(f"seed {seed} of {42 + SEEDS - 1}")
     results = evaluate(models, test)
     print(results)
     values = results.values | {"dataset": "fpb", "split": "test", "seeds": list(range(42, 42 + SEEDS))}
+    start = "layers and head of the fine-tuned teacher"
+    values["first_weights"] = {"distilled": start, "control": start, "baseline": "layers of the checkpoint before"}
     values["arguments"] = {"dataset": "fpb", "fpb_agreement": "50"}
     write_json(ROOT / "data" / "results" / "few-labels.json", without_paths(values))
 
