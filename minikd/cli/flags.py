@@ -188,7 +188,7 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
         "the gain over the baseline is divided into what the start gives and what the loss gives")
     add("--equal-steps", action=argparse.BooleanOptionalAction, default=True,
         help="give baseline and control as many optimizer steps as the distilled student has, where these are more: "
-        "with unlabelled or altered texts its epochs are longer, and --layer-epochs adds a stage (default: on)")
+        "unlabelled or altered texts make its epochs longer, and --layer-epochs gives it two stages (default: on)")
     add("--seeds", type=integer(1, 100), default=1, metavar="N",
         help="train the students N times, with seeds --seed, --seed + 1, …: mean ± std, and whether the difference is "
         "more than chance (default: 1)")
