@@ -18,6 +18,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -37,6 +39,7 @@ def main() -> None:
     quiet, config = Run(progress=False), TrainConfig(epochs=3, lr=1e-4)
     steps = config.total_steps(len(data.transfer.texts))
 
+    torch.manual_seed(42)  # the heads of the encoders that are loaded
     before = TextClassifier.load(args.base, labels=data.labels, max_length=128)
     teacher = TextClassifier.load(args.base, labels=data.labels, max_length=128)
     train(teacher, data, TrainConfig(epochs=20, lr=1e-4), run=quiet)
