@@ -80,15 +80,17 @@ def experiment(args, data, device, tracking):
     # 3. The students: distilled, or trained on the labels alone for as many steps.
     lora = start.lora(args, args.student_lora_rank)
     examples = len(data.transfer.texts) + (len(augmented) if augmented else 0)
-    first_stage = replace(config, epochs=args.layer_epochs or 1, max_steps=0, lr=args.layer_lr or config.lr, patience=0)
-    steps = config.total_steps(examples) + (first_stage.total_steps(examples) if args.layer_epochs else 0)
+    first_stage = None
+    if args.layer_epochs:  # layer losses alone, the same for every alpha and T; then the logits
+        first_stage = replace(config, epochs=args.layer_epochs, max_steps=0, lr=args.layer_lr, patience=0)
+    steps = config.total_steps(examples) + (first_stage.total_steps(examples) if first_stage else 0)
     longer = args.equal_steps and steps > config.total_steps(len(data.train.texts))
     # Not stopped early then: their epochs are shorter, and so would be their patience. The best epoch is kept anyway.
     alone = replace(config, max_steps=steps, patience=0) if longer else config
 
     def distil(seed, alpha, T, folder, name="distilled", reuse=False):
         student = students.distilled(seed)
-        if args.layer_epochs:  # the first of two stages: the layer losses alone, the same for every alpha and T
+        if first_stage:
             own = (output if seed == args.seed else output / f"seed-{seed}") / "first-stage"
             distill(student, teachers[0], data, replace(first_stage, seed=seed), augmented=augmented, layers=layers,
                     run=new_run(own, "first stage", reuse=True))  # fmt: skip

@@ -5,8 +5,8 @@
 
 M is the encoder that the teacher was fine-tuned from. All students get the same number of optimizer steps. With
 `--validation` the figures are those of the validation split, on which weights and rates are to be chosen; the test
-split is for the table alone: without it, the results go to data/results/ablation-CORPUS.json, which the table in
-data/results/README.md shows. What is finished in the output folder is used again.
+split is for the table alone: without it, the results go to data/results/ablation-CORPUS.json, for a block
+`<!-- ablation ablation-CORPUS -->` of data/results/README.md. What is finished in the output folder is used again.
 """
 
 import argparse
@@ -56,7 +56,8 @@ def main() -> None:
     results = compared(models, data.validation if args.validation else data.test)
     results |= {"dataset": data.name, "split": "validation" if args.validation else "test"}
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    results["arguments"] = arguments | {"dataset": args.corpus, "fpb_agreement": "50"}
+    names = {"base": args.base.name, "unlabelled": [Path(one).name for one in args.unlabelled]}
+    results["arguments"] = arguments | names | {"dataset": args.corpus, "fpb_agreement": "50"}
     write_json(args.output_dir / "results.json", results)
     for row in results["models"]:
         print(row["name"], row["accuracy"], row.get("training_minutes"))

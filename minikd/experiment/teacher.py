@@ -1,20 +1,24 @@
 """The teacher of an experiment: its copy among the results, and what it knows of the training texts."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from minikd.batching import TokenizedSplit, concatenate
+from minikd.batching import Batch, TokenizedSplit, concatenate
 from minikd.checkpoints.adapters import base_model
 from minikd.checkpoints.hub import model_folder
 from minikd.checkpoints.load import save_classifier
 from minikd.classifier import TextClassifier
 from minikd.datasets import Dataset
-from minikd.experiment.caches import cached_logits, caching_minutes, tokens_of
+from minikd.errors import MinikdError
+from minikd.experiment.caches import cached_logits, caching_minutes, model_fingerprint, tokens_of
 from minikd.experiment.runs import TRAINING_COSTS, discard_interrupted, environment, publish, read_run
-from minikd.files import write_json
+from minikd.files import fingerprint, write_json
+from minikd.inference import autocast, compute_logits
+from minikd.losses import mean_teacher
 from minikd.techniques.augment import Augmentation, augment
 
 
@@ -50,9 +54,67 @@ def logits_files(output: Path, names: list[str]) -> dict[str, Path]:
     return {name: output / f"{name.replace('teacher', 'teacher-logits')}.safetensors" for name in names}
 
 
+def precomputed_logits(
+    teacher: Tensor | list[TextClassifier],
+    student: TextClassifier,
+    data: Dataset,
+    T: float,
+    augmented: TokenizedSplit | None,
+    desc: str,
+) -> tuple[Tensor, str]:
+    """The teacher's logits (N, C) on `data.transfer` and the augmented texts, on the student's device, and a key that
+    tells teachers apart; `desc` shows a progress bar."""
+    if isinstance(teacher, Tensor):
+        logits = teacher.detach()
+    else:
+        logits = torch.stack([_logits_of(one, student, data, augmented, desc) for one in teacher])
+    if logits.ndim == 3:  # of several teachers
+        logits = mean_teacher(logits, T) if len(logits) > 1 else logits[0]
+    texts = len(data.transfer.texts) + (len(augmented) if augmented else 0)
+    if logits.shape != (texts, len(data.labels)) or not logits.isfinite().all():
+        raise MinikdError(
+            f"the teacher's logits have shape {tuple(logits.shape)} (or are not finite): needed are a row for each of "
+            f"the {texts} training, unlabelled and augmented texts and a column for each of {len(data.labels)} labels"
+        )
+    logits = logits.float().contiguous().to(student.device)
+    return logits, fingerprint(logits.cpu().numpy())
+
+
+def _logits_of(
+    teacher: TextClassifier, student: TextClassifier, data: Dataset, augmented: TokenizedSplit | None, desc: str
+) -> Tensor:
+    """A teacher's logits (N, C) on `data.transfer` and the augmented texts, on the CPU."""
+    logits = teacher.logits(data.transfer.texts, desc=desc)
+    if augmented:
+        if teacher.tokenizer.vocab != student.tokenizer.vocab:
+            raise MinikdError("augmented: the teacher's tokenizer is not the student's; leave it out")
+        more = compute_logits(teacher.model, augmented, teacher.device, teacher.precision, desc)
+        logits = torch.cat((logits, more))
+    teacher.model.cpu()  # a GPU's memory is for the student
+    return logits
+
+
+def online_logits(
+    teacher: Tensor | list[TextClassifier], student: TextClassifier
+) -> tuple[Callable[[Batch], Tensor], str]:
+    """The function batch -> teacher's logits (B, C), computed in each step, and the key."""
+    if isinstance(teacher, Tensor) or len(teacher) > 1:
+        raise MinikdError("online: takes one TextClassifier as the teacher")
+    (one,) = teacher
+    if one.tokenizer.vocab != student.tokenizer.vocab:
+        raise MinikdError("online: the teacher's tokenizer is not the student's; leave it out")
+    model = one.model.eval().to(student.device)
+
+    def logits_of(batch: Batch) -> Tensor:
+        with torch.no_grad(), autocast(student.device, student.precision):
+            return model(batch.input_ids, batch.attention_mask).logits
+
+    return logits_of, model_fingerprint(model)
+
+
 def copy_teacher(teacher: TextClassifier, folder: Path, arguments: dict) -> None:
     """Copies a teacher that needed no training to `folder`, with its labels in the data's order."""
-    source, teacher.source = teacher.source, str(folder)
+    source, teacher.source = str(teacher.source), str(folder)
     if folder.exists() and folder.samefile(model_folder(source)):
         print(f"{folder.name}: {source} is fine-tuned already and is used as it is")
         return

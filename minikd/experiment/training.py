@@ -1,6 +1,6 @@
 """train and distill: a classifier and a corpus in, a better classifier and, on request, a folder out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minikd.batching import Batch, TokenizedSplit, concatenate, padding_share, plan_batches
+from minikd.batching import TokenizedSplit, concatenate, padding_share, plan_batches
 from minikd.checkpoints.config_json import config_to_json
 from minikd.checkpoints.pretrained import from_pretrained
 from minikd.classifier import TextClassifier
@@ -20,9 +20,9 @@ from minikd.evaluation.costs import training_memory_mb
 from minikd.experiment.caches import model_fingerprint, tokens_of
 from minikd.experiment.running import Run, run_training
 from minikd.experiment.runs import find_finished, finish
-from minikd.files import check_writable, fingerprint
-from minikd.inference import autocast, compute_logits
-from minikd.losses import UNLABELLED, check_soft_loss, mean_teacher
+from minikd.experiment.teacher import online_logits, precomputed_logits
+from minikd.files import check_writable
+from minikd.losses import UNLABELLED, check_soft_loss
 from minikd.model import Ensemble, count_parameters
 from minikd.student import seeded
 from minikd.techniques.layer_losses import LayerDistillation, LayerLosses
@@ -104,14 +104,17 @@ def distill(
             raise MinikdError(
                 f"the teacher's labels {list(wrong[0].labels)} are not the student's {list(student.labels)}"
             )
+    desc = "teacher logits" if run.progress else ""
     if layers:
         if isinstance(teacher, Tensor) or len(teacher) > 1:
             raise MinikdError("layers: take one TextClassifier as the teacher; averages and logits have no layers")
-        run.keep_last, key = not layers.logit_loss, model_fingerprint(teacher[0].model)
+        key = model_fingerprint(teacher[0].model)
         loss: Loss = LayerDistillation(layers, student, teacher[0], config, alpha, T, soft)
+    elif online:
+        logits_of, key = online_logits(teacher, student)
+        loss = distillation_loss(logits_of, alpha, T, config.label_smoothing, soft)
     else:
-        desc = "teacher logits" if run.progress else ""
-        logits, key = _online(teacher, student) if online else _precomputed(teacher, student, data, T, augmented, desc)
+        logits, key = precomputed_logits(teacher, student, data, T, augmented, desc)
         loss = distillation_loss(logits, alpha, T, config.label_smoothing, soft)
     objective = Objective(loss, alpha, T, key, soft, layers)
     return _train(student, data, data.transfer, config, run, lora, objective, augmented)
@@ -161,10 +164,12 @@ def _train(
         raise MinikdError("the model is an ensemble and cannot be trained; train its members")
     if quantization := classifier.model.config.quantization:
         raise MinikdError(f"the model is quantised ({quantization}) and cannot be trained; take its original")
-    tokens, validation = (tokens_of(split, classifier, bool(run.folder)) for split in (split, data.validation))
+    tokens, validation = (tokens_of(one, classifier, bool(run.folder)) for one in (split, data.validation))
     tokens = concatenate(tokens, augmented) if augmented else tokens
-    if run.folder and len(tokens) > len(data.train.texts):
-        run.labelled = tokens_of(data.train, classifier).fingerprint
+    # Both are set in every training: a caller may use one Run for several.
+    run.keep_last = objective.layers is not None and not objective.layers.logit_loss
+    more = run.folder and len(tokens) > len(data.train.texts)
+    run.labelled = tokens_of(data.train, classifier).fingerprint if more else ""
     model = classifier.model
     try:
         return train_on_tokens(classifier, tokens, validation, config, run, lora, objective)
@@ -225,62 +230,6 @@ def train_on_tokens(
     classifier.source = str(run.folder) if run.folder else None
     classifier.model.cpu()  # a GPU's memory is for what trains next
     return history
-
-
-def _precomputed(
-    teacher: Tensor | list[TextClassifier],
-    student: TextClassifier,
-    data: Dataset,
-    T: float,
-    augmented: TokenizedSplit | None,
-    desc: str,
-) -> tuple[Tensor, str]:
-    """The teacher's logits (N, C) on `data.transfer` and the augmented texts, on the student's device, and a key that
-    tells teachers apart; `desc` shows a progress bar."""
-    if isinstance(teacher, Tensor):
-        logits = teacher.detach()
-    else:
-        logits = torch.stack([_logits_of(one, student, data, augmented, desc) for one in teacher])
-    if logits.ndim == 3:  # of several teachers
-        logits = mean_teacher(logits, T) if len(logits) > 1 else logits[0]
-    texts = len(data.transfer.texts) + (len(augmented) if augmented else 0)
-    if logits.shape != (texts, len(data.labels)) or not logits.isfinite().all():
-        raise MinikdError(
-            f"the teacher's logits have shape {tuple(logits.shape)} (or are not finite): needed are a row for each of "
-            f"the {texts} training, unlabelled and augmented texts and a column for each of {len(data.labels)} labels"
-        )
-    logits = logits.float().contiguous().to(student.device)
-    return logits, fingerprint(logits.cpu().numpy())
-
-
-def _logits_of(
-    teacher: TextClassifier, student: TextClassifier, data: Dataset, augmented: TokenizedSplit | None, desc: str
-) -> Tensor:
-    """A teacher's logits (N, C) on `data.transfer` and the augmented texts, on the CPU."""
-    logits = teacher.logits(data.transfer.texts, desc=desc)
-    if augmented:
-        if teacher.tokenizer.vocab != student.tokenizer.vocab:
-            raise MinikdError("augmented: the teacher's tokenizer is not the student's; leave it out")
-        more = compute_logits(teacher.model, augmented, teacher.device, teacher.precision, desc)
-        logits = torch.cat((logits, more))
-    teacher.model.cpu()  # a GPU's memory is for the student
-    return logits
-
-
-def _online(teacher: Tensor | list[TextClassifier], student: TextClassifier) -> tuple[Callable[[Batch], Tensor], str]:
-    """The function batch -> teacher's logits (B, C), computed in each step, and the key."""
-    if isinstance(teacher, Tensor) or len(teacher) > 1:
-        raise MinikdError("online: takes one TextClassifier as the teacher")
-    (one,) = teacher
-    if one.tokenizer.vocab != student.tokenizer.vocab:
-        raise MinikdError("online: the teacher's tokenizer is not the student's; leave it out")
-    model = one.model.eval().to(student.device)
-
-    def logits_of(batch: Batch) -> Tensor:
-        with torch.no_grad(), autocast(student.device, student.precision):
-            return model(batch.input_ids, batch.attention_mask).logits
-
-    return logits_of, model_fingerprint(model)
 
 
 def _announce(

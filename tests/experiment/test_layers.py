@@ -8,7 +8,7 @@ from equality import CONFIGS, randomised
 from test_training import CPU, make_split
 
 import minikd.experiment.training
-from minikd import LayerLosses, LoRA, MinikdError, Run, TextClassifier, TrainConfig, distill
+from minikd import LayerLosses, LoRA, MinikdError, Run, TextClassifier, TrainConfig, distill, train
 from minikd.datasets import Dataset
 from minikd.experiment.caches import model_fingerprint
 from minikd.experiment.runs import read_run
@@ -53,6 +53,16 @@ def test_the_loss_is_handed_the_teacher_the_layers_and_the_settings(handed):
     assert loss.on_logits == {"alpha": 0.3, "T": 3.0, "label_smoothing": 0.2, "soft": "kl"}
     assert model_fingerprint(own.model) == before == run.made_from["teacher"]
     assert model_fingerprint(student.model) != model_fingerprint(classifier().model)
+
+
+def test_a_run_that_is_used_for_both_stages_keeps_the_best_epoch_of_the_second(handed):
+    student, run = classifier(), Run(progress=False)
+    kept = []
+    for layers in (replace(LAYERS, logit_loss=0.0), None):
+        distill(student, teacher(), DATA, CONFIG, layers=layers, run=run)
+        kept.append(run.keep_last)
+    train(student, DATA, CONFIG, run=run)
+    assert kept == [True, False] and not run.keep_last
 
 
 def test_layer_losses_alone_train_no_head_and_keep_the_last_epoch(handed):

@@ -17,7 +17,7 @@ from minikd.evaluation.bag_of_words import bag_of_words
 from minikd.evaluation.comparison import compare_with_first, merge_seeds
 from minikd.evaluation.significance import compare
 from minikd.experiment import readme
-from minikd.experiment.readme import readme_with_tables, summary, without_paths
+from minikd.experiment.readme import ablation, readme_with_tables, summary, without_paths
 from minikd.experiment.results import Results, complete, read_results
 from minikd.report.tables import notes, report, table
 
@@ -352,3 +352,20 @@ def test_every_flag_has_a_help_text_or_a_documented_default(name):
         start = next(i for i, line in enumerate(lines) if line.strip() == flag)
         words = flag.split("  ")
         assert len(words) > 1 or lines[start + 1].startswith(" " * 20), f"{name} {flag} has no help"
+
+
+def test_the_table_of_an_ablation_has_each_way_with_its_difference_from_plain_distillation():
+    rows = [
+        {"name": "teacher", "accuracy": 0.9},
+        {"name": "plain distillation", "accuracy": [0.8, 0.82], "teacher_agreement": [0.9, 0.9],
+         "optimizer_steps": [1895, 1895], "training_minutes": [2.0, 2.4]},
+        {"name": "augmentation", "accuracy": [0.85, 0.85]},
+    ]  # fmt: skip
+    part = {"models": ["augmentation", "plain distillation"], "difference": 0.04, "low": -0.01, "high": 0.09}
+    values = results(*rows) | {"comparisons": [part], "seeds": [42, 43]}
+    header, _, teacher, plain, augmented = cells(ablation(values).partition("\n\n")[0])
+    assert header[1:3] == ["accuracy", "− plain distillation, points"]
+    assert plain == ["plain distillation", "0.8100 ± 0.0141", "–", "90.0%", "1,895", "2.2 ± 0.3"]
+    assert augmented == ["augmentation", "0.8500", "+4.00 (−1.00 to +9.00)", "–", "–", "–"]
+    assert teacher[:3] == ["teacher", "0.9000", "–"]
+    assert "2 seeds" in ablation(values).rpartition("\n\n")[2]

@@ -29,7 +29,7 @@ from independent import (
 from safetensors.torch import load_file
 
 import minikd.datasets.sample
-import minikd.experiment.training
+import minikd.experiment.teacher
 import minikd.inference
 import minikd.report.page
 import minikd.training
@@ -314,7 +314,7 @@ def test_the_scripts_clip_at_1_and_warm_up_over_a_tenth_unless_told_otherwise(sc
 def precisions(monkeypatch):
     """By module, the precisions in which it ran forward passes."""
     seen = {}
-    for module in (minikd.inference, minikd.training, minikd.experiment.training):
+    for module in (minikd.inference, minikd.training, minikd.experiment.teacher):
         own = seen[module.__name__.removeprefix("minikd.")] = set()
 
         def spy(device, precision, own=own, autocast=module.autocast):
@@ -333,7 +333,7 @@ def test_every_pass_of_the_scripts_runs_in_the_precision_asked_for(script, films
             ["train.py", "--model", trained, *short[:2]],
             [*distill, "cache", "--alpha", 0.1, 0.9],
         ],
-        ("inference", "training", "experiment.training"): [[*distill, "online", "--teacher-logits", "online"]],
+        ("inference", "training", "experiment.teacher"): [[*distill, "online", "--teacher-logits", "online"]],
         ("inference",): [["evaluate.py", trained, "--calibrate"]],
     }
     for modules, several in commands.items():
