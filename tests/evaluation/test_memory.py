@@ -50,7 +50,8 @@ def test_it_is_the_peak_of_a_process_that_trains_this_model_and_nothing_else(alo
     program = "import sys; sys.path[:0] = sys.argv[2:]; import test_memory as t; print(t.train_alone(sys.argv[1]))"
     folders = [ROOT, ROOT / "tests", ROOT / "tests/evaluation"]
     command = [sys.executable, "-c", program, str(tmp_path), *map(str, folders)]
-    trained = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
+    trained = min(float(run.stdout.split()[-1]) for run in runs)  # what the allocator keeps beside varies by a tenth
     assert alone == pytest.approx(trained, rel=0.1)
     used_rows = len(np.unique(make_split(48, 0).ids))
     layers = sum(p.numel() for p in Classifier(CONFIG).encoder.layers.parameters())
