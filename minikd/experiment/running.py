@@ -15,7 +15,7 @@ from tqdm import tqdm
 from minikd.batching import SORTED_TOGETHER, TokenizedSplit
 from minikd.config import TrainConfig
 from minikd.errors import MinikdError
-from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory
+from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory, return_freed_memory
 from minikd.experiment.journal import open_log
 from minikd.experiment.progress import Estimate
 from minikd.experiment.state import StopSignal, load_state, save_state
@@ -25,6 +25,7 @@ from minikd.model import Classifier
 from minikd.training import Loss, Progress, fit
 
 LOG_EVERY = 10  # optimizer steps
+RETURN_MEMORY_EVERY = 100  # optimizer steps
 
 
 @dataclass
@@ -92,6 +93,8 @@ def run_training(
             history, epoch_is_over = done.state.history, done.scores is not None
             journal.write(done, device)
             display.show(done)
+            if device.type == "cpu" and done.state.step % RETURN_MEMORY_EVERY == 0:
+                return_freed_memory()
             stopping = stop is not None and stop.requested
             ends_epoch = done.state.step % per_epoch == 0 or done.state.step == done.total_steps
             if not epoch_is_over and (not stopping or ends_epoch):

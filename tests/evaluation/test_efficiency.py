@@ -227,3 +227,16 @@ def test_freed_memory_is_kept_on_request(kept):
     )  # 256 MiB
     child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (float(child.stdout) > 200) == kept
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of Linux's glibc")
+def test_kept_memory_with_gaps_is_returned():
+    program = (
+        "import re, torch; from minikd.evaluation.memory import keep_freed_memory, return_freed_memory\n"
+        "resident = lambda: int(re.search(r'VmRSS:\\s*(\\d+)', open('/proc/self/status').read())[1]) / 1024\n"
+        "keep_freed_memory(); before = resident(); tensors = [torch.ones(2**20) for _ in range(64)]; del tensors[::2]\n"
+        "print(resident() - before); return_freed_memory(); print(resident() - before)"
+    )  # 64 tensors of 4 MiB, of which every second one stays
+    child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    kept, returned = map(float, child.stdout.split())
+    assert kept > 250 and 120 < returned < 150

@@ -42,6 +42,16 @@ def test_the_logged_speed_is_that_of_all_examples_since_the_last_line(data, tmp_
     assert speeds == {10: sum(sizes[:10]), 20: sum(sizes[13:20]), 26: sum(sizes[20:])}
 
 
+def test_freed_memory_is_returned_every_so_many_steps(data, tmp_path, monkeypatch):
+    steps, returned = [], []
+    show = Display.show
+    monkeypatch.setattr(Display, "show", lambda self, done: (steps.append(done.state.step), show(self, done)))
+    monkeypatch.setattr(running, "return_freed_memory", lambda: returned.append(steps[-1]))
+    monkeypatch.setattr(running, "RETURN_MEMORY_EVERY", 4)
+    train(make_model(), *data, replace(SETTINGS, epochs=2), tmp_path, CPU)
+    assert returned == [4, 8, 12, 16, 20, 24]
+
+
 def step_sizes(split):
     """Examples of each of the 26 steps."""
     return [len(index) for epoch in range(2) for index in plan_batches(split.lengths, 8, SETTINGS.seed, epoch)]

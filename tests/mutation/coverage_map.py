@@ -10,7 +10,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 # The test files that matter for a module, the quick ones first; modules in the order of the rooms.
-SCRIPTS = ["test_wiring.py", "test_honest_evaluation.py", "test_claims.py", "test_scripts.py", "test_experiments.py"]
+SCRIPTS = ["test_wiring.py", "test_honest_evaluation.py", "test_claims.py", "test_scripts.py", "test_experiments.py",
+           "test_fair_start.py"]
 TESTS = {
     "minikd/batching.py": ["test_batching.py", "test_training_steps.py", "test_training.py", "test_efficiency.py"],
     "minikd/classifier.py": ["test_public.py", "test_student.py", "test_teacher.py", "test_training.py", *SCRIPTS],
@@ -35,6 +36,7 @@ TESTS = {
     "minikd/datasets/archive.py": ["test_datasets.py"],
     "minikd/datasets/classes.py": ["test_own_data.py", "test_datasets.py"],
     "minikd/datasets/decoding.py": ["test_datasets.py", "test_own_data.py"],
+    "minikd/datasets/folds.py": ["test_folds.py", "test_fold_runs.py"],
     "minikd/datasets/fpb.py": ["test_datasets.py", "test_splits.py"],
     "minikd/datasets/imdb.py": ["test_datasets.py"],
     "minikd/datasets/own.py": ["test_own_data.py"],
@@ -49,8 +51,10 @@ TESTS = {
     "minikd/checkpoints/label_order.py": ["test_label_order.py", "test_claims.py"],
     "minikd/checkpoints/load.py": ["test_label_order.py", "test_lora.py", "test_quantize.py", *SCRIPTS],
     "minikd/checkpoints/pretrained.py": ["test_checkpoint.py", "test_hub.py", "test_label_order.py", "test_lora.py"],
+    "minikd/checkpoints/reading.py": ["test_checkpoint.py", "test_hub.py", "test_config.py"],
     "minikd/checkpoints/tokenizer_files.py": ["test_tokenizer.py", "test_checkpoint.py", "test_hub.py"],
-    "minikd/techniques/layer_losses.py": ["test_layer_losses.py", "test_layers.py"],
+    "minikd/techniques/augment.py": ["test_augment.py", "test_wiring.py", "test_unlabelled.py"],
+    "minikd/techniques/layer_losses.py": ["test_layer_losses.py", "test_layers.py", "test_two_stages.py"],
     "minikd/techniques/lora.py": ["test_lora.py", "test_hub.py", "test_label_order.py"],
     "minikd/techniques/quantize.py": ["test_quantize.py", "test_claims.py"],
     "minikd/evaluation/bag_of_words.py": ["test_bag_of_words.py", "test_report.py"],
@@ -58,9 +62,11 @@ TESTS = {
     "minikd/evaluation/comparison.py": ["test_report.py", "test_comparison.py", "test_evaluate.py", "test_costs.py",
                                         *SCRIPTS],
     "minikd/evaluation/costs.py": ["test_efficiency.py", "test_memory.py", "test_comparison.py", "test_quantize.py"],
+    "minikd/evaluation/folds.py": ["test_fold_interval.py", "test_fold_report.py", "test_fold_runs.py"],
     "minikd/evaluation/memory.py": ["test_memory.py", "test_efficiency.py"],
     "minikd/evaluation/significance.py": ["test_significance.py", "test_comparison.py", "test_report.py"],
     "minikd/experiment/caches.py": ["test_caches.py", "test_teacher.py", "test_costs.py", *SCRIPTS],
+    "minikd/experiment/folds.py": ["test_fold_runs.py", "test_fold_report.py"],
     "minikd/experiment/journal.py": ["test_tracking.py", "test_training.py", "test_runs.py", "test_scripts.py"],
     "minikd/experiment/labelling.py": ["test_labelling.py", "test_evaluate.py", "test_label_order.py",
                                        "test_own_data.py", *SCRIPTS],
@@ -81,6 +87,7 @@ TESTS = {
                                       "test_layers.py", *SCRIPTS],
     "minikd/report/drawing.py": ["test_report.py", "test_plots.py", "test_dark_knowledge.py"],
     "minikd/report/figures.py": ["test_plots.py"],
+    "minikd/report/folds.py": ["test_fold_report.py", "test_fold_runs.py"],
     "minikd/report/page.py": ["test_dark_knowledge.py"],
     "minikd/report/panels.py": ["test_plots.py"],
     "minikd/report/plots.py": ["test_plots.py"],
@@ -90,9 +97,12 @@ TESTS = {
     "minikd/cli/finished.py": ["test_evaluate.py", "test_flags.py", "test_own_data.py", *SCRIPTS],
     "minikd/cli/flag_types.py": ["test_flags.py", "test_evaluate.py", "test_own_data.py"],
     "minikd/cli/flags.py": ["test_flags.py", "test_evaluate.py", "test_own_data.py", "test_recipes.py"],
+    "minikd/cli/folds.py": ["test_fold_runs.py", "test_flags.py"],
     "minikd/cli/models.py": ["test_student.py", "test_flags.py", "test_lora.py", "test_recipes.py", *SCRIPTS],
     "minikd/cli/parse.py": ["test_flags.py", "test_evaluate.py", "test_own_data.py", "test_recipes.py"],
     "minikd/cli/recipes.py": ["test_recipes.py", "test_flags.py"],
+    "minikd/cli/students.py": ["test_fair_start.py", "test_two_stages.py", "test_student.py", *SCRIPTS[:-1],
+                               "test_recipes.py"],
     "minikd/cli/start.py": ["test_flags.py", "test_own_data.py", "test_recipes.py", "test_lock.py", *SCRIPTS],
     "train.py": ["test_flags.py", *SCRIPTS, "test_lora.py"],
     "distill.py": ["test_flags.py", "test_costs.py", "test_sweep.py", *SCRIPTS, "test_recipes.py", "test_lora.py"],
@@ -102,8 +112,11 @@ TESTS = {
 
 # Parts of the names of tests that run a module in another process. Coverage does not see that, so they are tried last.
 OTHER_PROCESS = {
+    "minikd/cli/students.py": ["test_fair_start.py", "test_two_stages.py", "test_student.py", *SCRIPTS[:-1],
+                               "test_recipes.py"],
     "minikd/cli/start.py": ["stopped_by_a_signal", "terminal_that_cannot_show"],
     "minikd/experiment/lock.py": ["test_"],
+    "minikd/evaluation/folds.py": ["test_fold_interval.py", "test_fold_report.py", "test_fold_runs.py"],
     "minikd/evaluation/memory.py": ["test_"],
     "minikd/experiment/runs.py": ["stopped_by_a_signal"],
     "minikd/experiment/state.py": ["stopped_by_a_signal"],
