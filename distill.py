@@ -12,6 +12,7 @@ Loss of the distilled student:
 In place of T² · KL, --soft-loss picks another one.
 """
 
+import copy
 import time
 from dataclasses import replace
 from functools import partial
@@ -48,7 +49,8 @@ def repeat(args, data, device, tracking):
     """The experiment on each fold of the data, and the results of all."""
     folds = each_fold(args, data)
     found = [finished_fold(own.output_dir) or experiment(own, fold, device, tracking) for own, fold in folds]
-    results = pool_folds(found, start.flag_values(args))
+    known = {name: found[0]["arguments"][name] for name in ("teacher", "max_length")}  # defaults that the folds settled
+    results = pool_folds(found, start.flag_values(args) | known)
     results.save(args.output_dir, [args.output_dir])
     print(f"\n{results}\n")
 
@@ -80,7 +82,7 @@ def experiment(args, data, device, tracking):
     # 3. The students: distilled, or trained on the labels alone for as many steps.
     lora = start.lora(args, args.student_lora_rank)
     examples = len(data.transfer.texts) + (len(augmented) if augmented else 0)
-    first_stage = None
+    first_stage, first_stages = None, []
     if args.layer_epochs:  # layer losses alone, the same for every alpha and T; then the logits
         first_stage = replace(config, epochs=args.layer_epochs, max_steps=0, lr=args.layer_lr, patience=0)
     steps = config.total_steps(examples) + (first_stage.total_steps(examples) if first_stage else 0)
@@ -94,6 +96,7 @@ def experiment(args, data, device, tracking):
             own = (output if seed == args.seed else output / f"seed-{seed}") / "first-stage"
             distill(student, teachers[0], data, replace(first_stage, seed=seed), augmented=augmented, layers=layers,
                     run=new_run(own, "first stage", reuse=True))  # fmt: skip
+            first_stages.append(copy.copy(student))
         distill(student, knowledge, data, replace(config, seed=seed), alpha=alpha, T=T, soft=args.soft_loss,
                 online=online, augmented=augmented, layers=layers if together else None, lora=lora,
                 run=new_run(folder, name, reuse=reuse))  # fmt: skip
@@ -129,8 +132,9 @@ def experiment(args, data, device, tracking):
     describe(results, data, "test", recorded)
     results.values |= {"seeds": seeds, "first_weights": students.first_weights} | ({"sweep": sweep} if sweep else {})
     caches = {} if online else logits_files(output, names)
-    results.values["found_finished"] = add_times(results.values["models"], models, caches, began)
-    tracking.summaries(models, results.values["models"])
+    rows = results.values["models"]
+    results.values["found_finished"] = add_times(rows, models | {"first stage": first_stages}, caches, began)
+    tracking.summaries(models, rows)
     results.save(output, folders)
     print(f"\n{results}\n")
     return results.values

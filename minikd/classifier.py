@@ -60,19 +60,21 @@ class TextClassifier:
         *,
         labels: tuple[str, ...] | None = None,
         label_order: Sequence[str] | None = None,
+        seed: int = 42,
         max_length: int | None = None,
         device: str = "auto",
         precision: str = "auto",
     ) -> "TextClassifier":
         """The classifier in a folder of Hugging Face's layout (or of LoRA adapters), or of a name on its hub.
 
-        `labels` are those of the data: needed for a bare encoder, which gets a new head. A head that is there keeps its
-        weights; its outputs are put into the order of `labels`, by name. Where the checkpoint does not name them,
-        `label_order` does: the labels in the order of its outputs. Raises MinikdError.
+        `labels` are those of the data: needed for a bare encoder, which gets a new head from the seed. A head that is
+        there keeps its weights; its outputs are put into the order of `labels`, by name. Where the checkpoint does not
+        name them, `label_order` does: the labels in the order of its outputs. Raises MinikdError.
         """
         from minikd.checkpoints.load import load_classifier  # the files of others are not part of the core
 
-        model, tokenizer = load_classifier(name_or_dir, labels, label_order)
+        with seeded(seed):
+            model, tokenizer = load_classifier(name_or_dir, labels, label_order)
         classifier = cls(model, tokenizer, max_length=max_length, device=device, precision=precision)
         classifier.source = str(name_or_dir)
         return classifier

@@ -503,3 +503,12 @@ def test_pip_installs_it_and_the_readmes_example_runs_there(tmp_path):
     assert "distilled − baseline: " in done.stdout and str(own / "minikd" / "sample") in done.stdout
     for file in ("py.typed", "report/page.html", "examples/quickstart.ipynb"):
         assert (own / "minikd" / file).exists()
+
+
+def test_the_head_of_a_loaded_encoder_follows_from_the_seed(bare):
+    heads = []
+    for state, seed in ((1, 5), (2, 5), (1, 6)):
+        torch.manual_seed(state)
+        one = TextClassifier.load(bare, labels=("bad", "good"), seed=seed, device="cpu")
+        heads.append(one.model.classifier.weight)
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])

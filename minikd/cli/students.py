@@ -19,6 +19,7 @@ from minikd.config import BERT_BASE, EncoderConfig, same_shape
 from minikd.datasets import Dataset
 from minikd.errors import MinikdError
 from minikd.experiment.runs import read_run
+from minikd.model import Classifier
 from minikd.student import PRETRAINED_SMALL, StudentPlan, has_bert_vocabulary, plan_student, seeded
 from minikd.tokenizer import Tokenizer
 
@@ -118,15 +119,7 @@ def _before_fine_tuning(
                 f"--teacher {args.teacher}: it is not known which checkpoint this was fine-tuned from, whose layers "
                 f"the baseline takes; give --teacher-base NAME_OR_DIR, or --teacher-base random, or --no-baseline"
             )
-        if is_finished(name):
-            if not args.teacher_base:
-                raise MinikdError(
-                    f"--teacher {args.teacher}: was fine-tuned from {name}, which is fine-tuned itself; give "
-                    f"--teacher-base NAME_OR_DIR, the encoder of before, or --no-baseline"
-                )
-            raise MinikdError(f"--teacher-base {name}: is fine-tuned itself; name the encoder of before")
-        with seeded(args.seed):
-            model, tokenizer = load_classifier(name, data.labels)
+        model, tokenizer = _checkpoint(args, name, data)
         check_same_vocabulary(tokenizer, teacher.tokenizer, name)
         if not same_shape(model.config, teacher.model.config):
             raise MinikdError(f"--teacher-base {name}: has another shape than --teacher {args.teacher}")
@@ -137,6 +130,25 @@ def _before_fine_tuning(
     taken = checkpoint.make_student(plan.layers, init="teacher", seed=args.seed)  # copies: training changes the teacher
     every_layer = list(range(len(plan.layers)))
     return lambda seed: taken.make_student(every_layer, init="teacher", seed=seed), words
+
+
+def _checkpoint(args, name: str, data: Dataset) -> tuple[Classifier, Tokenizer]:
+    """What a finished teacher was fine-tuned from, `name`, with a new head. Raises MinikdError."""
+    try:
+        wrong = "is fine-tuned itself" if is_finished(name) else ""
+        if not wrong:
+            with seeded(args.seed):
+                return load_classifier(name, data.labels)
+    except MinikdError as error:
+        if args.teacher_base:
+            raise
+        wrong = f"cannot be read ({error})"
+    if args.teacher_base:
+        raise MinikdError(f"--teacher-base {name}: {wrong}; name the encoder of before")
+    raise MinikdError(
+        f"--teacher {args.teacher}: was fine-tuned from {name}, which {wrong}; give --teacher-base NAME_OR_DIR, the "
+        f"encoder of before, or --no-baseline"
+    )
 
 
 def _check_no_adapters(args, who: str) -> None:

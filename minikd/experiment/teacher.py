@@ -35,11 +35,12 @@ def teacher_logits(
     """The logits of K teachers on `data.transfer` and the augmented texts, (K, N, C), each from its file if that fits,
     else computed and kept.
 
-    Those of the oracle (no teacher) are log p, (N, C): at any T, the student that fits them best has p itself as its
-    probabilities.
+    Those of the oracle (no teacher) are log p, (N, C), less their mean over the labels, as of `mean_teacher`: at any T,
+    the student that fits them best has p itself as its probabilities.
     """
     if not teachers:
-        return torch.from_numpy(data.train.probabilities).clamp_min(1e-6).log()
+        log_p = torch.from_numpy(data.train.probabilities).clamp_min(1e-6).log()
+        return log_p - log_p.mean(dim=-1, keepdim=True)
     logits = []
     for teacher, (name, cache) in zip(teachers, caches.items()):
         tokens = tokens_of(data.transfer, teacher)

@@ -163,6 +163,8 @@ def swappable_kinds(tokenizer: Tokenizer) -> np.ndarray:
 
     0 are pieces, special and added tokens, whatever is not of letters alone (numbers, punctuation, [unused1]), single
     letters, and `LEFT_ALONE`. "film", "Film", "iPod" and "USA" are of four kinds, so that a swap keeps the capitals.
+    A token that no ## precedes is taken for a word, as nearly all are in BERT's vocabulary; in one of a few thousand
+    tokens some are only beginnings of words.
     """
     kinds = np.zeros(tokenizer.vocab_size, dtype=np.int8)
     added = tokenizer.backend.get_added_tokens_decoder()

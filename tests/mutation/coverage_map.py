@@ -10,8 +10,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 # The test files that matter for a module, the quick ones first; modules in the order of the rooms.
-SCRIPTS = ["test_wiring.py", "test_honest_evaluation.py", "test_claims.py", "test_scripts.py", "test_experiments.py",
-           "test_fair_start.py"]
+SCRIPTS = [
+    "test_wiring.py",
+    "test_honest_evaluation.py",
+    "test_claims.py",
+    "test_scripts.py",
+    "test_experiments.py",
+    "test_fair_start.py",
+]
 TESTS = {
     "minikd/batching.py": ["test_batching.py", "test_training_steps.py", "test_training.py", "test_efficiency.py"],
     "minikd/classifier.py": ["test_public.py", "test_student.py", "test_teacher.py", "test_training.py", *SCRIPTS],
@@ -112,8 +118,13 @@ TESTS = {
 
 # Parts of the names of tests that run a module in another process. Coverage does not see that, so they are tried last.
 OTHER_PROCESS = {
-    "minikd/cli/students.py": ["test_fair_start.py", "test_two_stages.py", "test_student.py", *SCRIPTS[:-1],
-                               "test_recipes.py"],
+    "minikd/cli/students.py": [
+        "test_fair_start.py",
+        "test_two_stages.py",
+        "test_student.py",
+        *SCRIPTS[:-1],
+        "test_recipes.py",
+    ],
     "minikd/cli/start.py": ["stopped_by_a_signal", "terminal_that_cannot_show"],
     "minikd/experiment/lock.py": ["test_"],
     "minikd/evaluation/folds.py": ["test_fold_interval.py", "test_fold_report.py", "test_fold_runs.py"],

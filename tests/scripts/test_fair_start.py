@@ -112,6 +112,15 @@ def test_a_checkpoint_that_is_fine_tuned_itself_is_said_to_be_the_teachers(scrip
     assert status == 2 and f"--teacher {teacher}: was fine-tuned from {trained}, which is fine-tuned itself" in err
 
 
+def test_a_checkpoint_that_has_gone_is_said_to_be_the_teachers(script, films, trained, tmp_path, trainings):
+    teacher = shutil.copytree(trained, tmp_path / "teacher")
+    (teacher / "run.json").write_text(json.dumps({"name": "model", "arguments": {"model": "models/./gone"}}))
+    status, _, err = script("distill.py", "--dataset", films, "--teacher", teacher, *FLAGS)
+    assert status == 2 and not trainings and err.count("\n") == 1
+    assert f"--teacher {teacher}: was fine-tuned from models/./gone, which cannot be read" in err
+    assert "give --teacher-base NAME_OR_DIR" in err
+
+
 def test_a_baseline_of_random_weights_gets_no_adapters(script, films, trained, trainings):
     flags = [*FLAGS, "--teacher-base", "random", "--student-lora-rank", 2]
     status, _, err = script("distill.py", "--dataset", films, "--teacher", trained, *flags)

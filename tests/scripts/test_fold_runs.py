@@ -50,6 +50,8 @@ def test_folds_test_every_example_once_and_the_report_is_that_of_the_folds_files
     results = read_json("runs/films/results.json")
     assert (results["folds"], results["examples"], results["seeds"]) == (3, 200, [42, 43, 44])
     assert results["arguments"]["seed"] == 42 and results["arguments"]["output_dir"] == "runs/films"
+    known = read_json("runs/films/fold-1/results.json")["arguments"]
+    assert known["max_length"] and results["arguments"]["max_length"] == known["max_length"]
     right = {name: [np.array([r["label"] == r["predicted"] for r in fold]) for fold in files[name]] for name in NAMES}
     for row in results["models"]:
         assert row["accuracy"] == pytest.approx([fold.mean() for fold in right[row["name"]]])

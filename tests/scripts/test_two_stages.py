@@ -70,6 +70,7 @@ def test_in_two_stages_the_layers_come_first_and_the_logits_after(script, corpus
     )
     assert rows["distilled"]["training_minutes"] == pytest.approx(seconds / 60)
     made_from = json.loads(Path("runs/films/first-stage/run.json").read_text())["made_from"]
+    assert json.loads(Path("runs/films/results.json").read_text())["found_finished"] == ["teacher"]
     assert made_from["layer_losses"]["hidden_loss"] == 2 and made_from["layer_losses"]["logit_loss"] == 0
 
     # Resumed without the second stage of a seed, that one alone is trained, to the same weights.
@@ -80,6 +81,7 @@ def test_in_two_stages_the_layers_come_first_and_the_logits_after(script, corpus
     assert script(*command(corpus, fine_tuned, *flags, "--resume"))[0] == 0
     assert [call["desc"] for call in trainings] == ["distilled"]
     assert Path("runs/films/distilled/model.safetensors").read_bytes() == weights
+    assert "first stage" in json.loads(Path("runs/films/results.json").read_text())["found_finished"]
 
 
 def test_the_students_of_a_sweep_share_their_first_stage(script, corpus, fine_tuned, trainings):
