@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+import minikd.tokenizer
 from minikd.checkpoints.tokenizer_files import load_tokenizer, save_tokenizer
 from minikd.datasets import load_dataset
 from minikd.errors import MinikdError
@@ -481,3 +482,12 @@ def test_tokenizer_that_does_not_frame_its_texts_is_refused(minilm, tmp_path):
     content = json.loads((minilm / "tokenizer.json").read_text(encoding="utf-8"))
     (tmp_path / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
     assert "does not frame a text as [CLS] text [SEP]" in refusal(load_tokenizer, tmp_path)
+
+
+def test_a_bar_is_shown_where_it_has_a_name(minilm, monkeypatch):
+    bars = []
+    show = minikd.tokenizer.tqdm
+    monkeypatch.setattr(minikd.tokenizer, "tqdm", lambda **settings: bars.append(settings) or show(**settings))
+    for desc in ("tokens", ""):
+        load_tokenizer(minilm).encode(["a film"] * 1001, 8, desc)
+    assert [(bar["total"], bar["desc"], bar["disable"]) for bar in bars] == [(1001, "tokens", False), (1001, "", True)]

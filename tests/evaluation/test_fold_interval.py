@@ -93,6 +93,16 @@ def test_the_record_holds_what_the_report_says_and_survives_json():
     assert swapped["detectable"] == found["detectable"]
 
 
+def test_the_detectable_difference_by_hand():
+    counts = [(600, 200, 1000), (300, 300, 1000), (500, 100, 1000)]  # means 0.4, 0, 0.4; grand mean 4 / 15
+    between = 1000 * (2 * (2 / 15) ** 2 + (4 / 15) ** 2) / 2
+    within = ((800 - 160) + 600 + (600 - 160) + 2) / (3002 - 3)
+    z, t = (law.ppf(0.975) + law.ppf(0.8) for law in (stats.norm, stats.t(2)))
+    half = math.sqrt((z**2 * within + t**2 * (1 + 3000 / 9e5) * (between - within)) / 3002)
+    assert half < 1
+    assert compare_folds(counts, 9e5)["detectable"] == pytest.approx(half, rel=1e-5)
+
+
 def test_four_of_five_experiments_find_the_detectable_difference():
     random = np.random.default_rng(0)
 

@@ -373,3 +373,23 @@ def test_a_state_of_an_older_version_is_resumed(tmp_path):
     torch.save(state, tmp_path / ".partial/state.pt")
     run(tmp_path, resume=True, teacher=lambda batch: torch.zeros(len(batch.index), 2))
     assert (tmp_path / "run.json").exists()
+
+
+class Trap:
+    """Opens a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_state_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, teacher=lambda batch: (os.kill(os.getpid(), signal.SIGTERM), torch.zeros(len(batch.index), 2))[1])
+    state = torch.load(tmp_path / ".partial/state.pt", weights_only=True)
+    torch.save(state | {"history": Trap(tmp_path / "ran")}, tmp_path / ".partial/state.pt")
+    with pytest.raises(MinikdError, match="state.pt: cannot be resumed from"):
+        run(tmp_path, resume=True, teacher=lambda batch: torch.zeros(len(batch.index), 2))
+    assert not (tmp_path / "ran").exists()

@@ -21,7 +21,8 @@ SCRIPTS = [
 TESTS = {
     "minikd/batching.py": ["test_batching.py", "test_training_steps.py", "test_training.py", "test_efficiency.py"],
     "minikd/classifier.py": ["test_public.py", "test_student.py", "test_teacher.py", "test_training.py", *SCRIPTS],
-    "minikd/config.py": ["test_config.py", "test_checkpoint.py", "test_student.py"],
+    "minikd/config.py": ["test_config.py", "test_checkpoint.py", "test_student.py", "test_model.py", "test_training.py",
+                         "test_flags.py"],
     "minikd/dropout.py": ["test_dropout.py", "test_model.py"],
     "minikd/files.py": ["test_files.py", "test_claims.py", "test_config.py", "test_checkpoint.py", "test_lock.py",
                         "test_scripts.py"],

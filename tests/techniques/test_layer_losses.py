@@ -277,6 +277,23 @@ def test_the_loss_of_a_batch_is_that_of_the_layers_and_by_its_weight_that_of_the
     torch.testing.assert_close(losses[2] - losses[0], 2.5 * on_logits, rtol=1e-4, atol=1e-5)
 
 
+def test_a_texts_loss_does_not_depend_on_the_batch_that_it_is_padded_in():
+    student, teacher = randomised(STUDENT, 1), randomised(replace(STUDENT, num_hidden_layers=4), 2)
+    loss = distillation(student, teacher, **dict.fromkeys(LAYER_LOSSES, 1.0))
+    rows = random_batch(STUDENT)
+    lengths = rows["attention_mask"].sum(dim=1).tolist()
+    assert len(set(lengths)) > 1  # some are padded
+    parts = [slice(0, 4)] + [slice(i, i + 1) for i in range(4)]
+    losses = []
+    with torch.no_grad():
+        for part, width in zip(parts, [max(lengths), *lengths]):
+            ids, mask = rows["input_ids"][part, :width], rows["attention_mask"][part, :width].bool()
+            batch = Batch(torch.arange(4)[part], ids, None if mask.all() else mask, rows["labels"][part])
+            losses.append(loss(student(*batch[1:3], **loss.outputs), batch))
+    together, *alone = losses
+    torch.testing.assert_close(together, torch.stack(alone).mean(), rtol=1e-4, atol=1e-5)
+
+
 def test_the_projection_learns_and_the_teacher_does_not(data, tmp_path):
     student, teacher = make_model(), wide_teacher()
     loss, before = distillation(student, teacher, hidden_loss=1.0), model_fingerprint(teacher)
