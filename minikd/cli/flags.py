@@ -172,11 +172,12 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
         "expected calibration error; ties go to the lower negative log-likelihood (default: accuracy)")
     add("--teacher-logits", choices=("cache", "online"), default="cache",
         help="compute them once for all epochs, or anew in each step (default: cache)")
-    add("--unlabelled", type=non_empty, action="append", default=[], metavar="imdb|FILE",
+    add("--unlabelled", type=non_empty, action="append", default=[],
+        metavar="imdb|imdb-sentences|FILE",
         help="distil on these texts too, by the soft loss alone, as they have no label: a file (.txt, a text a line; "
-        ".csv, .tsv, .jsonl), or the 50,000 unlabelled reviews of IMDb; may be repeated. Rows of your own data whose "
-        "label is empty are used in the same way. Texts that are also in validation or test are left out (default: "
-        "none)")
+        ".csv, .tsv, .jsonl), the 50,000 unlabelled reviews of IMDb, or 100,000 sentences of these; may be repeated. "
+        "Rows of your own data whose label is empty are used in the same way. Texts that are also in validation or "
+        "test are left out (default: none)")
     add("--augment", type=integer(0, 100), default=0, metavar="N",
         help="distil also on N altered versions of each training text, by the soft loss alone: words masked, words "
         "swapped with their nearest neighbours in the teacher's table of word embeddings, parts of long texts "

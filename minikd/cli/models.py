@@ -114,7 +114,10 @@ def load_teachers(args, data: Dataset, device: torch.device) -> tuple[list[TextC
         return [new_model(config, tokenizer, args, device, seed) for seed in seeds if not args.teacher], tokenizer
     names = [args.teacher, *args.more_teachers]
     if args.teacher_seeds > 1 and is_finished(args.teacher):
-        raise MinikdError(f"--teacher-seeds: {args.teacher} is fine-tuned already; leave it out")
+        if not args.recipe or args.teacher_seeds != RECIPES[args.recipe].get("teacher_seeds"):
+            raise MinikdError(f"--teacher-seeds: {args.teacher} is fine-tuned already; leave it out")
+        print(f"--teacher-seeds {args.teacher_seeds} of the recipe is ignored: {args.teacher} is fine-tuned already")
+        args.teacher_seeds = 1
     names = names if args.more_teachers else names * args.teacher_seeds
     teachers = [load_model(name, args, device, data, args.seed + i) for i, name in enumerate(names)]
     for teacher, name in zip(teachers, names):

@@ -34,7 +34,10 @@ def distill_args(description: str) -> argparse.Namespace:
     shaped = args.student_layers or args.student_hidden or args.take_layers or args.student_init != "auto"
     if args.recipe:  # parsed a second time, with the recipe's settings as the defaults
         settings = {"output_dir": Path("runs") / args.recipe} | RECIPES[args.recipe]
-        replaced = {"student": shaped, "student_layers": args.student or args.take_layers}  # by the user's own student
+        replaced = {  # by the user's own student and teachers
+            "student": shaped, "student_layers": args.student or args.take_layers,
+            "teacher_seeds": len(args.teacher or ()) > 1,
+        }
         parser.set_defaults(**{name: value for name, value in settings.items() if not replaced.get(name)})
         args = parser.parse_args()
     if isinstance(args.teacher, list):  # a recipe names one

@@ -33,5 +33,10 @@ BEST = {
         "dataset": "imdb", "teacher": BERT, "student_layers": 4, "unlabelled": ["imdb"], "alpha": [0.0], "T": [1.0],
         "teacher_epochs": 2, "epochs": 1, "lr": 1e-4,
     },
+    # Three teachers know more than one; and more film reviews, cut into sentences, for a training set of phrases.
+    "sst2-best": {
+        "dataset": "sst2", "teacher": BERT, "student_layers": 4, "unlabelled": ["imdb-sentences"], "alpha": [0.0],
+        "T": [1.0], "teacher_seeds": 3, "teacher_epochs": 2, "teacher_lr": 5e-5, "epochs": 1, "lr": 1e-4,
+    },
 }  # fmt: skip
 RECIPES = EXPERIMENTS | BEST

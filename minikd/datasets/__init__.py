@@ -12,6 +12,7 @@ from minikd.errors import MinikdError
 
 __all__ = ["Dataset", "Split", "data_fingerprint", "load_dataset"]
 CORPORA = ("imdb", "sst2", "fpb", "sample")
+UNLABELLED_CORPORA = {"imdb": imdb.unlabelled, "imdb-sentences": imdb.sentences}
 
 
 def load_dataset(
@@ -31,10 +32,10 @@ def load_dataset(
     annotators that agree on a Financial PhraseBank sentence: 50, 66, 75 or all. `model_labels` are the labels of a
     finished model, with which nothing is trained: splits and classes may then be as small as they like.
 
-    `unlabelled`: where more texts for `distill` come from, "imdb" (its 50,000 unlabelled reviews) or files (.txt: a
-    line each; .csv, .tsv, .jsonl: their text column). Where it is given, if only as (), rows of the user's own data
-    whose label is empty are such texts too; else they are refused. The other settings are for the user's own data, and
-    those of texts and encoding for these files too. Raises MinikdError.
+    `unlabelled`: where more texts for `distill` come from, "imdb" (its 50,000 unlabelled reviews), "imdb-sentences"
+    (100,000 sentences of these) or files (.txt: a line each; .csv, .tsv, .jsonl: their text column). Where it is given,
+    if only as (), rows of the user's own data whose label is empty are such texts too; else they are refused. The other
+    settings are for the user's own data, and those of texts and encoding for these files too. Raises MinikdError.
     """
     name = os.fspath(name_or_path)
     layout = Layout(text_column, label_column, encoding)
@@ -43,13 +44,14 @@ def load_dataset(
             raise MinikdError(f"`dataset` {name}: no such file or folder, and none of the names {', '.join(CORPORA)}")
         data = own.load(name, layout, model_labels, may_lack_labels=unlabelled is not None)
     else:
-        reads_files = any(source != "imdb" for source in unlabelled or ())
+        reads_files = any(source not in UNLABELLED_CORPORA for source in unlabelled or ())
         for field, value in vars(layout).items():
             if value is not None and not (reads_files and field != "label_column"):
                 raise MinikdError(f"`{field}`: {name} is read as its authors wrote it; leave it out")
         data = _corpus(name, data_dir, agreement)
     for source in unlabelled or ():
-        texts = imdb.unlabelled(data_dir) if source == "imdb" else _texts(Path(source), layout)
+        corpus = UNLABELLED_CORPORA.get(os.fspath(source))
+        texts = corpus(data_dir) if corpus else _texts(Path(source), layout)
         data = data.with_unlabelled(texts, str(source))
     return data
 

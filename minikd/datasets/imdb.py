@@ -1,5 +1,6 @@
 """IMDb: 50,000 film reviews, half for testing (Maas et al. 2011, Learning Word Vectors for Sentiment Analysis)."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +21,9 @@ REVIEW = r"(train|test)/(neg|pos)/(\d+)_\d+\.txt"  # id and rating
 UNLABELLED = r"(train)/(unsup)/(\d+)_\d+\.txt"
 COUNT = 12_500  # reviews in each of the four folders
 UNLABELLED_COUNT = 50_000
+SENTENCE_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+")
+SENTENCE_WORDS = range(4, 31)
+SENTENCES = 100_000  # a quarter of those that are there: as long a pass of the teacher as over SST-2's training set
 
 
 def load(data_dir) -> Dataset:
@@ -48,6 +52,15 @@ def unlabelled(data_dir) -> list[str]:
     if len(reviews) != UNLABELLED_COUNT:
         raise damaged(path, f"{len(reviews):,} reviews in train/unsup, not {UNLABELLED_COUNT:,}")
     return [reviews[key] for key in sorted(reviews)]
+
+
+def sentences(data_dir) -> list[str]:
+    """`SENTENCES` different sentences of 4 to 30 words from the reviews of train/unsup, evenly spaced over them: the
+    nearest thing to more of SST-2, whose texts are from film reviews too. Raises MinikdError as `unlabelled` does."""
+    parts = (" ".join(part.split()) for review in unlabelled(data_dir) for part in SENTENCE_END.split(review))
+    found = list({part.lower(): part for part in parts if part.count(" ") + 1 in SENTENCE_WORDS}.values())
+    count = min(SENTENCES, len(found))
+    return [found[i * len(found) // count] for i in range(count)]
 
 
 def _read(path: Path, pattern: str) -> dict[tuple[str, str, int], str]:

@@ -212,6 +212,8 @@ def test_the_best_recipes_are_their_settings(recipe, monkeypatch, tmp_path):
     assert {name: args[name] for name in BEST[recipe]} == BEST[recipe]
     more = vars(parsed(monkeypatch, "distill.py", "--recipe", "imdb-best", "--unlabelled", "mine.txt"))
     assert more["unlabelled"] == ["imdb", "mine.txt"] and BEST["imdb-best"]["unlabelled"] == ["imdb"]
+    for teachers, seeds in ((["one"], 3), (["one", "two"], 1)):
+        assert parsed(monkeypatch, "distill.py", "--recipe", "sst2-best", "--teacher", *teachers).teacher_seeds == seeds
 
 
 @pytest.mark.parametrize("flag", [["--student-layers", 3], ["--take-layers", 0, 1], ["--student-hidden", 64],

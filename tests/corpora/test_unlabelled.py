@@ -104,3 +104,28 @@ def test_the_reviews_of_imdb_without_a_label_are_in_order_of_their_id(tmp_path, 
     (folder / "10_0.txt").unlink()
     with pytest.raises(MinikdError, match="10 reviews in train/unsup, not 11"):
         load_dataset(tmp_path / "a.csv", tmp_path, unlabelled=["imdb"])
+
+
+def test_sentences_of_imdb_are_whole_different_and_evenly_spaced(tmp_path, monkeypatch):
+    monkeypatch.setattr("minikd.datasets.imdb.UNLABELLED_COUNT", 4)
+    folder = tmp_path / "imdb" / "aclImdb" / "train" / "unsup"
+    folder.mkdir(parents=True)
+    reviews = [
+        'He asked: "Why is it so?" Nobody<br />could say, not  even Mr. Smith. (This is one more!) Too short.',
+        "NOBODY could say, not even Mr. Smith. It costs 3.50 at the door... Well, it is worth it",
+        " ".join(["word"] * 31) + ". " + " ".join(["word"] * 30) + ".",
+        "This is the last one.",
+    ]
+    for i, review in enumerate(reviews):
+        (folder / f"{i}_0.txt").write_text(review)
+    found = [
+        'He asked: "Why is it so?"', "NOBODY could say, not even Mr.", "(This is one more!)",
+        "It costs 3.50 at the door...", "Well, it is worth it", " ".join(["word"] * 30) + ".", "This is the last one.",
+    ]  # fmt: skip
+
+    def load():
+        return load_dataset(csv_file(tmp_path / "a.csv", ROWS), tmp_path, unlabelled=["imdb-sentences"]).unlabelled
+
+    assert load() == found
+    monkeypatch.setattr("minikd.datasets.imdb.SENTENCES", 3)
+    assert load() == [found[0], found[2], found[4]]

@@ -70,6 +70,20 @@ def test_the_estimate_counts_a_validation_token_as_a_third(data, monkeypatch):
     monkeypatch.setattr(running, "Estimate", lambda what, tokens: told.append((what, tokens)))
     Display(Run(name="student"), TrainConfig(epochs=3, batch_size=8), *data, 1.0).bar.close()
     assert told == [("student: the rest of 3 epochs", pytest.approx(2 * (len(data[0].ids) + len(data[1].ids) / 3)))]
+    Display(Run(name="student"), TrainConfig(max_steps=20, batch_size=8), *data, 0.0).bar.close()
+    assert told[1][0] == "student: 1.54 epochs"  # of 13 steps
+
+
+def test_a_saved_state_is_used_on_request_alone(data, tmp_path):
+    settings = replace(SETTINGS, epochs=1)
+    for resume, first in ((False, 10), (False, 10), (True, None)):
+        folder = tmp_path / ".partial"
+        if folder.exists():
+            (folder / "log.jsonl").unlink()
+        run = Run(tmp_path, resume=resume, progress=False)
+        running.run_training(make_model(), *data, settings.config(), None, run, CPU, "fp32")
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines[:1]] == ([first] if first else [])
 
 
 def test_a_stop_in_the_last_step_of_an_epoch_waits_for_its_validation(data, tmp_path):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from minikd import MinikdError, Run, TextClassifier, TrainConfig, distill, load_dataset
 from minikd.batching import make_batches
 from minikd.checkpoints.pretrained import from_pretrained
+from minikd.cli.recipes import BEST
 from minikd.cli.students import checkpoint_of
 from minikd.experiment.caches import model_fingerprint
 from minikd.experiment.teacher import augmented_texts
@@ -254,6 +255,18 @@ def test_several_finished_teachers_are_used_as_they_are(script, films, trained, 
     status, out, _ = script("distill.py", "--dataset", films, "--teacher", trained, other, *flags)
     assert status == 0 and [call["desc"] for call in trainings] == ["distilled"]
     assert f"teacher-2: {other} is fine-tuned already" in out and Path("runs/films/teacher-2/run.json").exists()
+
+
+def test_one_finished_teacher_takes_the_place_of_a_recipes_three(
+    script, films, trained, trainings, tmp_path, monkeypatch, no_pictures
+):
+    (tmp_path / "more.txt").write_text("a new film\n")
+    monkeypatch.setitem(BEST["sst2-best"], "unlabelled", [str(tmp_path / "more.txt")])
+    flags = ["--dataset", films, "--teacher", trained, *FLAGS, "--no-baseline"]
+    status, out, err = script("distill.py", "--recipe", "sst2-best", *flags)
+    assert status == 0, err
+    assert f"--teacher-seeds 3 of the recipe is ignored: {trained} is fine-tuned already" in out
+    assert [call["desc"] for call in trainings] == ["distilled"]
 
 
 @pytest.mark.parametrize(("flags", "words"), [
