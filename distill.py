@@ -67,7 +67,8 @@ def experiment(args, data, device, tracking):
     check_losses(args, teachers, students.config, len(data.labels))
     print(to_do(args, len(data.transfer.texts), teachers))
     recorded = start.flag_values(args)  # max_length is known by now
-    new_run = partial(Run, resume=args.resume, compile=args.compile, tracking=tracking, arguments=recorded)
+    new_run = partial(Run, resume=args.resume, save_minutes=args.save_minutes, compile=args.compile,
+                      tracking=tracking, arguments=recorded)  # fmt: skip
 
     # 2. The teacher, fine-tuned unless it is already; and what it knows: its logits on the training texts. Of several
     #    teachers, the probabilities are averaged.

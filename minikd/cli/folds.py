@@ -15,7 +15,7 @@ from minikd.experiment.runs import read_run
 from minikd.files import check_writable, fingerprint
 
 # Flags that may change when folds are resumed: where things are, and how the run is watched.
-FREE = ("resume", "track", "output_dir", "data_dir")
+FREE = ("resume", "save_minutes", "track", "output_dir", "data_dir")
 
 
 def each_fold(args: argparse.Namespace, data: Dataset) -> Iterator[tuple[argparse.Namespace, Dataset]]:

@@ -18,7 +18,7 @@ from minikd.errors import MinikdError
 from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory, return_freed_memory
 from minikd.experiment.journal import open_log
 from minikd.experiment.progress import Estimate
-from minikd.experiment.state import StopSignal, load_state, save_state
+from minikd.experiment.state import Saver, StopSignal, load_state
 from minikd.experiment.tracking import Tracking
 from minikd.files import CleanUp
 from minikd.model import Classifier
@@ -36,6 +36,7 @@ class Run:
     name: str = "model"  # in messages, in the progress bar and in run.json
     resume: bool = False  # continue an interrupted training in the folder, and use a finished one
     reuse: bool = False  # use a finished one that fits, or train
+    save_minutes: float = 5.0  # how often the state is saved within an epoch; 0: only at its end
     compile: bool = False  # train torch.compile's version of the model
     labelled: str = ""  # fingerprint of the labelled texts, where others are learned from too
     keep_last: bool = False  # keep the last epoch rather than the one that is best on validation
@@ -67,10 +68,10 @@ def run_training(
     by its end), validation_accuracy, validation_loss, confusion, and the seconds of its steps and validation (of an
     epoch that was stopped and resumed, of both parts).
 
-    With `run.folder`, log.jsonl and, after each epoch and on SIGINT or SIGTERM, state.pt go to `run.partial`;
-    `run.resume` continues from there, provided that the state records the same settings and `run.made_from`. torch's
-    random numbers continue as before the call. Raises MinikdError for a loss or validation logits that are not finite
-    and for a state that cannot be resumed, KeyboardInterrupt when stopped.
+    With `run.folder`, log.jsonl and, after each epoch, every `run.save_minutes` and on SIGINT or SIGTERM, state.pt go
+    to `run.partial`; `run.resume` continues from there, provided that the state records the same settings and
+    `run.made_from`. torch's random numbers continue as before the call. Raises MinikdError for a loss or validation
+    logits that are not finite and for a state that cannot be resumed, KeyboardInterrupt when stopped.
     """
     folder = run.partial
     # SORTED_TOGETHER too: a state from the middle of an epoch continues that epoch's plan
@@ -88,6 +89,7 @@ def run_training(
         stop = stack.enter_context(StopSignal() if signals else nullcontext())
         journal = stack.enter_context(closing(Journal(run, model.config.labels, made_from["settings"], step)))
         display = stack.enter_context(closing(Display(run, config, data, validation, step / per_epoch)))
+        saver = Saver(folder / "state.pt", made_from, run.save_minutes) if folder else None
         reset_peak_memory(device)
         for done in steps:
             history, epoch_is_over = done.state.history, done.scores is not None
@@ -97,10 +99,11 @@ def run_training(
                 return_freed_memory()
             stopping = stop is not None and stop.requested
             ends_epoch = done.state.step % per_epoch == 0 or done.state.step == done.total_steps
-            if not epoch_is_over and (not stopping or ends_epoch):
+            due = stopping or (saver is not None and saver.is_due())
+            if not epoch_is_over and (ends_epoch or not due):
                 continue  # the last step of an epoch waits for its validation
-            if folder:
-                save_state(folder / "state.pt", made_from, done.state)
+            if saver:
+                saver.save(done.state)
             if stopping:
                 total = f"step {done.state.step} of {done.total_steps}"
                 raise KeyboardInterrupt(f"{run.name}: stopped at {total}; `resume` continues")

@@ -1,6 +1,7 @@
 """The state of an interrupted training run: stopping between two steps, saving everything, going on from there."""
 
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -27,6 +28,25 @@ class StopSignal:
     def __exit__(self, *_):
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+
+
+class Saver:
+    """Saves the state of a training, at most every so many minutes, and so that it takes at most 1 % of the time."""
+
+    def __init__(self, path: Path, made_from: dict, minutes: float):
+        self.path, self.made_from, self.minutes = path, made_from, minutes
+        self.last, self.seconds = time.monotonic(), 0.0  # when it was saved, and how long that took
+
+    def is_due(self) -> bool:
+        """Whether the state is to be saved although no epoch is over; never for 0 minutes."""
+        return bool(self.minutes) and time.monotonic() - self.last >= max(60 * self.minutes, 99 * self.seconds)
+
+    def save(self, training: TrainState) -> None:
+        """Saves it now."""
+        began = time.monotonic()
+        save_state(self.path, self.made_from, training)
+        self.last = time.monotonic()
+        self.seconds = self.last - began
 
 
 def save_state(path: Path, made_from: dict, training: TrainState) -> None:

@@ -321,10 +321,11 @@ def test_compile_resume_and_tracking_reach_the_run(name, script, corpus, bare, s
     model = "--model" if name == "train.py" else "--teacher"
     command = [name, "--dataset", corpus, model, bare, "--max-length", 9, "--device", "cpu", "--output-dir", "out"]
     calls = stop("minikd.experiment.running.Display")
-    script(*command, "--compile", "--resume", "--track", "tensorboard")
+    script(*command, "--compile", "--resume", "--save-minutes", 0.5, "--track", "tensorboard")
     script(*command)
     given, plain = (arguments[0] for arguments, _ in calls)
-    assert (given.compile, given.resume, plain.compile, plain.resume) == (True, True, False, False)
+    assert (given.compile, given.resume, given.save_minutes) == (True, True, 0.5)
+    assert (plain.compile, plain.resume, plain.save_minutes) == (False, False, 5.0)
     assert list(Path("out/tensorboard").rglob("events*"))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -14,6 +15,7 @@ from conftest import WORDS, save_model
 from helpers import Settings, train_or_reuse
 from test_training import CPU, make_split
 
+import minikd.experiment.state
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.classifier import check_tokenizer
 from minikd.cli.models import check_not_source
@@ -22,7 +24,7 @@ from minikd.errors import MinikdError
 from minikd.experiment.caches import cached_tokens, model_fingerprint
 from minikd.experiment.recorded import best_validation, training_costs
 from minikd.experiment.runs import environment, publish
-from minikd.experiment.state import differences
+from minikd.experiment.state import Saver, differences
 from minikd.files import atomic_write
 from minikd.model import Classifier
 from minikd.tokenizer import train_wordpiece
@@ -393,3 +395,60 @@ def test_a_state_that_would_run_code_is_refused_and_does_not_run(tmp_path):
     with pytest.raises(MinikdError, match="state.pt: cannot be resumed from"):
         run(tmp_path, resume=True, teacher=lambda batch: torch.zeros(len(batch.index), 2))
     assert not (tmp_path / "ran").exists()
+
+
+class Minutes:
+    """A clock that advances by half a minute whenever it is read."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 30.0
+        return self.now
+
+
+def killed_in(step):
+    """What a teacher says, until the process is killed while it trains this step."""
+    steps = 0
+
+    def teacher(batch):
+        nonlocal steps
+        steps += 1
+        if steps == step:
+            raise Kill
+        return torch.stack([batch.index % 2, batch.index % 3], dim=1).float()
+
+    return teacher
+
+
+def test_a_kill_in_any_step_loses_what_came_after_the_last_saved_state_alone(tmp_path, monkeypatch, capsys):
+    shape = dict(hidden_dropout_prob=0.3)
+    run(tmp_path / "whole", model=make_model(**shape), teacher=killed_in(0))
+    expected = contents(tmp_path / "whole")
+    resumed = []
+    for step in range(1, 9):  # of two epochs of 4 steps
+        folder, options = tmp_path / str(step), {"resume": True, "save_minutes": 1.0}
+        with monkeypatch.context() as patch:
+            patch.setattr(Saver, "is_due", lambda self: self.minutes == 1.0)
+            with pytest.raises(Kill):
+                run(folder, model=make_model(**shape), teacher=killed_in(step), **options)
+        capsys.readouterr()
+        run(folder, model=make_model(**shape), teacher=killed_in(0), **options)
+        found = re.search(r"resumed from .* at step (\d+)", capsys.readouterr().out)
+        resumed.append(int(found[1]) if found else 0)
+        assert contents(folder) == expected, step
+    assert resumed == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_state_is_saved_after_so_many_minutes_and_in_a_hundredth_of_the_time(tmp_path, monkeypatch):
+    clock = Minutes()
+    monkeypatch.setattr(minikd.experiment.state, "time", clock)
+    saved = []
+    monkeypatch.setattr(minikd.experiment.state, "save_state", lambda *what: saved.append(what))
+    saver = Saver(tmp_path / "state.pt", {"settings": {}}, 2.0)
+    assert [saver.is_due() for _ in range(5)] == [False] * 3 + [True] * 2
+    saver.save("the state")  # takes half a minute: 49.5 minutes are to pass
+    assert saved == [(tmp_path / "state.pt", {"settings": {}}, "the state")]
+    assert [saver.is_due() for _ in range(100)] == [False] * 98 + [True] * 2
+    assert not any(Saver(tmp_path / "state.pt", {}, 0.0).is_due() for _ in range(1000))
