@@ -28,6 +28,7 @@ from minikd.experiment.folds import finished_fold, pool_folds
 from minikd.experiment.lock import only_run_in
 from minikd.experiment.results import describe
 from minikd.experiment.running import Run
+from minikd.experiment.runs import begin
 from minikd.experiment.sweep import run_sweep
 from minikd.experiment.teacher import add_times, augmented_texts, copy_teacher, logits_files, teacher_logits
 from minikd.experiment.tracking import Tracking
@@ -47,16 +48,16 @@ def main():
 
 def repeat(args, data, device, tracking):
     """The experiment on each fold of the data, and the results of all."""
-    folds = each_fold(args, data)
-    found = [finished_fold(own.output_dir) or experiment(own, fold, device, tracking) for own, fold in folds]
+    folds, command = each_fold(args, data), begin(args.output_dir, args.resume)
+    found = [finished_fold(own.output_dir) or experiment(own, fold, device, tracking, command) for own, fold in folds]
     known = {name: found[0]["arguments"][name] for name in ("teacher", "max_length")}  # defaults that the folds settled
     results = pool_folds(found, start.flag_values(args) | known)
     results.save(args.output_dir, [args.output_dir])
     print(f"\n{results}\n")
 
 
-def experiment(args, data, device, tracking):
-    """The experiment, in four steps. Returns its figures."""
+def experiment(args, data, device, tracking, command=None):
+    """The experiment, in four steps. Returns its figures. `command`: the name of that of which it is a part."""
     began, output = time.time(), args.output_dir
     config = start.train_config(args)
 
@@ -67,7 +68,8 @@ def experiment(args, data, device, tracking):
     check_losses(args, teachers, students.config, len(data.labels))
     print(to_do(args, len(data.transfer.texts), teachers))
     recorded = start.flag_values(args)  # max_length is known by now
-    new_run = partial(Run, resume=args.resume, save_minutes=args.save_minutes, compile=args.compile,
+    command = begin(output, args.resume) if command is None else command
+    new_run = partial(Run, resume=args.resume, command=command, save_minutes=args.save_minutes, compile=args.compile,
                       tracking=tracking, arguments=recorded)  # fmt: skip
 
     # 2. The teacher, fine-tuned unless it is already; and what it knows: its logits on the training texts. Of several

@@ -11,6 +11,7 @@ from minikd.cli.parse import train_args
 from minikd.experiment.lock import only_run_in
 from minikd.experiment.results import describe
 from minikd.experiment.running import Run
+from minikd.experiment.runs import begin
 from minikd.experiment.tracking import Tracking
 
 
@@ -26,8 +27,9 @@ def run(args, tracking):
     data = start.load_data(args)
     model = load_single(args, data, device)
     recorded = start.flag_values(args)
-    own_run = Run(args.output_dir, resume=args.resume, save_minutes=args.save_minutes, compile=args.compile,
-                  tracking=tracking, arguments=recorded)  # fmt: skip
+    own_run = Run(args.output_dir, resume=args.resume, command=begin(args.output_dir, args.resume),
+                  save_minutes=args.save_minutes, compile=args.compile, tracking=tracking,
+                  arguments=recorded)  # fmt: skip
     train(model, data, start.train_config(args), lora=start.lora(args, args.lora_rank), run=own_run)
 
     results = evaluate({"model": model}, data.test, costs=True, cache=True)

@@ -36,6 +36,7 @@ class Run:
     name: str = "model"  # in messages, in the progress bar and in run.json
     resume: bool = False  # continue an interrupted training in the folder, and use a finished one
     reuse: bool = False  # use a finished one that fits, or train
+    command: str = ""  # of which it is a part (`begin`): with `resume`, what another one left here is replaced
     save_minutes: float = 5.0  # how often the state is saved within an epoch; 0: only at its end
     compile: bool = False  # train torch.compile's version of the model
     labelled: str = ""  # fingerprint of the labelled texts, where others are learned from too
@@ -89,7 +90,7 @@ def run_training(
         stop = stack.enter_context(StopSignal() if signals else nullcontext())
         journal = stack.enter_context(closing(Journal(run, model.config.labels, made_from["settings"], step)))
         display = stack.enter_context(closing(Display(run, config, data, validation, step / per_epoch)))
-        saver = Saver(folder / "state.pt", made_from, run.save_minutes) if folder else None
+        saver = Saver(folder / "state.pt", made_from, run.command, run.save_minutes) if folder else None
         reset_peak_memory(device)
         for done in steps:
             history, epoch_is_over = done.state.history, done.scores is not None

@@ -8,6 +8,7 @@ folder with a run.json is complete, and a run that was killed while its files mo
 import json
 import platform
 import shutil
+import uuid
 from pathlib import Path
 
 import numpy
@@ -21,28 +22,42 @@ from minikd.checkpoints.load import save_classifier
 from minikd.classifier import TextClassifier
 from minikd.errors import MinikdError
 from minikd.experiment.running import Run
-from minikd.experiment.state import differences
-from minikd.files import write_json
+from minikd.experiment.state import command_of, differences
+from minikd.files import atomic_write, write_json
 from minikd.techniques.lora import merge_lora
 
 # What run.json records of a training's costs (`minikd.experiment.recorded.training_costs`).
 TRAINING_COSTS = ("trained_parameters", "training_peak_mb", "training_memory_mb")
 
 
+def begin(output: Path, resume: bool) -> str:
+    """A name for the command whose models go to `output`, which OUTPUT/.command keeps: with `resume` that of the
+    command that is continued, "" where it is not known."""
+    path = output / ".command"
+    if resume:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    atomic_write(path, uuid.uuid4().hex)
+    return path.read_text(encoding="utf-8")
+
+
 def find_finished(run: Run) -> bool:
     """Whether `run.folder` holds a finished run of the same origin that is to be used again (`run.reuse`, or
     `run.resume`). Prints what it found, and what differs. Raises MinikdError where it must fit (`run.resume`) and does
-    not. What an interrupted run left there is discarded, unless it is to be resumed.
+    not, unless an earlier command has made it. What an interrupted run left there is discarded, unless it is to be
+    resumed.
     """
     folder = run.folder
     finish_publishing(folder)
+    if run.command and command_of(run.partial / "state.pt") not in ("", run.command):
+        discard_interrupted(run.name, folder, ": an earlier command left it")
     needed = ("run.json", "model.safetensors", "tokenizer.json")
     if (run.reuse or run.resume) and all((folder / file).exists() for file in needed):
         differs = ", ".join(differences(read_run(folder).get("made_from"), run.made_from))
         if not differs:
             print(f"{run.name}: using {folder}, made from the same settings")
             return True
-        if run.resume and not run.partial.exists():
+        earlier = run.command and read_run(folder).get("command", run.command) != run.command
+        if run.resume and not run.partial.exists() and not earlier:
             raise MinikdError(
                 f"`resume`: {folder} was made from other settings ({differs}); give the same settings and the "
                 f"untrained model, or run without `resume` to train it anew"
@@ -62,7 +77,7 @@ def finish(run: Run, classifier: TextClassifier, record: dict, adapter_base: str
         save_adapters(classifier.model, run.partial / "adapter", adapter_base)
     merge_lora(classifier.model)  # nothing to do without adapters
     save_classifier(classifier.model, classifier.tokenizer, run.partial)
-    own = {"name": run.name, "made_from": run.made_from, "arguments": run.arguments}
+    own = {"name": run.name, "made_from": run.made_from, "command": run.command, "arguments": run.arguments}
     write_json(run.partial / "run.json", own | record | environment(classifier.device))
     publish(run.folder)
 

@@ -33,8 +33,8 @@ class StopSignal:
 class Saver:
     """Saves the state of a training, at most every so many minutes, and so that it takes at most 1 % of the time."""
 
-    def __init__(self, path: Path, made_from: dict, minutes: float):
-        self.path, self.made_from, self.minutes = path, made_from, minutes
+    def __init__(self, path: Path, made_from: dict, command: str, minutes: float):
+        self.path, self.origin, self.minutes = path, {"made_from": made_from, "command": command}, minutes
         self.last, self.seconds = time.monotonic(), 0.0  # when it was saved, and how long that took
 
     def is_due(self) -> bool:
@@ -44,16 +44,16 @@ class Saver:
     def save(self, training: TrainState) -> None:
         """Saves it now."""
         began = time.monotonic()
-        save_state(self.path, self.made_from, training)
+        save_state(self.path, self.origin, training)
         self.last = time.monotonic()
         self.seconds = self.last - began
 
 
-def save_state(path: Path, made_from: dict, training: TrainState) -> None:
-    """Writes all that the rest of the training depends on, atomically."""
+def save_state(path: Path, origin: dict, training: TrainState) -> None:
+    """Writes all that the rest of the training depends on, atomically, with its `origin`: made_from and command."""
     with atomic_file(path) as file:
         try:
-            torch.save({"made_from": made_from} | training.state_dict(), file)
+            torch.save(origin | training.state_dict(), file)
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):  # a full disk, which torch hides behind an error of its own
                 raise error.__context__ from None
@@ -80,6 +80,14 @@ def load_state(path: Path, made_from: dict) -> dict | None:
         )
     print(f"resumed from {path} at step {state['step']}")
     return state
+
+
+def command_of(path: Path) -> str:
+    """The command (`Run.command`) that saved the state at `path`; "" where that is not known, or there is none."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["command"]
+    except Exception:  # as above; `load_state` says what is wrong
+        return ""
 
 
 def differences(old, new: dict) -> list[str]:

@@ -277,7 +277,7 @@ def test_a_state_holds_everything_that_the_rest_of_a_run_depends_on(data, tmp_pa
     optimizers[0].step()
     torch.manual_seed(9)
     saved = TrainState(models[0], optimizers[0], scalers[0], 7, [{"epoch": 1}], best, 3.5)
-    save_state(tmp_path / "state.pt", made_from, saved)
+    save_state(tmp_path / "state.pt", {"made_from": made_from}, saved)
     drawn = torch.rand(5)
     loaded = TrainState(models[1], optimizers[1], scalers[1])
     loaded.load_state_dict(load_state(tmp_path / "state.pt", made_from))

@@ -23,7 +23,7 @@ from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
 from minikd.experiment.caches import cached_tokens, model_fingerprint
 from minikd.experiment.recorded import best_validation, training_costs
-from minikd.experiment.runs import environment, publish
+from minikd.experiment.runs import begin, environment, publish
 from minikd.experiment.state import Saver, differences
 from minikd.files import atomic_write
 from minikd.model import Classifier
@@ -446,9 +446,42 @@ def test_a_state_is_saved_after_so_many_minutes_and_in_a_hundredth_of_the_time(t
     monkeypatch.setattr(minikd.experiment.state, "time", clock)
     saved = []
     monkeypatch.setattr(minikd.experiment.state, "save_state", lambda *what: saved.append(what))
-    saver = Saver(tmp_path / "state.pt", {"settings": {}}, 2.0)
+    saver = Saver(tmp_path / "state.pt", {"settings": {}}, "one", 2.0)
     assert [saver.is_due() for _ in range(5)] == [False] * 3 + [True] * 2
     saver.save("the state")  # takes half a minute: 49.5 minutes are to pass
-    assert saved == [(tmp_path / "state.pt", {"settings": {}}, "the state")]
+    origin = {"made_from": {"settings": {}}, "command": "one"}
+    assert saved == [(tmp_path / "state.pt", origin, "the state")]
     assert [saver.is_due() for _ in range(100)] == [False] * 98 + [True] * 2
-    assert not any(Saver(tmp_path / "state.pt", {}, 0.0).is_due() for _ in range(1000))
+    assert not any(Saver(tmp_path / "state.pt", {}, "", 0.0).is_due() for _ in range(1000))
+
+
+def test_what_an_earlier_command_left_is_replaced_on_resume_and_never_what_this_one_made(tmp_path, capsys):
+    other = replace(SETTINGS, lr=5e-3)
+    run(tmp_path / "fresh", settings=other)
+    _, *expected = contents(tmp_path / "fresh")  # without run.json, which names the command
+
+    folder = tmp_path / "finished"
+    run(folder, command="one")
+    for command in ("one", ""):  # the same, or one that is not known: of an older version
+        with pytest.raises(MinikdError, match="was made from other settings"):
+            run(folder, settings=other, command=command, resume=True)
+    run(folder, settings=other, command="another", resume=True)
+    assert [*contents(folder)[1:]] == expected
+
+    folder = tmp_path / "interrupted"
+    for command in ("one", "another", "one"):
+        with pytest.raises(Kill):
+            run(folder, command=command, teacher=killed_in(6))
+    with pytest.raises(MinikdError, match="made from something else"):
+        run(folder, settings=other, command="one", resume=True)
+    capsys.readouterr()
+    run(folder, settings=other, command="another", resume=True)
+    assert "is discarded: an earlier command left it" in capsys.readouterr().out
+    assert [*contents(folder)[1:]] == expected
+
+
+def test_a_command_keeps_its_name_until_another_one_begins(tmp_path):
+    assert begin(tmp_path, resume=True) == ""  # of an older version, or none
+    first = begin(tmp_path, resume=False)
+    assert first and begin(tmp_path, resume=True) == first == begin(tmp_path, resume=True)
+    assert begin(tmp_path, resume=False) not in ("", first)

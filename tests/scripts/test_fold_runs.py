@@ -77,7 +77,7 @@ def test_folds_test_every_example_once_and_the_report_is_that_of_the_folds_files
     assert "one-way analysis of variance over 200 examples in 3 folds)" in report
     assert "films, 3 folds, which test 200 examples; fp32" in report and "; mean ± std over the folds;" in report
     assert {path.name for path in Path("runs/films").iterdir()} == {
-        "fold-1", "fold-2", "fold-3", "folds.json", "results.json", "results.md", "dashboard.png"
+        ".command", "fold-1", "fold-2", "fold-3", "folds.json", "results.json", "results.md", "dashboard.png"
     }  # fmt: skip
 
 

@@ -1,0 +1,62 @@
+"""Commands that are killed, also where the results of another one stand in the folder: resumed, they end as if not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import QUICK
+
+import minikd.experiment.training
+from minikd.checkpoints.pretrained import from_pretrained
+from minikd.experiment.caches import model_fingerprint
+from minikd.experiment.journal import read_log
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+STAGES = ("teacher", "distilled", "baseline")
+
+
+class Kill(BaseException):
+    """The end of the process: no `except Exception` sees it."""
+
+
+def command(corpus, bare, *flags):
+    return ["distill.py", "--dataset", corpus, "--teacher", bare, "--student-layers", 2, *QUICK, *flags]
+
+
+def left(output):
+    """Weights, logs and figures of all stages, without the times and bytes that no two runs share."""
+    measured = ("seconds", "examples_per_second", "memory_mb")
+    logs = [[{k: v for k, v in line.items() if k not in measured} for line in read_log(output / s)] for s in STAGES]
+    weights = [model_fingerprint(from_pretrained(output / stage)) for stage in STAGES]
+    rows = json.loads((output / "results.json").read_text())["models"]
+    figures = [{key: row[key] for key in ("name", "accuracy", "nll", "confusion")} for row in rows]
+    hidden = sorted(path.name for path in output.rglob(".*") if path.name not in (".command",))
+    return weights, logs, figures, hidden
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_command_that_is_killed_over_the_results_of_another_is_resumed_to_the_same_end(
+    script, corpus, bare, stage, monkeypatch, trainings
+):
+    new = command(corpus, bare, "--alpha", 0.9, "--teacher-lr", "2e-3", "--lr", "2e-3")
+    assert script(*new)[0] == 0
+    expected = left(Path("runs/films"))
+    shutil.rmtree("runs/films")
+
+    assert script(*command(corpus, bare, "--alpha", 0.2))[0] == 0  # the older results
+    run_training = minikd.experiment.training.run_training
+
+    def killed(*arguments):
+        if arguments[5].name == stage:
+            raise Kill
+        return run_training(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(minikd.experiment.training, "run_training", killed)
+        script(*new)
+    del trainings[:]
+    status, _, err = script(*new, "--resume")
+    assert (status, err) == (0, "")
+    assert [call["desc"] for call in trainings] == list(STAGES[STAGES.index(stage) :])  # what was finished is used
+    assert left(Path("runs/films")) == expected
