@@ -36,6 +36,11 @@ class TokenizedSplit:
         """Tokens per example, (examples,)."""
         return np.diff(self.offsets)
 
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return int(self.lengths.max())
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -110,20 +115,26 @@ def plan_by_tokens(lengths: np.ndarray, tokens: int, device: torch.device) -> li
     batch as many as fit into so many tokens, padding included, but at least one."""
     order, plan, start = np.argsort(-lengths, kind="stable"), [], 0
     while start < len(order):
-        size = max(1, tokens // padded_length(int(lengths[order[start]]), device))
+        size = max(1, tokens // padded_length(int(lengths[order[start]]), int(lengths[order[0]]), device))
         plan.append(order[start : start + size])
         start += size
     return plan
 
 
-def padded_length(longest: int, device: torch.device) -> int:
-    """The width of a batch: its longest example, on CUDA rounded up to a multiple of 8 for the tensor cores."""
-    return longest + -longest % 8 if device.type == "cuda" else longest
+def padded_length(longest: int, most: int, device: torch.device) -> int:
+    """The width of a batch whose longest example has `longest` tokens: a multiple of 8, but no more than `most`, the
+    longest of its whole split, as a model may have no more positions.
+
+    CUDA's tensor cores work on multiples of 8. A CPU gets them above 64 tokens, where they add little: for every width
+    that it meets, oneDNN compiles kernels of its own and keeps them.
+    """
+    return min(longest + -longest % 8, most) if device.type == "cuda" or longest > 64 else longest
 
 
 def padding_share(lengths: np.ndarray, plan: list[np.ndarray], device: torch.device) -> float:
     """The fraction of all positions in the plan's batches that is padding."""
-    positions = sum(len(index) * padded_length(int(lengths[index].max()), device) for index in plan)
+    most = int(lengths.max())
+    positions = sum(len(index) * padded_length(int(lengths[index].max()), most, device) for index in plan)
     return 1 - int(lengths.sum()) / positions
 
 
@@ -147,7 +158,7 @@ def make_batches(split: TokenizedSplit, plan: list[np.ndarray], device: torch.de
 def collate(split: TokenizedSplit, index: np.ndarray, device: torch.device) -> Batch:
     """One batch in host memory, built by array operations alone: no Python runs per example."""
     lengths = split.lengths[index]
-    columns = np.arange(padded_length(int(lengths.max()), device))
+    columns = np.arange(padded_length(int(lengths.max()), split.longest, device))
     real = columns < lengths[:, None]  # (B, N)
     positions = np.where(real, split.offsets[index][:, None] + columns, 0)
     input_ids = np.where(real, split.ids[positions], split.pad_token_id).astype(np.int64)

@@ -130,7 +130,7 @@ def test_batches_by_tokens_hold_every_example_once_the_longest_first_and_no_more
     assert sorted(np.concatenate(plan)) == list(range(500))
     assert (np.diff(lengths[np.concatenate(plan)]) <= 0).all()
     for batch in plan[:-1]:
-        longest = padded_length(lengths[batch].max(), torch.device(device))
+        longest = padded_length(lengths[batch].max(), lengths.max(), torch.device(device))
         assert len(batch) == 1 or len(batch) * longest <= tokens
         assert (len(batch) + 1) * longest > tokens  # the next one would not have fitted
 
@@ -141,9 +141,16 @@ def test_there_is_no_mask_where_nothing_is_padded(tokenizer):
     assert collate(split, np.array([0, 2]), CPU).attention_mask is not None
 
 
-def test_only_cuda_pads_to_a_multiple_of_eight():
-    assert [padded_length(n, torch.device("cuda")) for n in (1, 8, 13)] == [8, 8, 16]
-    assert padded_length(13, CPU) == 13
+def test_cuda_and_on_a_cpu_long_texts_are_padded_to_a_multiple_of_eight_but_not_beyond_the_longest_of_all():
+    lengths = (1, 8, 13, 64, 65, 72, 98)
+    assert [padded_length(n, 99, torch.device("cuda")) for n in lengths] == [8, 8, 16, 64, 72, 72, 99]
+    assert [padded_length(n, 99, CPU) for n in lengths] == [1, 8, 13, 64, 72, 72, 99]
+
+
+def test_a_model_with_a_position_for_the_longest_text_alone_reads_every_batch(tokenizer):
+    split = cached_tokens(Split([" ".join(["good"] * n) for n in (65, 66, 67)], [0, 1, 0]), tokenizer, 128)
+    widths = [collate(split, np.array([i]), CPU).input_ids.shape[1] for i in range(3)]
+    assert split.longest == 69 and widths == [69] * 3  # not 72
 
 
 def test_texts_are_cut_at_the_maximum_length_and_keep_their_frame(tokenizer):
