@@ -521,6 +521,7 @@ def test_precision_and_device_that_are_not_there_are_refused():
         with pytest.raises(MinikdError, match=f"`precision` {name}"):
             choose_precision(name, torch.device("mps"))
     assert choose_precision("fp32", CPU)[0] == "fp32"
+    assert choose_precision("fp16", torch.device("cuda")) == ("fp16", "asked for")
     assert choose_precision("auto", CPU)[0] in ("fp32", "bf16")
     with pytest.raises(MinikdError, match="`precision` fp16"):
         choose_precision("fp16", CPU)
