@@ -32,8 +32,11 @@ TRAINING_COSTS = ("trained_parameters", "training_peak_mb", "training_memory_mb"
 
 def begin(output: Path, resume: bool) -> str:
     """A name for the command whose models go to `output`, which OUTPUT/.command keeps: with `resume` that of the
-    command that is continued, "" where it is not known."""
+    command that is continued, "" where it is not known. Removes files that were being written when a process was killed
+    (`atomic_file`): no other run writes there now (`only_run_in`)."""
     path = output / ".command"
+    for unfinished in output.rglob(".*.????????.tmp"):
+        unfinished.unlink()
     if resume:
         return path.read_text(encoding="utf-8") if path.exists() else ""
     atomic_write(path, uuid.uuid4().hex)

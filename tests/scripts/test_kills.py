@@ -1,7 +1,15 @@
 """Commands that are killed, also where the results of another one stand in the folder: resumed, they end as if not."""
 
+import collections
 import json
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +21,9 @@ from minikd.experiment.caches import model_fingerprint
 from minikd.experiment.journal import read_log
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
+ROOT = Path(__file__).parents[2]
 STAGES = ("teacher", "distilled", "baseline")
+KILLS = int(os.environ.get("MINIKD_KILLS", "12"))
 
 
 class Kill(BaseException):
@@ -60,3 +70,51 @@ def test_a_command_that_is_killed_over_the_results_of_another_is_resumed_to_the_
     assert (status, err) == (0, "")
     assert [call["desc"] for call in trainings] == list(STAGES[STAGES.index(stage) :])  # what was finished is used
     assert left(Path("runs/films")) == expected
+
+
+# What is there in the output when a stage has begun, the last stage first.
+BEGUN = {
+    "writing the results": "results.json", "evaluation": "baseline/run.json", "baseline": "baseline/.partial/log.jsonl",
+    "distilled": "distilled/.partial/log.jsonl", "logits": "teacher/run.json", "teacher": "teacher/.partial/log.jsonl",
+    "data": "",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that are forked")
+def test_a_command_that_is_killed_at_random_moments_is_resumed_to_the_same_end(corpus, bare, tmp_path):
+    """SIGKILL, twelve times, or MINIKD_KILLS times, aimed at one stage after another."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": tmp_path, "env": environment}
+    moments, kills = random.Random(0), collections.Counter()
+    with subprocess.Popen([sys.executable, str(ROOT / "tests/scripts/forks.py")], **options) as server:
+
+        def start(output, *flags):
+            words = [*command(corpus, bare, "--save-minutes", 1e-6, "--output-dir", output), *flags]
+            print(json.dumps([str(word) for word in words]), file=server.stdin, flush=True)
+            return int(server.stdout.readline())
+
+        def end():
+            return int(server.stdout.readline())
+
+        start("whole")
+        assert end() == 0, (tmp_path / "output.txt").read_text()
+        expected = left(tmp_path / "whole")
+        chain = 0
+        while sum(kills.values()) < KILLS:
+            chain += 1
+            output = tmp_path / f"chain-{chain}"
+            for stage in reversed(BEGUN):
+                pid, limit = start(output.name, *["--resume"] * (stage != "data")), time.monotonic() + 60
+                while not (output / BEGUN[stage]).exists() and time.monotonic() < limit:
+                    time.sleep(0.001)
+                time.sleep(moments.uniform(0, 0.15))
+                with suppress(ProcessLookupError):  # it has ended
+                    os.kill(pid, signal.SIGKILL)
+                if end() == -signal.SIGKILL:
+                    kills[next(name for name, file in BEGUN.items() if (output / file).exists())] += 1
+            start(output.name, "--resume")
+            assert end() == 0, (tmp_path / "output.txt").read_text()
+            assert left(output) == expected, kills
+        server.stdin.close()
+    print(f"{chain} runs, {sum(kills.values())} kills: {dict(kills)}")
+    assert len(kills) >= 5
