@@ -13,8 +13,9 @@ from conftest import save_model
 
 from minikd.cli import flags
 from minikd.cli import start as cli
-from minikd.cli.defaults import DEFAULTS
+from minikd.cli.defaults import DEFAULTS, SAMPLE_VOCABULARY
 from minikd.cli.recipes import BEST, EXPERIMENTS
+from minikd.datasets import load_dataset
 from minikd.errors import MinikdError
 
 ROOT = Path(__file__).parents[2]
@@ -313,6 +314,21 @@ def test_data_and_device_flags_reach_what_they_name(name, script, stop, tmp_path
     script(name, "--device", "mps")
     script(name)
     assert [arguments for arguments, _ in devices] == [("mps",), ("auto",)]
+
+
+@pytest.mark.parametrize(("flags", "tokens"), [([], SAMPLE_VOCABULARY), (["--layers", 2], SAMPLE_VOCABULARY)])
+def test_a_new_model_of_the_sample_has_the_samples_vocabulary(flags, tokens, script, stop):
+    calls = stop("minikd.cli.models.train_wordpiece")
+    script("train.py", "--device", "cpu", *flags)
+    ((texts, size),) = [arguments for arguments, _ in calls]
+    assert size == tokens and texts == load_dataset("sample").train.texts
+
+
+def test_a_new_model_of_other_texts_has_as_many_tokens_as_bert(corpus, script, stop):
+    calls = stop("minikd.cli.models.train_wordpiece")
+    script("train.py", "--dataset", corpus, "--layers", 2, "--device", "cpu")
+    ((texts, size),) = [arguments for arguments, _ in calls]
+    assert size == 30522 and texts == load_dataset(corpus).train.texts
 
 
 @pytest.mark.parametrize("name", ["train.py", "distill.py"])

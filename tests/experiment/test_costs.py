@@ -145,6 +145,9 @@ SAID = [
      "cache its logits on 160 texts; sweep over 4 students; students: distil 2, train 3 on the labels alone (2 "),
     (["--no-baseline", "--teacher-logits", "online"],
      "to do: fine-tune the teacher (2 epochs); students: distil 1 (2 epochs a student); "),
+    (["--teacher-seeds", 2, "--augment", 3, "--layer-epochs", 5, "--hidden-loss", 1, "--controls", "--max-steps", 7],
+     "to do: fine-tune 2 teachers (2 epochs); cache their logits on 160 texts and 3 altered versions of each training "
+     "text; students: distil 1, train 2 on the labels alone, before distilling, 5 epochs of layer losses (7 steps a "),
 ]  # fmt: skip
 
 
