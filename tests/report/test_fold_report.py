@@ -58,6 +58,23 @@ def test_pooled_figures_by_hand():
     assert pooled["significance"] == compare_folds([(1, 1, 10), (2, 1, 11)], 16)
 
 
+def test_every_comparison_and_the_bag_of_words_are_pooled_over_the_folds():
+    folds = []
+    for seed, words in ((1, 0.5), (2, 0.75)):
+        parts = [{"models": [name, "control"], "seeds": [{"only_a": a, "only_b": 2, "p": 0.5}]}
+                 for name, a in (("distilled", seed), ("baseline", 3 * seed))]  # fmt: skip
+        folds.append(fold(9, seed) | {"comparisons": parts, "bag_of_words": {"accuracy": words}})
+    pooled = pool_folds(folds, {}).values
+    assert pooled["bag_of_words"] == {"accuracy": [0.5, 0.75]}
+    assert pooled["comparisons"] == [
+        {"models": ["distilled", "control"], **compare_folds([(1, 2, 10), (2, 2, 10)], 16)},
+        {"models": ["baseline", "control"], **compare_folds([(3, 2, 10), (6, 2, 10)], 16)},
+    ]
+    for values in folds:
+        del values["seeds"]  # of a comparison by hand
+    assert pool_folds(folds, {}).values["seeds"] == [None, None]
+
+
 def test_the_report_of_folds_names_them_and_their_number_of_examples():
     text = report(complete(pool_folds([fold(9, 1), fold(7, 2)], {"seed": 1}).values))
     assert "0.8000 ± 0.1414" in text
