@@ -1,5 +1,6 @@
 """Mutation testing (tests/mutation) changes what it should, and knows the tests of each module."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,9 @@ def test_a_mutant_is_tried_on_the_tests_that_run_its_lines_the_quickest_first():
     assert chosen_tests("m.py", 4, 4, [first, second]) == (["c", "a"], 3.5)
     assert chosen_tests("m.py", 4, 5, [first, second]) == (["c", "b", "a"], 4.5)
     assert chosen_tests("m.py", 1, 1, [first, second]) == (["c", "b", "a", "d"], 13.5), "run on import: all tests"
+
+
+def test_every_change_that_is_listed_as_without_effect_is_one_of_the_code_of_today():
+    for one in json.loads((TESTS_FOLDER / "mutation" / "equivalent.json").read_text()):
+        before = "\n".join(line[1:] for line in one["diff"] if line.startswith("-"))
+        assert before in (ROOT / one["module"]).read_text() and one["why"], one
