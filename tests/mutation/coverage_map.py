@@ -120,16 +120,8 @@ TESTS = {
 
 # Parts of the names of tests that run a module in another process. Coverage does not see that, so they are tried last.
 OTHER_PROCESS = {
-    "minikd/cli/students.py": [
-        "test_fair_start.py",
-        "test_two_stages.py",
-        "test_student.py",
-        *SCRIPTS[:-1],
-        "test_recipes.py",
-    ],
     "minikd/cli/start.py": ["stopped_by_a_signal", "terminal_that_cannot_show"],
     "minikd/experiment/lock.py": ["test_"],
-    "minikd/evaluation/folds.py": ["test_fold_interval.py", "test_fold_report.py", "test_fold_runs.py"],
     "minikd/evaluation/memory.py": ["test_"],
     "minikd/experiment/runs.py": ["stopped_by_a_signal"],
     "minikd/experiment/state.py": ["stopped_by_a_signal"],
