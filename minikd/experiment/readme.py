@@ -54,10 +54,12 @@ def readme_with_tables(readme: str, results_dir: Path) -> str:
 
 
 def summary(experiments: dict[str, dict]) -> str:
-    """The accuracies of several experiments, and what distillation gave in each: a line for each by its name."""
+    """The accuracies of several experiments, what distillation gave in each, and the accuracies that authors published,
+    if any: a line for each experiment by its name."""
     known = {row["name"] for results in experiments.values() for row in results["models"]}
     models = [name for name in ("teacher", "distilled", "control", "baseline") if name != "control" or name in known]
     published = [f"published {name}" for name in models if name != "control"]
+    published *= any("published" in results for results in experiments.values())
     lines = [["accuracy", *models, "distilled − baseline, points", *published]]
     lines.append([":--"] + ["--:"] * (len(lines[0]) - 1))
     for name, results in experiments.items():

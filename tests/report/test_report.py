@@ -106,6 +106,7 @@ def test_the_summary_has_a_column_for_the_control_where_an_experiment_has_one():
     assert first[:5] == ["one", "0.9000", "0.8500", "0.8200", "0.8000"] and first[6:] == ["–"] * 3
     assert second[3:5] == ["–", "0.8000"] and second[6:] == ["–", "–", "0.7"]
     assert "control" not in summary({"other": without})
+    assert "published" not in summary({"one": with_control})
 
 
 def test_a_teacher_that_is_no_better_than_the_baseline_on_validation_has_nothing_to_give():
