@@ -31,7 +31,7 @@ BEST = {
     # The teacher judges 50,000 more reviews, which have no label. It is right often enough to do without the labels.
     "imdb-best": {
         "dataset": "imdb", "teacher": BERT, "student_layers": 4, "unlabelled": ["imdb"], "alpha": [0.0], "T": [1.0],
-        "teacher_epochs": 2, "epochs": 1, "lr": 1e-4,
+        "teacher_epochs": 2, "epochs": 2, "lr": 1e-4,
     },
     # Three teachers know more than one; and more film reviews, cut into sentences, for a training set of phrases.
     "sst2-best": {
