@@ -15,7 +15,7 @@ from minikd.checkpoints.pretrained import HEAD, NameMap, check_tensors, copy_ten
 from minikd.checkpoints.reading import read_json, reading
 from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
-from minikd.files import atomic_write, write_json
+from minikd.files import atomic_write, parse_json, write_json
 from minikd.model import Classifier
 from minikd.techniques.lora import TARGETS, adapters, add_lora, merge_lora
 
@@ -121,7 +121,9 @@ def load_merged(folder) -> Classifier:
     path, base = Path(folder) / "adapter_model.safetensors", base_model(folder)
     outputs = len(read_weights(path).get("base_model.model.classifier.bias", ()))
     with reading(path, "is damaged ({}); fetch it again"), safe_open(path, "pt") as file:
-        labels = json.loads((file.metadata() or {}).get("labels", "[]"))
+        labels = parse_json((file.metadata() or {}).get("labels", "[]"))
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise MinikdError("its labels are no list of names")
     if not outputs and not is_fine_tuned(base):
         raise MinikdError(f"{path}: has no classifier, and neither has its base model {base}; fine-tune it first")
     model = from_pretrained(base, labels=labels or [f"LABEL_{i}" for i in range(outputs)])

@@ -8,12 +8,11 @@ import json
 from pathlib import Path
 
 from tokenizers import AddedToken
-from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordPiece
 
 from minikd.checkpoints.reading import read_json, reading
 from minikd.errors import MinikdError
-from minikd.files import atomic_write, write_json
+from minikd.files import MOST, atomic_write, regular_file, write_json
 from minikd.tokenizer import SPECIAL_TOKENS, Tokenizer, bert_wordpiece
 
 # The tokenizer_class of a folder, without "Fast": what transformers takes for BERT's tokenizer, and what it takes for
@@ -65,10 +64,10 @@ def load_tokenizer(folder) -> Tokenizer:
         raise MinikdError(f"{folder}: has no tokenizer.json or vocab.txt; a model folder needs one of them")
     with reading(path, "is damaged or not a tokenizer ({})"):
         if path.name == "vocab.txt":
-            vocab = WordPiece.read_file(str(path))
+            vocab = WordPiece.read_file(str(regular_file(path, MOST)))
         else:
-            _check_is_bert(content, path, general)
-            vocab = content["model"]["vocab"]
+            _check_is_bert(content, general)
+            vocab = _vocabulary(content["model"])
             if general:
                 settings = settings | _normalizer_settings(content)
         backend = bert_wordpiece(vocab, settings, _added_tokens(settings, content, numbered, general))
@@ -76,6 +75,8 @@ def load_tokenizer(folder) -> Tokenizer:
         if missing:
             raise MinikdError(f"the vocabulary has no {', '.join(missing)}")
         direction = (content.get("truncation") or {}).get("direction", "right").lower()
+        if direction not in VALUES["truncation_side"]:
+            raise MinikdError(f"truncation: direction {direction!r} is not implemented")
         return Tokenizer(backend, settings.get("truncation_side", direction))
 
 
@@ -147,7 +148,26 @@ def _check_settings(settings: dict) -> None:
             raise MinikdError(f"{name} {found!r} is not implemented: BERT has {token}")
 
 
-def _check_is_bert(content: dict, path: Path, general: bool) -> None:
+def _vocabulary(model: dict) -> dict[str, int]:
+    """The vocabulary of a tokenizer.json. Raises MinikdError for other values than ids: the library would panic."""
+    vocab = model["vocab"]
+    for token, token_id in vocab.items():
+        if type(token_id) is not int or not 0 <= token_id < 2**31:  # a batch has 32 bits an id
+            raise MinikdError(f"vocab: {token!r} has the id {token_id!r}")
+    return vocab
+
+
+def _frames_as_bert(processor: dict) -> bool:
+    """Whether a post_processor makes `[CLS] text [SEP]`. The library could tell, but panics at some that do not."""
+    if processor.get("type") == "Sequence":
+        return any(map(_frames_as_bert, processor["processors"]))
+    if processor.get("type") == "TemplateProcessing":
+        parts = [part.get("SpecialToken") or part["Sequence"] for part in processor["single"]]
+        return [part["id"] for part in parts] == ["[CLS]", "A", "[SEP]"]
+    return [(processor.get(end) or [None])[0] for end in ("cls", "sep")] == ["[CLS]", "[SEP]"]
+
+
+def _check_is_bert(content: dict, general: bool) -> None:
     """Raises MinikdError for a tokenizer.json that is not BERT's WordPiece, or that is to be taken as it is (`general`)
     and differs from BERT's in more than settings."""
     model = content.get("model") or {}
@@ -156,9 +176,7 @@ def _check_is_bert(content: dict, path: Path, general: bool) -> None:
     kinds += [(content.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer")]
     if kinds != ["WordPiece", "BertNormalizer", "BertPreTokenizer"]:
         raise MinikdError(f"is not BERT's WordPiece tokenizer (its parts: {', '.join(map(str, kinds))})")
-    backend = Backend.from_file(str(path))
-    backend.no_padding()
-    if backend.encode("").tokens != ["[CLS]", "[SEP]"]:
+    if not _frames_as_bert(content.get("post_processor") or {}):
         raise MinikdError("does not frame a text as [CLS] text [SEP]; its post_processor must")
     wanted = {"unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
     for name, value in (wanted | {"clean_text": True}).items() if general else ():
