@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from minikd.errors import MinikdError
 
-MOST = 32 << 20  # bytes of a JSON file or a vocabulary: a published one has 2 MB, and Python's objects take ten times it
+MOST = 32 << 20  # bytes of a JSON file or a vocabulary: published ones have 2 MB; Python's objects take ten times that
 FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # with which a spreadsheet lets a formula begin
 NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 
@@ -106,19 +106,18 @@ def regular_file(path: str | Path, most: int | None = None) -> Path:
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     if most is not None and found.st_size > most:
-        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than the {most:,} that it may have", str(path))
+        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, which is more than {most:,}", str(path))
     return path
 
 
-def read_text(path: str | Path, errors: str = "strict") -> str:
-    """The text of a small UTF-8 file, `regular_file` of at most `MOST` bytes. Raises OSError; ValueError for bytes that
-    are not UTF-8, unless `errors` is replace."""
-    return regular_file(path, MOST).read_text(encoding="utf-8", errors=errors)
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file of at most `MOST` bytes. Raises OSError; ValueError where it is not UTF-8."""
+    return regular_file(path, MOST).read_text(encoding="utf-8")
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError for all that is no JSON, and for what Python's module accepts or fails
-    at in another way: numbers that are not finite or have hundreds of digits, half a surrogate pair, deep nesting."""
+    """The value of a JSON text. Raises ValueError for what is no JSON, and for what Python's module accepts or fails at
+    in another way: numbers that are not finite or have hundreds of digits, half a surrogate pair, deep nesting."""
     try:
         value = json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_number)
         if "\\u" in text:

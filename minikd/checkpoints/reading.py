@@ -18,7 +18,7 @@ def reading(path: Path, fault: str | None = None) -> Iterator[None]:
     try:
         yield
     except MinikdError as error:
-        raise MinikdError(f"{path}: {error}") from None
+        raise MinikdError(str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}") from None
     except OSError as error:
         raise MinikdError(f"{path}: cannot be read ({error.strerror or error}); this file is needed") from None
     except BaseException as error:
