@@ -66,7 +66,8 @@ class TrainState:
             groups = self.optimizer.state_dict()["param_groups"]  # its settings are those of this run
             self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
             for parameter, moments in self.optimizer.state.items():
-                assert moments["exp_avg"].shape == moments["exp_avg_sq"].shape == parameter.shape
+                if not moments["exp_avg"].shape == moments["exp_avg_sq"].shape == parameter.shape:
+                    raise ValueError("moments of other shapes")
             self.scaler.load_state_dict(state["scaler"])
             torch.set_rng_state(state["rng"])
             if state["cuda_rng"] and torch.cuda.is_available():

@@ -79,16 +79,18 @@ def load_adapters(model: Classifier, folder) -> None:
     `model` must be the base on which they were trained. A pooler or classifier that the folder lacks stays as it is.
     Prints one line that says what was loaded. Raises MinikdError that names the file and the field or tensor.
     """
-    path = Path(folder) / "adapter_model.safetensors"
-    fields, tensors, config = _read_config(Path(folder) / "adapter_config.json"), read_weights(path), model.config
+    settings, path = Path(folder) / "adapter_config.json", Path(folder) / "adapter_model.safetensors"
+    fields, tensors, config = _read_config(settings), read_weights(path), model.config
     targets = [target for target in TARGETS if any(row[2] in tensors for row in _adapter_map(config, [target]))]
     targets = targets or list(TARGETS)  # of a file without any: the error names what it holds instead
     head = [row for row in _head_map(config) if row[2] in tensors]
     rows = _adapter_map(config, targets) + head
     arguments = fields["r"], fields["lora_alpha"], fields.get("lora_dropout", 0.0), targets
-    with reading(path), torch.device("meta"):  # a twin without memory tells the shapes before the model is touched
+    with torch.device("meta"):  # a twin without memory tells the shapes before the model is touched
         twin = Classifier(config)
+    with reading(settings), torch.device("meta"):
         add_lora(twin, *arguments)
+    with reading(path):
         check_tensors(twin.state_dict(), tensors, rows)
     add_lora(model, *arguments)
     copy_tensors(model.state_dict(), tensors, rows)

@@ -56,8 +56,13 @@ def load_tokenizer(folder) -> Tokenizer:
         _check_settings(settings)
     numbered = {}
     if settings.get("added_tokens_decoder") is None:  # which replaces two older files
-        settings = settings | _read_if_there(folder / "special_tokens_map.json")
-        numbered = _read_if_there(folder / "added_tokens.json")
+        older, numbered = (_read_if_there(folder / f"{name}.json") for name in ("special_tokens_map", "added_tokens"))
+        with reading(folder / "special_tokens_map.json"):
+            _check_settings(older)
+        with reading(folder / "added_tokens.json"):
+            if wrong := [token for token, token_id in numbered.items() if type(token_id) is not int]:
+                raise MinikdError(f"{wrong[0]!r} has no number as its id")
+        settings = settings | older
     content = _read_if_there(folder / "tokenizer.json")
     path = next((folder / name for name in ("tokenizer.json", "vocab.txt") if (folder / name).exists()), None)
     if path is None:
@@ -72,6 +77,7 @@ def load_tokenizer(folder) -> Tokenizer:
                 settings = settings | _normalizer_settings(content)
         backend = bert_wordpiece(vocab, settings, _added_tokens(settings, content, numbered, general))
         missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+        missing += ["[UNK]"] * ("[UNK]" not in vocab and not missing)  # the library needs this one there
         if missing:
             raise MinikdError(f"the vocabulary has no {', '.join(missing)}")
         direction = (content.get("truncation") or {}).get("direction", "right").lower()
@@ -146,6 +152,7 @@ def _check_settings(settings: dict) -> None:
         found = _token(settings.get(name) or token, name).content
         if found != token:
             raise MinikdError(f"{name} {found!r} is not implemented: BERT has {token}")
+    _named_tokens(settings)
 
 
 def _vocabulary(model: dict) -> dict[str, int]:
@@ -191,10 +198,7 @@ def _added_tokens(settings: dict, content: dict, numbered: dict, general: bool) 
     tokenizer_config.json (`settings`) lists them, or else tokenizer.json (`content`) and added_tokens.json (`numbered`)
     do; a `general` tokenizer has those of both. The special tokens that are only named come last.
     """
-    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
-    named = [settings[name] for name in ("mask_token", "bos_token", "eos_token") if settings.get(name)]
-    named += extra.values() if isinstance(extra, dict) else extra
-    named = [_token(token, special=True) for token in named]
+    named = _named_tokens(settings)
     special = [*SPECIAL_TOKENS, *(token.content for token in named)]
     listed = settings.get("added_tokens_decoder")
     tokens = []
@@ -208,6 +212,17 @@ def _added_tokens(settings: dict, content: dict, numbered: dict, general: bool) 
         if token.content not in [known.content for known in tokens]:
             tokens.append(token)
     return tokens
+
+
+def _named_tokens(settings: dict) -> list[AddedToken]:
+    """The special tokens that a file names beside BERT's own. Raises MinikdError that names the field."""
+    named = [(name, settings[name]) for name in ("mask_token", "bos_token", "eos_token") if settings.get(name)]
+    field = "extra_special_tokens" if settings.get("extra_special_tokens") else "additional_special_tokens"
+    extra = settings.get(field) or []
+    if not isinstance(extra, list | dict):
+        raise MinikdError(f"{field} must be a list of tokens")
+    named += [(field, token) for token in (extra.values() if isinstance(extra, dict) else extra)]
+    return [_token(token, name, special=True) for name, token in named]
 
 
 def _token(given, name: str = "a token", **flags) -> AddedToken:

@@ -133,11 +133,11 @@ def _is_run(run: dict) -> bool:
     made_from, history = run.get("made_from") or {}, run.get("history") or []
     settings = made_from.get("settings") or {}
     texts = [run.get(name, "") for name in ("name", "command", "copied_from")] + [settings.get("soft_loss", "")]
-    texts.append((made_from or run).get("validation") or "")
+    texts += ["" if (split := (made_from or run).get("validation")) is None else split]
     numbers = [run.get(name) or 0 for name in TRAINING_COSTS]
     numbers += [settings.get(name, None if settings and made_from.get("teacher") else 1.0) for name in ("alpha", "T")]
     return (
-        isinstance(run["arguments"], dict)
+        isinstance(run.get("arguments"), dict)
         and isinstance(run.get("versions") or {}, dict)
         and all(isinstance(text, str) for text in texts)
         and all(map(is_number, numbers))

@@ -85,16 +85,19 @@ def load_state(path: Path, made_from: dict) -> dict | None:
 
 def _is_state(state: dict) -> bool:
     """Whether the fields that torch does not check itself are of the kinds that `save_state` writes."""
-    history, best, last = state["history"], state["best"], state["model"]
+    history, best, weights = state["history"], state["best"], state["model"]
     scores = [*history, *([best["scores"]] if best else [])]
     present = {"step": state["step"], "seconds": state.get("seconds", 0.0), "epoch": best["epoch"] if best else 0}
-    shapes = [{name: tensor.shape for name, tensor in w.items()} for w in (last, best["weights"] if best else last)]
+    moments = [*state["optimizer"]["state"].values()]
+    tensors = [*weights.values(), *(best["weights"].values() if best else ()), *(t for m in moments for t in m.values())]
     return (
         isinstance(state["step"], int)
         and all(map(are_figures, [*scores, present]))
         and all({"validation_accuracy", "validation_loss"} <= one.keys() for one in scores)
         and bool(history) == bool(best)
-        and shapes[0] == shapes[1]
+        and all(tensor.layout == torch.strided for tensor in tensors)
+        and all(one["step"].numel() == 1 for one in moments)
+        and (not best or {n: t.shape for n, t in best["weights"].items()} == {n: t.shape for n, t in weights.items()})
     )
 
 
