@@ -8,9 +8,9 @@ import struct
 import numpy as np
 
 # What a field may hold instead of what it should. JSON is Python's: it writes NaN, Infinity and half a surrogate pair.
-ODD = [None, True, False, 0, 1, -1, 3, 2**31, 10**7, 10**12, 2**63, 10**30, 10**200, 0.5, -1.5, 1e300, math.nan, math.inf,
-       "", "x", "0", "1" * 5000, "../../x", "/etc/passwd", "\x1b[2J", "\ud800", "a\nb", "\0", [], {}, [1], [[]], ["a"],
-       {"a": 1}, {"0": 1}, [None], {"type": "x"}]  # fmt: skip
+ODD = [None, True, False, 0, 1, -1, 3, 2**31, 10**7, 10**12, 2**63, 10**30, 10**200, 0.5, -1.5, 1e300, math.nan,
+       math.inf, "", "x", "0", "1" * 5000, "../../x", "/etc/passwd", "\x1b[2J", "\ud800", "a\nb", "\0", [], {}, [1],
+       [[]], ["a"], {"a": 1}, {"0": 1}, [None], {"type": "x"}]  # fmt: skip
 BYTES = [b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"9" * 5000, b"[" * 100_000, b"\x1b]0;x\x07", b"{}", b"[]", b"null"]
 
 

@@ -89,7 +89,7 @@ def _is_state(state: dict) -> bool:
     scores = [*history, *([best["scores"]] if best else [])]
     present = {"step": state["step"], "seconds": state.get("seconds", 0.0), "epoch": best["epoch"] if best else 0}
     moments = [*state["optimizer"]["state"].values()]
-    tensors = [*weights.values(), *(best["weights"].values() if best else ()), *(t for m in moments for t in m.values())]
+    tensors = [t for of in (weights, best["weights"] if best else {}, *moments) for t in of.values()]
     return (
         isinstance(state["step"], int)
         and all(map(are_figures, [*scores, present]))
