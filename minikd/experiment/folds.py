@@ -52,7 +52,7 @@ def finished_fold(folder: Path) -> dict | None:
         return None
     results = read_results(path)
     with reading(path, "holds figures that cannot be pooled ({})"):
-        pool_folds([results, results], results["arguments"])
+        str(pool_folds([results, results], results["arguments"]))
     return results
 
 
