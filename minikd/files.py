@@ -104,7 +104,9 @@ def regular_file(path: str | Path, most: int | None = None) -> Path:
     path = Path(path)
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        folder = stat.S_ISDIR(found.st_mode)
+        what = (errno.EISDIR, "Is a directory") if folder else (errno.EINVAL, "it is not a regular file")
+        raise OSError(*what, str(path))
     if most is not None and found.st_size > most:
         raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, which is more than {most:,}", str(path))
     return path
