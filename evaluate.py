@@ -15,7 +15,7 @@ from minikd.cli.models import config_of, load_model
 from minikd.cli.parse import evaluate_args
 from minikd.experiment.labelling import label_file, print_labels, texts_of
 from minikd.experiment.lock import only_run_in
-from minikd.experiment.results import calibrate, describe, draw_again
+from minikd.experiment.results import calibrate, describe, draw_file
 from minikd.experiment.runs import read_run
 from minikd.report.page import description, write_page
 
@@ -23,7 +23,7 @@ from minikd.report.page import description, write_page
 def main():
     args = evaluate_args(__doc__)
     if args.plot:
-        draw_again(args.plot)
+        draw_file(args.plot / "results.json", args.plot / "dashboard.png")
         return
     finished.use_recorded_flags(args)
     device = start.set_up(args)

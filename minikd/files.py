@@ -1,10 +1,14 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and read with care: anybody may have written them."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
+import math
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,6 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from minikd.errors import MinikdError
+
+MOST = 32 << 20  # bytes of a JSON file or a vocabulary: published ones have 2 MB; Python's objects take ten times that
+FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # with which a spreadsheet lets a formula begin
+NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 
 
 class CleanUp(ExitStack):
@@ -68,16 +76,63 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_rows(path: str | Path, rows: list[dict]) -> None:
-    """Writes `rows`, all with the same keys, to a .jsonl file or else as CSV, atomically. Raises OSError."""
+    """Writes `rows`, all with the same keys, to a .jsonl file or else as CSV, atomically. Raises OSError.
+
+    In CSV, a text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay as they are.
+    """
     if Path(path).suffix.lower() == ".jsonl":
         atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return
+    rows = [{key: _no_formula(value) for key, value in row.items()} for row in rows]
     text = io.StringIO()
     # Every string is quoted: a lone carriage return in a text would else end the row.
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     writer.writerows(rows)
     atomic_write(path, text.getvalue())
+
+
+def _no_formula(value: Any) -> Any:
+    """The value of a CSV cell, with an apostrophe in front where a spreadsheet would run it."""
+    formula = isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value)
+    return f"'{value}" if formula else value
+
+
+def regular_file(path: str | Path, most: int | None = None) -> Path:
+    """The path of a regular file of at most `most` bytes. Raises OSError for a larger one, a missing one, and for a
+    folder, pipe, socket or device, whose reader could wait for ever."""
+    path = Path(path)
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        folder = stat.S_ISDIR(found.st_mode)
+        what = (errno.EISDIR, "Is a directory") if folder else (errno.EINVAL, "it is not a regular file")
+        raise OSError(*what, str(path))
+    if most is not None and found.st_size > most:
+        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, which is more than {most:,}", str(path))
+    return path
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file of at most `MOST` bytes. Raises OSError; ValueError where it is not UTF-8."""
+    return regular_file(path, MOST).read_text(encoding="utf-8")
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError for what is no JSON, and for what Python's module accepts or fails at
+    in another way: numbers that are not finite or have hundreds of digits, half a surrogate pair, deep nesting."""
+    try:
+        value = json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_number)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _number(text: str) -> int | float:
+    if len(text) > 300 or not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]} is too large, or no number")
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -63,17 +63,21 @@ class TrainState:
             self.model.load_state_dict(state["model"])
             if self.loss is not None:
                 self.loss.load_state_dict(state["loss"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            groups = self.optimizer.state_dict()["param_groups"]  # its settings are those of this run
+            self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
+            for parameter, moments in self.optimizer.state.items():
+                if not moments["exp_avg"].shape == moments["exp_avg_sq"].shape == parameter.shape:
+                    raise ValueError("moments of other shapes")
             self.scaler.load_state_dict(state["scaler"])
+            torch.set_rng_state(state["rng"])
+            if state["cuda_rng"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(state["cuda_rng"])
         except Exception as error:  # torch raises several kinds
             raise MinikdError(
                 f"the saved state does not fit the model ({type(error).__name__}); run without `resume`"
             ) from None
         self.step, self.history, self.best = state["step"], state["history"], state["best"]
         self.seconds = state.get("seconds", 0.0)
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
 
 
 # What a training minimises: the model's output for a batch, and that batch -> a scalar. A loss that is an nn.Module may

@@ -15,7 +15,7 @@ from minikd.checkpoints.pretrained import HEAD, NameMap, check_tensors, copy_ten
 from minikd.checkpoints.reading import read_json, reading
 from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
-from minikd.files import atomic_write, write_json
+from minikd.files import atomic_write, parse_json, write_json
 from minikd.model import Classifier
 from minikd.techniques.lora import TARGETS, adapters, add_lora, merge_lora
 
@@ -79,16 +79,18 @@ def load_adapters(model: Classifier, folder) -> None:
     `model` must be the base on which they were trained. A pooler or classifier that the folder lacks stays as it is.
     Prints one line that says what was loaded. Raises MinikdError that names the file and the field or tensor.
     """
-    path = Path(folder) / "adapter_model.safetensors"
-    fields, tensors, config = _read_config(Path(folder) / "adapter_config.json"), read_weights(path), model.config
+    settings, path = Path(folder) / "adapter_config.json", Path(folder) / "adapter_model.safetensors"
+    fields, tensors, config = _read_config(settings), read_weights(path), model.config
     targets = [target for target in TARGETS if any(row[2] in tensors for row in _adapter_map(config, [target]))]
     targets = targets or list(TARGETS)  # of a file without any: the error names what it holds instead
     head = [row for row in _head_map(config) if row[2] in tensors]
     rows = _adapter_map(config, targets) + head
     arguments = fields["r"], fields["lora_alpha"], fields.get("lora_dropout", 0.0), targets
-    with reading(path), torch.device("meta"):  # a twin without memory tells the shapes before the model is touched
+    with torch.device("meta"):  # a twin without memory tells the shapes before the model is touched
         twin = Classifier(config)
+    with reading(settings), torch.device("meta"):
         add_lora(twin, *arguments)
+    with reading(path):
         check_tensors(twin.state_dict(), tensors, rows)
     add_lora(model, *arguments)
     copy_tensors(model.state_dict(), tensors, rows)
@@ -121,7 +123,9 @@ def load_merged(folder) -> Classifier:
     path, base = Path(folder) / "adapter_model.safetensors", base_model(folder)
     outputs = len(read_weights(path).get("base_model.model.classifier.bias", ()))
     with reading(path, "is damaged ({}); fetch it again"), safe_open(path, "pt") as file:
-        labels = json.loads((file.metadata() or {}).get("labels", "[]"))
+        labels = parse_json((file.metadata() or {}).get("labels", "[]"))
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise MinikdError("its labels are no list of names")
     if not outputs and not is_fine_tuned(base):
         raise MinikdError(f"{path}: has no classifier, and neither has its base model {base}; fine-tune it first")
     model = from_pretrained(base, labels=labels or [f"LABEL_{i}" for i in range(outputs)])

@@ -31,6 +31,7 @@ IMPLEMENTED = {
     "pruned_heads": ({}, None),
     "problem_type": ("single_label_classification", None),
 }
+MOST_LABELS = 100_000  # without names: a number in a file must not fill the memory
 NO_CONFIG = "is not a model's config.json ({})"
 
 
@@ -92,8 +93,13 @@ def _labels(fields: dict) -> tuple[str, ...]:
     """id2label where the file has it, else generic names, as many as num_labels says (two by default)."""
     id2label = fields.get("id2label")
     if id2label:
+        if not isinstance(id2label, dict) or not all(isinstance(name, str | int | float) for name in id2label.values()):
+            raise MinikdError("id2label must be an object of id: name")
         return tuple(str(id2label[i]) for i in sorted(id2label, key=int))
-    return tuple(f"LABEL_{i}" for i in range(fields.get("num_labels") or fields.get("_num_labels") or 2))
+    count = fields.get("num_labels") or fields.get("_num_labels") or 2
+    if not isinstance(count, int) or not 0 < count <= MOST_LABELS:
+        raise MinikdError(f"num_labels must be a whole number from 1 to {MOST_LABELS:,}, not {count!r}")
+    return tuple(f"LABEL_{i}" for i in range(count))
 
 
 def _quantization(fields: dict) -> str | None:

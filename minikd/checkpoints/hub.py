@@ -1,5 +1,6 @@
 """A model's folder, here or fetched from Hugging Face's hub, and the weights in it."""
 
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from minikd.checkpoints.reading import read_json, reading
 from minikd.errors import MinikdError
+from minikd.files import regular_file
 
 # Where transformers looks for weights, in its order; an index lists the files ("shards") of a model that is in several.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -110,7 +112,7 @@ def _read_index(path: Path) -> dict[str, str]:
     fault = "is not an index of shards ({}); fetch it again"
     shard_of = read_json(path, fault).get("weight_map")
     with reading(path, fault):
-        if not shard_of or not all(isinstance(shard, str) for shard in shard_of.values()):
+        if not isinstance(shard_of, dict) or not shard_of or not all(isinstance(one, str) for one in shard_of.values()):
             raise ValueError("weight_map must name a file for each tensor")
         for shard in shard_of.values():
             if shard in ("", ".", "..") or "/" in shard or "\\" in shard:
@@ -137,11 +139,32 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors or .bin file. Raises MinikdError if it is incomplete, damaged or no checkpoint."""
     with reading(path, "cannot be loaded as weights ({}); fetch it again"):
-        if path.stat().st_size < 1000 and b"git-lfs" in path.read_bytes():
+        if regular_file(path).stat().st_size < 1000 and b"git-lfs" in path.read_bytes():
             raise MinikdError("is a pointer of git-lfs, not the weights themselves; run git lfs pull there")
-        if path.suffix == ".safetensors":
-            return safetensors_torch.load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)  # a pickle from elsewhere must not run code
-        if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-            raise ValueError("not a dictionary of tensors")
-        return tensors
+        return safetensors_torch.load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .bin file; a pickle from elsewhere must not run code. Raises ValueError for anything but plain
+    tensors, and for those that take more memory than the file has: names may share a storage, and strides repeat it."""
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > size:
+                raise ValueError("it is compressed, or its parts overlap")
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    ):
+        raise ValueError("not a dictionary of tensors")
+    if odd := [name for name, tensor in tensors.items() if not _is_plain(tensor)]:
+        raise ValueError(f"{odd[0]} is no plain, dense tensor")
+    if sum(tensor.nbytes for tensor in tensors.values()) > 2 * size:  # tied weights are in it once
+        raise ValueError(f"its tensors are far larger than its {size:,} bytes")
+    return tensors
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether this is a dense tensor of numbers on the CPU: not sparse, nested, quantised or without memory."""
+    dense = tensor.device.type == "cpu" and tensor.layout == torch.strided
+    return dense and not (tensor.is_nested or tensor.is_quantized or tensor.is_complex())

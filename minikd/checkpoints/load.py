@@ -10,6 +10,7 @@ from minikd.checkpoints.hub import model_folder
 from minikd.checkpoints.label_order import match_labels
 from minikd.checkpoints.pretrained import from_pretrained, save_pretrained
 from minikd.checkpoints.tokenizer_files import load_tokenizer, save_tokenizer
+from minikd.classifier import check_tokenizer
 from minikd.model import Classifier
 from minikd.tokenizer import Tokenizer
 
@@ -29,6 +30,7 @@ def load_classifier(
     base = base_model(name_or_dir)  # of a folder of LoRA adapters
     model = load_merged(name_or_dir) if base else from_pretrained(name_or_dir, labels)
     tokenizer = load_tokenizer(model_folder(base or name_or_dir))
+    check_tokenizer(tokenizer, model.config, str(name_or_dir), max_length=0)
     if labels is not None:
         answers = on_validation and (lambda: on_validation(model, tokenizer))
         match_labels(model, name_or_dir, tuple(labels), label_order, answers)

@@ -45,6 +45,8 @@ IGNORED = re.compile(
 # The only tensors that a file may lack, and only where it has no classifier: a pre-trained encoder.
 HEAD = ("pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias")
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # 8-bit ones mean nothing without their scales
+
 NameMap = list[tuple[str, int | None, str]]  # our tensor, which third of it or None, Hugging Face's tensor
 
 
@@ -124,7 +126,7 @@ def check_tensors(state: dict[str, Tensor], tensors: dict[str, Tensor], rows: Na
         if found.shape != wanted.shape:
             shapes = f"has shape {list(found.shape)}, but the configuration asks for {list(wanted.shape)}"
             raise MinikdError(f"tensor {theirs} {shapes}")
-        if found.dtype != wanted.dtype and not (found.is_floating_point() and wanted.is_floating_point()):
+        if found.dtype != wanted.dtype and not {found.dtype, wanted.dtype} <= {*FLOATS}:
             raise MinikdError(f"tensor {theirs} holds {found.dtype}, but the configuration asks for {wanted.dtype}")
 
 
@@ -145,14 +147,21 @@ def from_pretrained(name_or_dir, labels=None) -> Classifier:
     folder = model_folder(name_or_dir)
     path, tensors = read_tensors(folder)
     config = read_config(folder / "config.json")
+    if config.num_hidden_layers > len(tensors):  # or names for all of them would fill the memory
+        layers = f"num_hidden_layers is {config.num_hidden_layers:,}"
+        raise MinikdError(f"{folder / 'config.json'}: {layers}, but {path.name} has {len(tensors):,} tensors")
     if labels is not None and "classifier.weight" not in tensors:
         config = config.with_labels(labels)
     elif len(config.labels) < 2:
         raise MinikdError(
             f"{folder / 'config.json'}: a classifier needs two or more different labels, not {list(config.labels)}"
         )
-    model = new_model(config)
+    # A twin without memory first: a config.json may claim any size, and the weights tell whether it is true.
+    with reading(folder / "config.json", "asks for a model that cannot be made ({})"), torch.device("meta"):
+        twin = new_model(config)
     with reading(path):
+        load_tensors(twin, tensors)
+        model = new_model(config)
         new, ignored = load_tensors(model, tensors)
     print(
         f"loaded {path}: {len(tensors) - len(ignored)} tensors"

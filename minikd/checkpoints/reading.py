@@ -1,11 +1,11 @@
 """Files that others wrote: whatever is wrong with one is a MinikdError, one line that names the file."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from minikd.errors import MinikdError
+from minikd.files import parse_json, read_text
 
 
 @contextmanager
@@ -18,11 +18,12 @@ def reading(path: Path, fault: str | None = None) -> Iterator[None]:
     try:
         yield
     except MinikdError as error:
-        raise MinikdError(f"{path}: {error}") from None
+        raise MinikdError(str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}") from None
     except OSError as error:
         raise MinikdError(f"{path}: cannot be read ({error.strerror or error}); this file is needed") from None
-    except Exception as error:
-        if fault is None:
+    except BaseException as error:
+        known = isinstance(error, Exception) or type(error).__name__ == "PanicException"  # of a library in Rust
+        if fault is None or not known:
             raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise MinikdError(f"{path}: {fault.format(reason[0])}") from None
@@ -31,7 +32,7 @@ def reading(path: Path, fault: str | None = None) -> Iterator[None]:
 def read_json(path: Path, fault: str = "is damaged ({})") -> dict:
     """The object in a JSON file. Raises MinikdError as `reading` does."""
     with reading(path, fault):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path))
         if not isinstance(content, dict):
             raise ValueError("it holds no JSON object")
         return content

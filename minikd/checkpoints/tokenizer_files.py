@@ -8,12 +8,11 @@ import json
 from pathlib import Path
 
 from tokenizers import AddedToken
-from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordPiece
 
 from minikd.checkpoints.reading import read_json, reading
 from minikd.errors import MinikdError
-from minikd.files import atomic_write, write_json
+from minikd.files import MOST, atomic_write, regular_file, write_json
 from minikd.tokenizer import SPECIAL_TOKENS, Tokenizer, bert_wordpiece
 
 # The tokenizer_class of a folder, without "Fast": what transformers takes for BERT's tokenizer, and what it takes for
@@ -57,25 +56,33 @@ def load_tokenizer(folder) -> Tokenizer:
         _check_settings(settings)
     numbered = {}
     if settings.get("added_tokens_decoder") is None:  # which replaces two older files
-        settings = settings | _read_if_there(folder / "special_tokens_map.json")
-        numbered = _read_if_there(folder / "added_tokens.json")
+        older, numbered = (_read_if_there(folder / f"{name}.json") for name in ("special_tokens_map", "added_tokens"))
+        with reading(folder / "special_tokens_map.json"):
+            _check_settings(older)
+        with reading(folder / "added_tokens.json"):
+            if wrong := [token for token, token_id in numbered.items() if type(token_id) is not int]:
+                raise MinikdError(f"{wrong[0]!r} has no number as its id")
+        settings = settings | older
     content = _read_if_there(folder / "tokenizer.json")
     path = next((folder / name for name in ("tokenizer.json", "vocab.txt") if (folder / name).exists()), None)
     if path is None:
         raise MinikdError(f"{folder}: has no tokenizer.json or vocab.txt; a model folder needs one of them")
     with reading(path, "is damaged or not a tokenizer ({})"):
         if path.name == "vocab.txt":
-            vocab = WordPiece.read_file(str(path))
+            vocab = WordPiece.read_file(str(regular_file(path, MOST)))
         else:
-            _check_is_bert(content, path, general)
-            vocab = content["model"]["vocab"]
+            _check_is_bert(content, general)
+            vocab = _vocabulary(content["model"])
             if general:
                 settings = settings | _normalizer_settings(content)
         backend = bert_wordpiece(vocab, settings, _added_tokens(settings, content, numbered, general))
         missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+        missing += ["[UNK]"] * ("[UNK]" not in vocab and not missing)  # the library needs this one there
         if missing:
             raise MinikdError(f"the vocabulary has no {', '.join(missing)}")
         direction = (content.get("truncation") or {}).get("direction", "right").lower()
+        if direction not in VALUES["truncation_side"]:
+            raise MinikdError(f"truncation: direction {direction!r} is not implemented")
         return Tokenizer(backend, settings.get("truncation_side", direction))
 
 
@@ -145,9 +152,29 @@ def _check_settings(settings: dict) -> None:
         found = _token(settings.get(name) or token, name).content
         if found != token:
             raise MinikdError(f"{name} {found!r} is not implemented: BERT has {token}")
+    _named_tokens(settings)
 
 
-def _check_is_bert(content: dict, path: Path, general: bool) -> None:
+def _vocabulary(model: dict) -> dict[str, int]:
+    """The vocabulary of a tokenizer.json. Raises MinikdError for other values than ids: the library would panic."""
+    vocab = model["vocab"]
+    for token, token_id in vocab.items():
+        if type(token_id) is not int or not 0 <= token_id < 2**31:  # a batch has 32 bits an id
+            raise MinikdError(f"vocab: {token!r} has the id {token_id!r}")
+    return vocab
+
+
+def _frames_as_bert(processor: dict) -> bool:
+    """Whether a post_processor makes `[CLS] text [SEP]`. The library could tell, but panics at some that do not."""
+    if processor.get("type") == "Sequence":
+        return any(map(_frames_as_bert, processor["processors"]))
+    if processor.get("type") == "TemplateProcessing":
+        parts = [part.get("SpecialToken") or part["Sequence"] for part in processor["single"]]
+        return [part["id"] for part in parts] == ["[CLS]", "A", "[SEP]"]
+    return [(processor.get(end) or [None])[0] for end in ("cls", "sep")] == ["[CLS]", "[SEP]"]
+
+
+def _check_is_bert(content: dict, general: bool) -> None:
     """Raises MinikdError for a tokenizer.json that is not BERT's WordPiece, or that is to be taken as it is (`general`)
     and differs from BERT's in more than settings."""
     model = content.get("model") or {}
@@ -156,9 +183,7 @@ def _check_is_bert(content: dict, path: Path, general: bool) -> None:
     kinds += [(content.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer")]
     if kinds != ["WordPiece", "BertNormalizer", "BertPreTokenizer"]:
         raise MinikdError(f"is not BERT's WordPiece tokenizer (its parts: {', '.join(map(str, kinds))})")
-    backend = Backend.from_file(str(path))
-    backend.no_padding()
-    if backend.encode("").tokens != ["[CLS]", "[SEP]"]:
+    if not _frames_as_bert(content.get("post_processor") or {}):
         raise MinikdError("does not frame a text as [CLS] text [SEP]; its post_processor must")
     wanted = {"unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
     for name, value in (wanted | {"clean_text": True}).items() if general else ():
@@ -173,10 +198,7 @@ def _added_tokens(settings: dict, content: dict, numbered: dict, general: bool) 
     tokenizer_config.json (`settings`) lists them, or else tokenizer.json (`content`) and added_tokens.json (`numbered`)
     do; a `general` tokenizer has those of both. The special tokens that are only named come last.
     """
-    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
-    named = [settings[name] for name in ("mask_token", "bos_token", "eos_token") if settings.get(name)]
-    named += extra.values() if isinstance(extra, dict) else extra
-    named = [_token(token, special=True) for token in named]
+    named = _named_tokens(settings)
     special = [*SPECIAL_TOKENS, *(token.content for token in named)]
     listed = settings.get("added_tokens_decoder")
     tokens = []
@@ -190,6 +212,17 @@ def _added_tokens(settings: dict, content: dict, numbered: dict, general: bool) 
         if token.content not in [known.content for known in tokens]:
             tokens.append(token)
     return tokens
+
+
+def _named_tokens(settings: dict) -> list[AddedToken]:
+    """The special tokens that a file names beside BERT's own. Raises MinikdError that names the field."""
+    named = [(name, settings[name]) for name in ("mask_token", "bos_token", "eos_token") if settings.get(name)]
+    field = "extra_special_tokens" if settings.get("extra_special_tokens") else "additional_special_tokens"
+    extra = settings.get(field) or []
+    if not isinstance(extra, list | dict):
+        raise MinikdError(f"{field} must be a list of tokens")
+    named += [(field, token) for token in (extra.values() if isinstance(extra, dict) else extra)]
+    return [_token(token, name, special=True) for name, token in named]
 
 
 def _token(given, name: str = "a token", **flags) -> AddedToken:

@@ -130,8 +130,10 @@ def _trained_on(model: TextClassifier, source: str, data: Dataset, args) -> str 
         return None
     if args.dataset == "fpb" and recorded.get("fpb_agreement", args.fpb_agreement) != args.fpb_agreement:
         return "another version"
-    if "data" in made_from and (run.get("versions") or {}).get("tokenizers") == tokenizers.__version__:
-        train = cached_tokens(data.train, model.tokenizer, recorded["max_length"])
+    max_length, same = recorded.get("max_length"), (run.get("versions") or {}).get("tokenizers")
+    known = type(max_length) is int and 3 <= max_length <= model.model.config.max_position_embeddings
+    if "data" in made_from and known and same == tokenizers.__version__:
+        train = cached_tokens(data.train, model.tokenizer, max_length)
         if train.fingerprint != run.get("labelled", made_from["data"]):
             return "another version"
     return "these"

@@ -4,6 +4,7 @@ import argparse
 import re
 import signal
 import sys
+from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from minikd.inference import choose_device, choose_precision
 from minikd.techniques.layer_losses import LAYER_LOSSES, LayerLosses
 from minikd.techniques.lora import TARGETS, LoRA
 
+LONGEST = 2000  # characters of an error: it may quote a file
 FLAGS = {"run_dir": "output-dir", "agreement": "fpb-agreement"}  # settings whose flag has another name
 
 
@@ -123,9 +125,10 @@ def run(main) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        main()
+        with redirect_stdout(Printable(sys.stdout)):
+            main()
     except KeyboardInterrupt as stop:
-        print(f"\n{script}: {_with_flags(str(stop)) or 'stopped'}", file=sys.stderr)
+        print(f"\n{script}: {printable(_with_flags(str(stop))) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output (head, less) went away
         sys.stderr.close()
@@ -134,8 +137,27 @@ def run(main) -> None:
         message = _advice(error)
         if message is None:
             raise
-        print(f"{script}: error: {_with_flags(' '.join(message.split()))}", file=sys.stderr)
+        line = printable(_with_flags(" ".join(message.split())))
+        print(f"{script}: error: {line if len(line) <= LONGEST else line[:LONGEST] + '…'}", file=sys.stderr)
         sys.exit(2)
+
+
+class Printable:
+    """A stream on which texts and labels cannot command the terminal: control characters are shown as in Python."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(printable(text))
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters, but for line breaks and tabs, as \\x1b and the like."""
+    return re.sub("[\0-\b\v-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def _advice(error: Exception) -> str | None:

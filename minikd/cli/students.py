@@ -165,13 +165,16 @@ def checkpoint_of(source: str) -> str | None:
     if run.get("copied_from"):
         try:
             return checkpoint_of(run["copied_from"])
-        except MinikdError:  # it is gone
+        except (MinikdError, RecursionError):  # it is gone, or a copy of itself
             return None
     kind, _, number = run.get("name", "").partition("-")
     if kind not in ("teacher", "model"):
         return None
-    sources = [run["arguments"].get(kind)] + (run["arguments"].get("more_teachers") or []) * (kind == "teacher")
-    return sources[int(number) - 1 if len(sources) > 1 else 0] or "random"
+    more = run["arguments"].get("more_teachers") if kind == "teacher" else None
+    sources = [run["arguments"].get(kind), *(more if isinstance(more, list) else [])]
+    numbered = {str(i): source for i, source in enumerate(sources, start=1)}
+    found = numbered.get(number, False) if len(sources) > 1 else sources[0]
+    return found or "random" if found is None or isinstance(found, str) else None
 
 
 def _published_base(teacher: TextClassifier) -> str | None:

@@ -17,8 +17,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minikd.errors import MinikdError
+from minikd.files import regular_file
 
+TOO_LARGE = "it unpacks to far more than a corpus has"
 BLOCK = 1 << 20  # bytes read at a time
+MOST = 512 << 20  # bytes that an archive may unpack to; IMDb's, the largest, has 200 MB
 TIMEOUT = 30  # seconds without a byte
 
 
@@ -54,7 +57,7 @@ def members(path: Path, pattern: str) -> Iterator[tuple[re.Match, bytes]]:
     """(match, content) of each file in a .tar.gz, a .zip or a folder whose path below `path` matches `pattern` fully.
 
     Nothing is written anywhere, so an archive with hostile member names can do no harm. The order is the archive's own.
-    Raises MinikdError for an archive that cannot be read to its end.
+    Raises MinikdError for an archive that cannot be read to its end, or that unpacks to more than `MOST` bytes.
     """
     matcher = re.compile(r"(?:.*/)?" + pattern)  # re-packed archives may have more or fewer folders above
     read = _folder_members if path.is_dir() else _zip_members if path.suffix == ".zip" else _tar_members
@@ -72,11 +75,13 @@ def _folder_members(path: Path, matcher):
         for name in names:
             file = Path(folder, name)
             if match := matcher.fullmatch(file.relative_to(path.parent).as_posix()):
-                yield match, file.read_bytes()
+                yield match, regular_file(file, MOST).read_bytes()
 
 
 def _zip_members(path: Path, matcher):
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(regular_file(path)) as archive:
+        if sum(member.file_size for member in archive.infolist()) > MOST:  # zipfile reads no more than these
+            raise tarfile.TarError(TOO_LARGE)
         for name in archive.namelist():
             # macOS puts a second tree of metadata into the zips that it makes.
             if not name.startswith("__MACOSX/") and (match := matcher.fullmatch(name)):
@@ -85,12 +90,27 @@ def _zip_members(path: Path, matcher):
 
 def _tar_members(path: Path, matcher):
     # "r|" reads straight through; a seekable tar of 100,000 members takes several times as long.
-    with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+    with gzip.open(regular_file(path)) as file, tarfile.open(fileobj=(stream := Bounded(file)), mode="r|") as archive:
         for member in archive:
-            if member.isfile() and (match := matcher.fullmatch(member.name)):
+            # A sparse file claims a size that the archive does not have.
+            if member.isfile() and not member.issparse() and (match := matcher.fullmatch(member.name)):
                 yield match, archive.extractfile(member).read()
         while stream.read(BLOCK):  # gzip compares its checksum at the end of the stream, which tarfile does not reach
             pass
+
+
+class Bounded:
+    """Reads a stream, up to `MOST` bytes of it: a few of gzip's may stand for thousands of others."""
+
+    def __init__(self, stream):
+        self.stream, self.left = stream, MOST
+
+    def read(self, size: int) -> bytes:
+        content = self.stream.read(min(size, BLOCK))
+        self.left -= len(content)
+        if self.left < 0:
+            raise tarfile.TarError(TOO_LARGE)
+        return content
 
 
 def download(url: str, path, sha256: str) -> None:

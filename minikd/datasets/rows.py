@@ -18,6 +18,7 @@ from pathlib import Path
 
 from minikd.datasets.decoding import WORKBOOK, decode
 from minikd.errors import MinikdError
+from minikd.files import parse_json, regular_file
 
 DEFAULT_COLUMNS = {"text": ("text", "sentence"), "label": ("label",)}
 DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
@@ -69,7 +70,7 @@ def read_rows(path: Path, layout: Layout, labelled: bool = True, skip_empty: boo
     if suffix == ".txt" and layout.text_column:
         raise MinikdError(f"`text_column`: {path} has no columns; leave it out")
     try:
-        content = path.read_bytes()
+        content = regular_file(path).read_bytes()
     except OSError as error:
         raise MinikdError(f"{path} cannot be read: {error.strerror}") from error
     text = decode(content, path, layout.encoding)
@@ -120,8 +121,8 @@ def parse_jsonl(text: str, where, wanted: Columns) -> Iterator[Row]:
             continue
         line = f"{where}, line {number}"
         try:
-            record = json.loads(source)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(source)
+        except ValueError as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             remedy = f"an array? {ARRAY}" if source.lstrip().startswith("[") else "fix the line"
             raise MinikdError(f"{line}: not valid JSON ({reason}): {remedy}") from error

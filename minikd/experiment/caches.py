@@ -24,7 +24,7 @@ from minikd.batching import TokenizedSplit, tokenize, tokenized_split, tokens_fi
 from minikd.checkpoints.config_json import config_to_json
 from minikd.classifier import TextClassifier
 from minikd.datasets import Split
-from minikd.files import atomic_write, fingerprint
+from minikd.files import atomic_write, fingerprint, regular_file
 from minikd.inference import compute_logits
 from minikd.model import Classifier
 from minikd.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ def cached_tokens(split: Split, tokenizer: Tokenizer, max_length: int) -> Tokeni
     key = tokens_fingerprint(split.texts, tokenizer, max_length)
     path = cache_folder() / f"tokens-{key[:32]}.safetensors"
     try:
-        tensors = safetensors_numpy.load_file(path)
+        tensors = safetensors_numpy.load_file(regular_file(path))
         ids, offsets = tensors["ids"], tensors["offsets"]
     except (OSError, SafetensorError, KeyError):
         ids, offsets = tokenizer.encode(split.texts, max_length, "tokenize")
@@ -115,7 +115,7 @@ def _compute_in_parts(
 def _read_logits(path: Path, key: str, shape: tuple[int, int] | None) -> tuple[Tensor | None, str]:
     """The logits in the file, if they are those that `key` names, else None; and what was found there, in words."""
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular_file(path), "pt") as file:
             if file.metadata()["fingerprint"] != key:
                 return None, f"{path} belongs to another model or other data; computing them anew"
             logits = file.get_tensor("logits")
@@ -131,7 +131,7 @@ def _read_logits(path: Path, key: str, shape: tuple[int, int] | None) -> tuple[T
 def caching_minutes(path: Path) -> float | None:
     """How long the logits at `path` took to compute, whenever that was; None where the file does not say."""
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular_file(path), "pt") as file:
             return float(file.metadata()["seconds"]) / 60
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None

@@ -5,13 +5,14 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from minikd.checkpoints.reading import reading
 from minikd.datasets import Split
 from minikd.errors import MinikdError
 from minikd.evaluation.comparison import merge_seeds
 from minikd.evaluation.folds import compare_folds
 from minikd.experiment.results import Results, read_results
 from minikd.experiment.state import differences
-from minikd.files import write_json
+from minikd.files import parse_json, read_text, write_json
 
 # Of each fold the same, and so of all of them; figures are pooled one by one.
 COMMON = ("dataset", "split", "labels", "precision", "device", "threads", "versions", "first_weights")
@@ -29,7 +30,7 @@ def fold_folders(output: Path, K: int, made_from: dict, resume: bool) -> list[Pa
     made_from = json.loads(json.dumps(made_from))  # as in the file
     if resume and record.exists():
         try:
-            old = json.loads(record.read_text(encoding="utf-8"))
+            old = parse_json(read_text(record))
         except ValueError:
             old = None
         if differs := ", ".join(differences(old, made_from)):
@@ -45,8 +46,14 @@ def fold_folders(output: Path, K: int, made_from: dict, resume: bool) -> list[Pa
 
 
 def finished_fold(folder: Path) -> dict | None:
-    """The figures of a fold that is finished, else None."""
-    return read_results(folder / "results.json") if (folder / "results.json").exists() else None
+    """The figures of a fold that is finished, else None. Raises MinikdError for figures that cannot be pooled."""
+    path = folder / "results.json"
+    if not path.exists():
+        return None
+    results = read_results(path)
+    with reading(path, "holds figures that cannot be pooled ({})"):
+        str(pool_folds([results, results], results["arguments"]))
+    return results
 
 
 def pool_folds(folds: Sequence[dict], arguments: dict) -> Results:

@@ -40,7 +40,7 @@ def texts_of(file: Path, text_column: str | None, encoding: str | None) -> list[
 
 def write_predictions(path: Path, split: Split, logits: Tensor, names: Sequence[str]) -> None:
     """Writes a CSV row per example: index in the split, label and predicted (by name), the probability of each label,
-    and the text, of which the first 200 characters are enough to recognise it."""
+    and the text, of which the first 200 characters are enough to recognise it; none is a formula (`write_rows`)."""
     rows = zip(split.labels, predictions_of(logits.double().softmax(dim=-1), names), split.texts)
     write_rows(path, [
         {"index": index, "label": names[label], **prediction,

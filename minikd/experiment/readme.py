@@ -8,12 +8,14 @@ import argparse
 import re
 from pathlib import Path
 
+from minikd.checkpoints.reading import reading
 from minikd.errors import MinikdError
-from minikd.experiment.results import complete, draw, read_results
+from minikd.experiment.results import complete, draw_file, read_results
 from minikd.files import atomic_write, write_json
 from minikd.report.tables import conditions, format_figure, report
 
 ROOT = Path(__file__).parents[2]
+FAULT = "holds figures that no table can show ({})"
 READMES = ("README.md", "data/results/README.md")
 
 
@@ -40,15 +42,18 @@ def readme_with_tables(readme: str, results_dir: Path) -> str:
 
     def made(match: re.Match) -> str:
         kind, names = match[1], match[2].split()
+        files = names if kind == "summary" else names[:1]
+        with reading(results_dir / f"{', '.join(files)}.json", FAULT):
+            return f"<!-- {kind} {match[2]} -->\n{text_of(kind, names)}\n<!-- end -->"
+
+    def text_of(kind: str, names: list[str]) -> str:
         if kind == "ablation":
-            text = ablation(read_results(results_dir / f"{names[0]}.json"))
-        elif kind == "summary":
-            text = summary({name: complete(read_results(results_dir / f"{name}.json")) for name in names})
-        else:
-            results = complete(read_results(results_dir / f"{names[0]}.json"))
-            table, lines = report(results, tuple(names[1:])).rsplit("\n\n", 1)
-            text = f"{table}\n\n" + lines.replace("\n", "  \n")  # Markdown's line breaks
-        return f"<!-- {kind} {match[2]} -->\n{text}\n<!-- end -->"
+            return ablation(read_results(results_dir / f"{names[0]}.json"))
+        if kind == "summary":
+            return summary({name: complete(read_results(results_dir / f"{name}.json")) for name in names})
+        results = complete(read_results(results_dir / f"{names[0]}.json"))
+        table, lines = report(results, tuple(names[1:])).rsplit("\n\n", 1)
+        return f"{table}\n\n" + lines.replace("\n", "  \n")  # Markdown's line breaks
 
     return re.sub("<!-- (results|summary|ablation) (.*?) -->\n.*?<!-- end -->", made, readme, flags=re.DOTALL)
 
@@ -111,10 +116,11 @@ def main() -> None:
     readmes = {path: path.read_text(encoding="utf-8") for path in map(ROOT.joinpath, READMES) if path.exists()}
     try:
         if args.add:
-            results = without_paths(read_results(args.file))
+            with reading(args.file, FAULT):
+                results = without_paths(read_results(args.file))
             write_json(results_dir / f"{args.add}.json", results)
             if any(f"{args.add}.png" in text for text in readmes.values()):
-                draw(results, results_dir / f"{args.add}.png")
+                draw_file(results_dir / f"{args.add}.json", results_dir / f"{args.add}.png")
         for path, text in readmes.items():
             atomic_write(path, readme_with_tables(text, results_dir))
     except MinikdError as error:

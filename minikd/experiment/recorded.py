@@ -22,11 +22,12 @@ def training_costs(folder: str | None) -> dict:
     histories = [run["history"]] if run.get("history") else []
     # By the folder's name: the chosen student of a sweep has another one.
     if histories and folder and Path(folder).name == "distilled" and run["arguments"].get("layer_epochs"):
-        histories.append(read_run(Path(folder).parent / "first-stage").get("history", []))
+        histories.append(read_run(Path(folder).parent / "first-stage").get("history") or [])
     if histories:
-        costs["training_minutes"] = sum(epoch["seconds"] for history in histories for epoch in history) / 60
-        if "step" in run["history"][-1]:  # older runs do not say
-            costs["optimizer_steps"] = sum(history[-1]["step"] for history in histories if history)
+        costs["training_minutes"] = sum(epoch.get("seconds", 0.0) for history in histories for epoch in history) / 60
+        lasts = [history[-1] for history in histories if history]
+        if all("step" in last for last in lasts):  # older runs do not say
+            costs["optimizer_steps"] = sum(last["step"] for last in lasts)
     return costs
 
 
@@ -36,9 +37,10 @@ def best_validation(folders: list[str | None]) -> dict:
     split's fingerprint. {} where one of them does not say, or where they differ in the split."""
     runs = [read_run(Path(folder)) if folder else {} for folder in folders]
     splits = {(run.get("made_from") or run).get("validation") for run in runs}
-    if not all(run.get("history") for run in runs) or None in splits or len(splits) > 1:
+    reached = [[epoch.get("validation_accuracy") for epoch in run.get("history") or [{}]] for run in runs]
+    if any(None in of_run for of_run in reached) or None in splits or len(splits) > 1:
         return {}
-    best = [max(epoch["validation_accuracy"] for epoch in run["history"]) for run in runs]
+    best = [max(of_run) for of_run in reached]
     return {"validation_accuracy": best if len(best) > 1 else best[0], "validated_on": splits.pop()}
 
 
@@ -51,7 +53,7 @@ def loss_curves(folder: Path, points: int = 200) -> dict:
     size = -(-len(train) // points) or 1
     groups = [train[i : i + size] for i in range(0, len(train), size)]
     keys = ("epoch", "validation_accuracy", "validation_loss")
-    validation = [[line[key] for key in keys] for line in lines if "validation_loss" in line]
+    validation = [[line[key] for key in keys] for line in lines if set(keys) <= line.keys()]
     if not validation:
         return {}
     thinned = [[statistics.mean(column) for column in zip(*group)] for group in groups]

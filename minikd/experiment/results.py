@@ -21,7 +21,7 @@ from minikd.experiment.caches import cached_logits, tokens_of
 from minikd.experiment.labelling import write_predictions
 from minikd.experiment.recorded import best_validation, loss_curves, training_costs
 from minikd.experiment.runs import environment
-from minikd.files import atomic_write, write_json
+from minikd.files import atomic_write, parse_json, read_text, write_json
 from minikd.inference import compute_logits
 from minikd.report import plots
 from minikd.report.tables import report
@@ -161,22 +161,22 @@ def draw(values: dict, path: Path) -> None:
     print(f"pictures: {path}")
 
 
-def draw_again(folder: Path) -> None:
-    """Draws FOLDER/dashboard.png from FOLDER/results.json. Raises MinikdError."""
-    values = read_results(folder / "results.json")
+def draw_file(path: Path, picture: Path) -> None:
+    """Draws the dashboard of a results.json. Raises MinikdError that names it."""
+    values = read_results(path)
     try:
-        draw(values, folder / "dashboard.png")
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
-        if isinstance(error, MinikdError):  # a ValueError that says itself what is wrong
+        draw(values, picture)
+    except Exception as error:  # of many kinds, by matplotlib too
+        if isinstance(error, MinikdError | OSError):  # which say themselves what is wrong
             raise
-        raise MinikdError(f"{folder / 'results.json'}: holds figures that cannot be drawn ({error})") from None
+        raise MinikdError(f"{path}: holds figures that cannot be drawn ({error})") from None
 
 
 def read_results(path: Path) -> dict:
     """A results.json. Raises MinikdError that names the file where it is missing or something else."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        results = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
         raise MinikdError(f"{path}: is not a results file ({error})") from None
     needed = {"models", "arguments", "dataset", "examples", "split", "precision", "device", "threads"}
     if not isinstance(results, dict) or not needed <= results.keys():

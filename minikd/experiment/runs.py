@@ -5,7 +5,6 @@ everything is in FOLDER/.partial; at the end that becomes FOLDER/.finished, whos
 folder with a run.json is complete, and a run that was killed while its files moved loses nothing.
 """
 
-import json
 import platform
 import shutil
 import uuid
@@ -21,9 +20,10 @@ from minikd.checkpoints.adapters import save_adapters
 from minikd.checkpoints.load import save_classifier
 from minikd.classifier import TextClassifier
 from minikd.errors import MinikdError
+from minikd.experiment.journal import are_figures, is_number
 from minikd.experiment.running import Run
 from minikd.experiment.state import command_of, differences
-from minikd.files import atomic_write, write_json
+from minikd.files import atomic_write, parse_json, read_text, regular_file, write_json
 from minikd.techniques.lora import merge_lora
 
 # What run.json records of a training's costs (`minikd.experiment.recorded.training_costs`).
@@ -38,7 +38,7 @@ def begin(output: Path, resume: bool) -> str:
     for unfinished in output.rglob(".*.????????.tmp"):
         unfinished.unlink()
     if resume:
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        return regular_file(path).read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     atomic_write(path, uuid.uuid4().hex)
     return path.read_text(encoding="utf-8")
 
@@ -123,12 +123,29 @@ def finish_publishing(folder: Path) -> None:
 
 
 def read_run(folder: Path) -> dict:
-    """The run.json of a folder; {} where there is none that can be read."""
+    """The run.json of a folder; {} where there is none that can be read, or a field of it is of another kind."""
     try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return run if isinstance(run, dict) and isinstance(run.get("arguments"), dict) else {}
-    except (OSError, ValueError):
+        run = parse_json(read_text(folder / "run.json"))
+        return run if _is_run(run) else {}
+    except (OSError, ValueError, AttributeError, TypeError):  # the last two: of what is no list or object
         return {}
+
+
+def _is_run(run: dict) -> bool:
+    """Whether the fields that are read again are of the kinds that a training writes."""
+    made_from, history = run.get("made_from") or {}, run.get("history") or []
+    settings = made_from.get("settings") or {}
+    texts = [run.get(name, "") for name in ("name", "command", "copied_from")] + [settings.get("soft_loss", "")]
+    texts += ["" if (split := (made_from or run).get("validation")) is None else split]
+    numbers = [run.get(name) or 0 for name in TRAINING_COSTS]
+    numbers += [settings.get(name, None if settings and made_from.get("teacher") else 1.0) for name in ("alpha", "T")]
+    return (
+        isinstance(run.get("arguments"), dict)
+        and isinstance(run.get("versions") or {}, dict)
+        and all(isinstance(text, str) for text in texts)
+        and all(map(is_number, numbers))
+        and all(map(are_figures, history))
+    )
 
 
 def environment(device: torch.device) -> dict:

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from minikd.errors import MinikdError
-from minikd.files import atomic_file
+from minikd.experiment.journal import are_figures
+from minikd.files import atomic_file, regular_file
 from minikd.training import TrainState
 
 UNRECORDED = {"max_steps": 0, "soft_loss": "kl"}  # settings of runs that do not record them
@@ -66,11 +67,11 @@ def load_state(path: Path, made_from: dict) -> dict | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(regular_file(path), map_location="cpu", weights_only=True)
         differs = differences(state["made_from"], made_from)
         missing = {"model", "optimizer", "scaler", "step", "history", "best", "rng", "cuda_rng"} - state.keys()
-        if missing:
-            raise KeyError(min(missing))
+        if missing or not _is_state(state):
+            raise ValueError(missing)
     except Exception as error:  # torch.load alone raises half a dozen kinds for a broken file
         raise MinikdError(f"{path}: cannot be resumed from ({type(error).__name__}); run without `resume`") from None
     if differs:
@@ -82,10 +83,29 @@ def load_state(path: Path, made_from: dict) -> dict | None:
     return state
 
 
+def _is_state(state: dict) -> bool:
+    """Whether the fields that torch does not check itself are of the kinds that `save_state` writes."""
+    history, best, weights = state["history"], state["best"], state["model"]
+    scores = [*history, *([best["scores"]] if best else [])]
+    present = {"step": state["step"], "seconds": state.get("seconds", 0.0), "epoch": best["epoch"] if best else 0}
+    moments = [*state["optimizer"]["state"].values()]
+    tensors = [t for of in (weights, best["weights"] if best else {}, *moments) for t in of.values()]
+    return (
+        isinstance(state["step"], int)
+        and all(map(are_figures, [*scores, present]))
+        and all({"validation_accuracy", "validation_loss"} <= one.keys() for one in scores)
+        and bool(history) == bool(best)
+        and all(tensor.layout == torch.strided for tensor in tensors)
+        and all(one["step"].numel() == 1 for one in moments)
+        and (not best or {n: t.shape for n, t in best["weights"].items()} == {n: t.shape for n, t in weights.items()})
+    )
+
+
 def command_of(path: Path) -> str:
     """The command (`Run.command`) that saved the state at `path`; "" where that is not known, or there is none."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["command"]
+        command = torch.load(regular_file(path), map_location="cpu", weights_only=True, mmap=True)["command"]
+        return command if isinstance(command, str) else ""
     except Exception:  # as above; `load_state` says what is wrong
         return ""
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from minikd.errors import MinikdError
 from minikd.experiment.journal import read_log
-from minikd.files import write_json
+from minikd.files import parse_json, read_text, write_json
 
 # key in log.jsonl: name of the curve
 CURVES = {
@@ -192,9 +192,9 @@ class WandbRun:
 
     def _ids(self) -> dict:
         try:
-            known = json.loads(self.known.read_text(encoding="utf-8"))
+            known = parse_json(read_text(self.known))
             return {name: run for name, run in known.items() if {"id", "log begins"} <= run.keys()}
-        except (OSError, ValueError, AttributeError):  # none yet, or damaged
+        except (OSError, ValueError, AttributeError, TypeError):  # none yet, or damaged
             return {}
 
     def _chart(self, split: str, figures: dict) -> dict:

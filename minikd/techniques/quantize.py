@@ -64,7 +64,7 @@ def new_model(config: EncoderConfig) -> Classifier:
             model.set_submodule(name, kind(*module.weight.shape, config.quantization))
     for layer in model.encoder.layers:
         layer.attention.__class__ = QuantizedSelfAttention
-    model.to_empty(device="cpu").requires_grad_(False)
+    model.to_empty(device=torch.get_default_device()).requires_grad_(False)
     for parameter in model.parameters():
         parameter.zero_()
     return model
