@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from minikd.batching import Batch, TokenizedSplit, make_batches, plan_batches
 from minikd.config import TrainConfig
-from minikd.errors import MinikdError
+from minikd.errors import MinikdError, is_full_memory
 from minikd.inference import autocast, compute_logits
 from minikd.losses import hard_loss, kd_loss
 from minikd.metrics import confusion_matrix
@@ -66,6 +66,8 @@ class TrainState:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
         except Exception as error:  # torch raises several kinds
+            if is_full_memory(error):  # nothing is wrong with the state
+                raise
             raise MinikdError(
                 f"the saved state does not fit the model ({type(error).__name__}); run without `resume`"
             ) from None

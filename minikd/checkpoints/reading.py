@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minikd.errors import MinikdError
+from minikd.errors import MinikdError, is_full_memory
 
 
 @contextmanager
@@ -22,6 +22,8 @@ def reading(path: Path, fault: str | None = None) -> Iterator[None]:
     except OSError as error:
         raise MinikdError(f"{path}: cannot be read ({error.strerror or error}); this file is needed") from None
     except Exception as error:
+        if is_full_memory(error):
+            raise MinikdError(f"{path}: does not fit into the memory that is free") from None
         if fault is None:
             raise
         reason = str(error).strip().splitlines() or [type(error).__name__]

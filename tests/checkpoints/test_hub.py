@@ -6,6 +6,7 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -339,6 +340,7 @@ class Hub:
         def metadata(url):
             if self.offline:
                 raise ConnectionError
+            return SimpleNamespace(commit_hash=COMMIT)
 
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", self)
         monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
