@@ -123,8 +123,11 @@ def run(main) -> None:
         raise KeyboardInterrupt("stopped by SIGTERM")
 
     signal.signal(signal.SIGTERM, terminate)
+    if None in (sys.stdin, sys.stdout, sys.stderr):  # closed from the start
+        while os.open(os.devnull, os.O_RDWR) < 2:  # or a file that is opened later would get what is printed
+            pass
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed from the start: what is printed must not go to the next file opened
+        if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
         if hasattr(getattr(sys, name), "reconfigure"):  # a terminal that lacks a character must not end a run
             getattr(sys, name).reconfigure(errors="backslashreplace")

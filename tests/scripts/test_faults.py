@@ -168,7 +168,7 @@ def test_a_file_that_vanishes_after_its_folder_was_listed_is_named(tmp_path):
         assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
 
 
-DEEP = "/".join(["d" * 200] * 19)
+DEEP = "/".join(["d" * 200] * 20)
 
 
 @pytest.mark.parametrize("name", ["a space\nand a line é 电 \u202e", "-dash", "y" * 251, DEEP[:3780]],
