@@ -48,7 +48,8 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    # A part of the name: with more around it, one of 255 bytes, the most that there may be, would be too long.
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -148,10 +149,13 @@ def fingerprint(*parts: Any) -> str:
 def check_writable(folder: Path, setting: str = "`run_dir`") -> None:
     """Makes the folder that `setting` names. Raises MinikdError if nothing can be written to it: before hours of
     training, not after."""
-    probe = folder / f".writable-{os.getpid()}"
+    probe = folder / f".writable-{os.getpid()}{'-' * 100}"  # as long as the paths of what will be in it
     try:
+        os.fsencode(folder).decode()
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("probe")
         probe.unlink()
     except OSError as error:
         raise MinikdError(f"{setting} {folder}: cannot be written to ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise MinikdError(f"{setting} {folder}: a name that is not UTF-8 cannot be read again; give another") from None

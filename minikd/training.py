@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from minikd.batching import Batch, TokenizedSplit, make_batches, plan_batches
 from minikd.config import TrainConfig
-from minikd.errors import MinikdError
+from minikd.errors import MinikdError, is_full_memory
 from minikd.inference import autocast, compute_logits
 from minikd.losses import hard_loss, kd_loss
 from minikd.metrics import confusion_matrix
@@ -73,6 +73,8 @@ class TrainState:
             if state["cuda_rng"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
         except Exception as error:  # torch raises several kinds
+            if is_full_memory(error):  # nothing is wrong with the state
+                raise
             raise MinikdError(
                 f"the saved state does not fit the model ({type(error).__name__}); run without `resume`"
             ) from None

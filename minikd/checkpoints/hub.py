@@ -1,5 +1,7 @@
 """A model's folder, here or fetched from Hugging Face's hub, and the weights in it."""
 
+import hashlib
+import re
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -49,12 +51,12 @@ def model_folder(name_or_dir) -> Path:
 
 
 def _why_unreached(name: str) -> str | None:
-    """The name of the error where the hub cannot be reached, or does not have this model for us; else None."""
+    """In words, or as an error's name, why the hub cannot be reached or does not have this model; None: it has."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url  # imported here: slow, and most runs use a folder
 
     try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"))
-        return None
+        answer = get_hf_file_metadata(hf_hub_url(name, "config.json"))
+        return None if answer.commit_hash else "another page is in its place"  # of a hotel's or a company's network
     except Exception as error:  # of kinds that differ between the library's versions
         return type(error).__name__
 
@@ -65,17 +67,38 @@ def _fetch(name: str, file: str, offline: bool) -> Path | None:
     Raises MinikdError for a file that may exist, but cannot be fetched: without its tokenizer_config.json, say, a model
     would get other ids.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(name, file, local_files_only=offline))
+        before = try_to_load_from_cache(name, file)
+        path = Path(hf_hub_download(name, file, local_files_only=offline))
     except Exception as error:  # of kinds that differ between the library's versions
         absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
         if offline or absent:
             return None
         reason = type(error.__cause__ or error).__name__
         raise MinikdError(f"{name}: {file} cannot be fetched from the hub ({reason}); run the command again") from None
+    if not offline and str(path) != before:
+        _check_hash(path, name)
+    return path
+
+
+def _check_hash(path: Path, name: str) -> None:
+    """Raises MinikdError where a large file from the hub is not what its SHA-256 says, and deletes it. The hub's cache
+    names each large file by its hash, but the library compares sizes alone."""
+    content = path.resolve()
+    if not re.fullmatch("[0-9a-f]{64}", content.name):
+        return
+    with content.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != content.name:
+        content.unlink()
+        path.unlink()
+        raise MinikdError(
+            f"{name}: {path.name} came from the hub with the wrong SHA-256 ({found[:16]}…, not {content.name[:16]}…), "
+            f"deleted; run the command again"
+        )
 
 
 def is_fine_tuned(name_or_dir) -> bool:

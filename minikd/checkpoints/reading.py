@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minikd.errors import MinikdError
+from minikd.errors import MinikdError, is_full_memory
 from minikd.files import parse_json, read_text
 
 
@@ -22,6 +22,8 @@ def reading(path: Path, fault: str | None = None) -> Iterator[None]:
     except OSError as error:
         raise MinikdError(f"{path}: cannot be read ({error.strerror or error}); this file is needed") from None
     except BaseException as error:
+        if is_full_memory(error):
+            raise MinikdError(f"{path}: does not fit into the memory that is free") from None
         known = isinstance(error, Exception) or type(error).__name__ == "PanicException"  # of a library in Rust
         if fault is None or not known:
             raise

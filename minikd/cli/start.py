@@ -1,10 +1,12 @@
 """From flags to a run: defaults, device, data and settings; and how a user's mistake is reported."""
 
 import argparse
+import errno
+import os
 import re
 import signal
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,13 +17,14 @@ from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, corpus_name, default
 from minikd.config import TrainConfig
 from minikd.datasets import Dataset, load_dataset
 from minikd.datasets.classes import label_counts, rare_labels
-from minikd.errors import MinikdError
+from minikd.errors import MinikdError, is_full_memory
 from minikd.evaluation.memory import keep_freed_memory
 from minikd.files import check_writable
 from minikd.inference import choose_device, choose_precision
 from minikd.techniques.layer_losses import LAYER_LOSSES, LayerLosses
 from minikd.techniques.lora import TARGETS, LoRA
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST = 2000  # characters of an error: it may quote a file
 FLAGS = {"run_dir": "output-dir", "agreement": "fpb-agreement"}  # settings whose flag has another name
 
@@ -121,18 +124,28 @@ def run(main) -> None:
         raise KeyboardInterrupt("stopped by SIGTERM")
 
     signal.signal(signal.SIGTERM, terminate)
-    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character must not end a run
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    if None in (sys.stdin, sys.stdout, sys.stderr):  # closed from the start
+        while os.open(os.devnull, os.O_RDWR) < 2:  # or a file that is opened later would get what is printed
+            pass
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        if hasattr(getattr(sys, name), "reconfigure"):  # a terminal that lacks a character must not end a run
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         with redirect_stdout(Printable(sys.stdout)):
             main()
+        sys.stdout.flush()
     except KeyboardInterrupt as stop:
         print(f"\n{script}: {printable(_with_flags(str(stop))) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output (head, less) went away
-        sys.stderr.close()
-        sys.exit(1)
+    except BrokenPipeError:  # the reader of our output (head, less, tee) went away
+        with suppress(OSError):
+            print(f"{script}: error: nobody reads stdout any more; --resume continues a training", file=sys.stderr)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in (1, 2):  # or Python's own last flush would fail too
+            os.dup2(nowhere, number)
+        sys.exit(2)
     except Exception as error:
         message = _advice(error)
         if message is None:
@@ -166,13 +179,14 @@ def _advice(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory is full: try a smaller --batch-size (with --grad-accum) or --max-length"
-    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+    if is_full_memory(error):
         return "the memory is full: try a smaller model, --batch-size or --max-length"
     if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         return f"--compile: torch.compile failed ({reason}); a C++ compiler is needed, or leave it out"
     if isinstance(error, OSError) and error.strerror is not None:
-        return f"{error.filename or 'file'}: {error.strerror}"
+        remedy = "; make room, and run the command again (a training: with --resume)" * (error.errno in FULL_DISK)
+        return f"{error.filename or 'stdout'}: {error.strerror}{remedy}"  # files name themselves
     return None
 
 

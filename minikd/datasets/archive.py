@@ -152,8 +152,7 @@ def _fetch(url: str, part: Path) -> None:
         continues = response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
         if response.status != http.client.PARTIAL_CONTENT or not continues:
             done = 0  # the server ignores ranges and sends the file from its start
-        length = response.headers.get("Content-Length")
-        total = done + int(length) if length else None
+        total = done + response.length if response.length else None  # None where Content-Length is no number
         with (
             open(part, "ab" if done else "wb") as file,
             tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=part.stem) as bar,

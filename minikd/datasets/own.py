@@ -25,6 +25,7 @@ def load(path, layout: Layout, model_labels=None, may_lack_labels: bool = False)
     """
     path = Path(path)
     name = path.resolve().stem if path.is_file() else path.resolve().name
+    name = os.fsencode(name).decode(errors="replace")  # of other bytes than UTF-8, which no picture can show
     files = _split_files(path) if path.is_dir() else {"train": path}
     rows = {split: read_rows(file, layout) for split, file in files.items()}
     for split, of_split in rows.items():

@@ -33,8 +33,10 @@ PART = 8192  # examples whose logits are kept as soon as they are there
 
 
 def cache_folder() -> Path:
-    """The folder of the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "minikd"
+    """The folder of the user's cache. For a user without a home, one that cannot be made: nothing is kept."""
+    home = os.path.expanduser("~")  # "~" where there is none
+    cache = os.environ.get("XDG_CACHE_HOME") or (os.path.join(home, ".cache") if home != "~" else os.devnull)
+    return Path(cache) / "minikd"
 
 
 def tokens_of(split: Split, classifier: TextClassifier, cache: bool = True) -> TokenizedSplit:

@@ -47,7 +47,7 @@ class Results:
         folder = Path(folder)
         for seed_folder in seed_folders:
             for stale in seed_folder.glob("predictions-*.csv"):  # of an earlier run, perhaps with other models
-                stale.unlink()
+                stale.unlink(missing_ok=True)
         for name, of_seeds in self.logits.items():
             for seed_folder, logits in zip(seed_folders or [folder], of_seeds):
                 write_predictions(seed_folder / f"predictions-{name}.csv", self.split, logits, self.values["labels"])

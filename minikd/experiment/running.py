@@ -4,28 +4,31 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from minikd.batching import SORTED_TOGETHER, TokenizedSplit
 from minikd.config import TrainConfig
-from minikd.errors import MinikdError
+from minikd.errors import MinikdError, is_full_memory
 from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory, return_freed_memory
 from minikd.experiment.journal import open_log
 from minikd.experiment.progress import Estimate
-from minikd.experiment.state import Saver, StopSignal, load_state
+from minikd.experiment.state import Saver, StopSignal, is_finite, load_state, skipped_steps
 from minikd.experiment.tracking import Tracking
 from minikd.files import CleanUp
 from minikd.model import Classifier
-from minikd.training import Loss, Progress, fit
+from minikd.training import Loss, Progress, TrainState, fit
 
 LOG_EVERY = 10  # optimizer steps
 RETURN_MEMORY_EVERY = 100  # optimizer steps
+# For a training that diverged. The state before it stays, but belongs to these settings: it would diverge again.
+REMEDY = "run again without `resume`, with a smaller `lr` or `precision` fp32"
 
 
 @dataclass
@@ -82,7 +85,7 @@ def run_training(
     per_epoch = config.steps_per_epoch(len(data))
     signals = folder is not None and threading.current_thread() is threading.main_thread()
 
-    with CleanUp() as stack:
+    with advice_on_memory(run.name, config), CleanUp() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         steps = fit(model, data, validation, config, loss, device=device, precision=precision, compile=run.compile,
                     keep_last=run.keep_last, saved=saved)  # fmt: skip
@@ -101,6 +104,8 @@ def run_training(
             stopping = stop is not None and stop.requested
             ends_epoch = done.state.step % per_epoch == 0 or done.state.step == done.total_steps
             due = stopping or (saver is not None and saver.is_due())
+            if due or ends_epoch:  # one that diverged must not replace the last good state, and is named by its step
+                journal.check(done.state)
             if not epoch_is_over and (ends_epoch or not due):
                 continue  # the last step of an epoch waits for its validation
             if saver:
@@ -111,6 +116,19 @@ def run_training(
         if len(history) < config.total_epochs(len(data)):
             display.say(f"{run.name}: no better epoch in the last {config.patience}; stopping early")
     return history
+
+
+@contextmanager
+def advice_on_memory(name: str, config: TrainConfig) -> Iterator[None]:
+    """Within the block, an error that means full memory becomes a MinikdError that says which settings need less."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full_memory(error):
+            raise
+        half = f"`batch_size` {config.batch_size // 2} with `grad_accum` {2 * config.grad_accum}"
+        half = f"{half} (as many examples a step), or " if config.batch_size > 1 else ""
+        raise MinikdError(f"{name}: the memory is full; try {half}a smaller `max_length`, without `resume`") from None
 
 
 class Display:
@@ -129,25 +147,31 @@ class Display:
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self.shown:
-            self.bar.write(line)
+            with suppress(OSError):  # nobody reads it any more: no reason to lose a training
+                self.bar.write(line)
 
     def close(self) -> None:
         """Ends the bar."""
-        self.bar.close()
+        with suppress(OSError):
+            self.bar.close()
 
     def show(self, done: Progress) -> None:
         """Moves the bar; after an epoch, prints its figures."""
         if done.scores:
+            skipped = skipped_steps(done.state) if done.state.scaler.is_enabled() else 0
+            note = f"; {skipped} of {done.state.step} steps skipped, beyond the range of fp16" if skipped else ""
             self.say(
                 f"{self.name}: epoch {done.scores['epoch']} of {self.epochs}, validation accuracy "
-                f"{done.scores['validation_accuracy']:.4f}, loss {done.scores['validation_loss']:.4f}"
+                f"{done.scores['validation_accuracy']:.4f}, loss {done.scores['validation_loss']:.4f}{note}"
             )
             return
-        self.bar.update(done.examples)
+        with suppress(OSError):
+            self.bar.update(done.examples)
         if line := self.estimate.after_step(done.tokens):
             self.say(line)
         if done.state.step % LOG_EVERY == 0 or done.state.step == done.total_steps:
-            self.bar.set_postfix_str(f"loss {float(done.loss):.3f}, lr {done.lr:.1e}")
+            with suppress(OSError):
+                self.bar.set_postfix_str(f"loss {float(done.loss):.3f}, lr {done.lr:.1e}")
 
 
 class Journal:
@@ -160,31 +184,52 @@ class Journal:
             self.file = open_log(run.partial, step)
             self.track = run.tracking.start(run.folder, labels, run.arguments | settings, run.partial)
         self.since, self.examples = time.perf_counter(), 0
+        self.losses: list[Tensor] = []  # of the steps that are not yet known to be finite
 
     def write(self, done: Progress, device: torch.device) -> None:
         """Writes a line for the epoch, or for every tenth step and the last. Raises MinikdError for a loss that is not
         finite."""
         self.examples += done.examples
         if done.scores:
-            self._record(done.scores)
+            scaling = done.state.scaler.is_enabled()
+            self._record(done.scores | ({"skipped_steps": skipped_steps(done.state)} if scaling else {}))
             self.since, self.examples = time.perf_counter(), 0
-        elif done.state.step % LOG_EVERY == 0 or done.state.step == done.total_steps:
-            loss = float(done.loss)  # the only place that waits for the device
-            if not math.isfinite(loss):
-                raise MinikdError(
-                    f"{self.name}: the loss became {loss} at step {done.state.step}; try a smaller `lr`, or "
-                    f"`precision` fp32"
-                )
+            return
+        self.losses.append(done.loss)
+        if done.state.step % LOG_EVERY == 0 or done.state.step == done.total_steps:
+            loss = self._last_loss(done.state)
             line = {"step": done.state.step, "epoch": done.epoch, "loss": loss, "lr": done.lr}
             now = time.perf_counter()
             speed = {"examples_per_second": self.examples / (now - self.since)}
             self._record(line | speed | {"memory_mb": peak_memory_mb(device)})
             self.since, self.examples = now, 0
 
+    def check(self, training: TrainState) -> None:
+        """Raises MinikdError where the weights are not finite."""
+        if not is_finite(training):
+            self._last_loss(training)
+            raise MinikdError(f"{self.name}: weights are not finite after step {training.step}; {REMEDY}")
+
+    def _last_loss(self, training: TrainState) -> float:
+        """The last finite loss since the line before. Raises MinikdError for the first that is not finite; in fp16,
+        where GradScaler leaves out such a step, only if all are."""
+        losses = torch.stack(self.losses).tolist() if self.losses else []  # the only place that waits for the device
+        self.losses = []
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        if len(finite) < len(losses) and not (finite and training.scaler.is_enabled()):
+            first = next(i for i, loss in enumerate(losses) if not math.isfinite(loss))
+            step = training.step - len(losses) + 1 + first
+            raise MinikdError(f"{self.name}: the loss became {losses[first]} at step {step}; {REMEDY}")
+        return finite[-1] if finite else 0.0
+
     def _record(self, line: dict) -> None:
         if self.file is not None:
-            self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
+            try:
+                self.file.write(json.dumps(line) + "\n")
+                self.file.flush()
+            except OSError as error:  # of a full disk, which does not name the file
+                error.filename = self.file.name
+                raise
         if self.track:
             self.track(line)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from minikd.errors import MinikdError
+from minikd.errors import MinikdError, is_full_memory
 from minikd.experiment.journal import are_figures
 from minikd.files import atomic_file, regular_file
 from minikd.training import TrainState
@@ -50,6 +50,17 @@ class Saver:
         self.seconds = self.last - began
 
 
+def skipped_steps(training: TrainState) -> int:
+    """How many steps changed nothing: in fp16 GradScaler leaves out those whose gradients are not finite."""
+    taken = [state["step"] for state in training.optimizer.state.values()]
+    return training.step - (int(torch.stack(taken).max()) if taken else 0)
+
+
+def is_finite(training: TrainState) -> bool:
+    """Whether all weights are finite, so that it is worth continuing from them."""
+    return bool(torch.stack([parameter.isfinite().all() for parameter in training.model.parameters()]).all())
+
+
 def save_state(path: Path, origin: dict, training: TrainState) -> None:
     """Writes all that the rest of the training depends on, atomically, with its `origin`: made_from and command."""
     with atomic_file(path) as file:
@@ -73,6 +84,8 @@ def load_state(path: Path, made_from: dict) -> dict | None:
         if missing or not _is_state(state):
             raise ValueError(missing)
     except Exception as error:  # torch.load alone raises half a dozen kinds for a broken file
+        if is_full_memory(error):  # nothing is wrong with the file
+            raise
         raise MinikdError(f"{path}: cannot be resumed from ({type(error).__name__}); run without `resume`") from None
     if differs:
         raise MinikdError(

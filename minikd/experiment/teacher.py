@@ -145,7 +145,7 @@ def add_times(
             if cache.stat().st_mtime < began:
                 found.append(f"the {row['name']}'s logits")
         if row["name"] == "distilled":
-            row["run_minutes"] = (time.time() - began) / 60
+            row["run_minutes"] = max(time.time() - began, 0) / 60  # a clock may have been set back
     return found
 
 

@@ -1,11 +1,13 @@
 """Weights in one file or in many, under wrapped names, here or fetched by name: the same model, or one clear line."""
 
+import hashlib
 import http.server
 import json
 import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -339,6 +341,7 @@ class Hub:
         def metadata(url):
             if self.offline:
                 raise ConnectionError
+            return SimpleNamespace(commit_hash=COMMIT)
 
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", self)
         monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
@@ -385,28 +388,51 @@ def test_a_repository_without_weights_is_answered_with_what_to_put_where(saved, 
 
 
 COMMIT = "0123456789" * 4
+CUT_AT = 20_000  # bytes
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """Files of a folder as the hub serves them. Those in `broken` get a status instead, by all or some methods."""
+    """Files of a folder as the hub serves them. Those in `broken` get a status instead, by all or some methods; those
+    in `faults` arrive otherwise than whole. With `page`, every answer is a page of the network that we are in."""
 
     def do_HEAD(self):
+        if self.server.page:
+            return self.answer(b"<html>Welcome to our hotel! Please log in.</html>", 200, {})
         self.server.asked.append((self.command, name := self.path.rpartition("/")[2]))
         status, methods = self.server.broken.get(name, (200, ()))
         if self.command not in methods:
             status = 200 if (self.server.folder / name).is_file() else 404
         content = (self.server.folder / name).read_bytes() if status == 200 else b""
+        tag = hashlib.sha256(content).hexdigest() if name in self.server.faults else name
+        error = {"X-Error-Code": "EntryNotFound"} if status == 404 else {}
+        self.answer(content, status, {"X-Repo-Commit": COMMIT, "ETag": f'"{tag}"'} | error)
+
+    def do_GET(self):
+        fault = self.server.faults.get(name := self.path.rpartition("/")[2])
+        if fault is None:
+            return self.do_HEAD()
+        content, asked = (self.server.folder / name).read_bytes(), self.headers.get("Range")
+        self.server.ranges.append(asked)
+        if fault == "wrong bytes":
+            self.answer(content[::-1], 200, {})
+        elif fault == "wrong length":
+            self.answer(content[:-7], 200, {})
+        elif not asked:  # cut
+            self.answer(content[:CUT_AT], 200, {"Content-Length": str(len(content))})
+        elif fault == "cut":
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            place = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.answer(content[start:], 206, {"Content-Range": place})
+        else:  # and afterwards ranges are ignored
+            self.answer(content, 200, {})
+
+    def answer(self, content, status, headers):
         self.send_response(status)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{name}"')
-        if status == 404:
-            self.send_header("X-Error-Code", "EntryNotFound")
+        for name, value in ({"Content-Length": str(len(content))} | headers).items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content)
-
-    do_GET = do_HEAD
 
     def log_message(self, *arguments):
         pass
@@ -424,6 +450,7 @@ def hub(saved, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         server.folder, server.broken, server.asked = saved[1], {}, []
+        server.faults, server.ranges, server.page = {}, [], False
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(constants, "ENDPOINT", address)
         monkeypatch.setattr(
@@ -463,6 +490,37 @@ def test_files_that_do_not_exist_on_the_hub_are_ignored_and_a_copy_serves_while_
     assert model_folder("someone/some-model") == folder  # no network
     (folder / "model.safetensors").unlink()
     assert "neither a folder here nor to be fetched from the hub" in refusal(model_folder, "someone/some-model")
+
+
+@pytest.mark.parametrize("fault, ranges, words", [
+    ("cut", [None, f"bytes={CUT_AT}-"], None),
+    ("cut and without ranges", [None, f"bytes={CUT_AT}-"], None),
+    ("wrong length", [None], "model.safetensors cannot be fetched from the hub (OSError); run the command again"),
+    ("wrong bytes", [None], "model.safetensors came from the hub with the wrong SHA-256 ("),
+])  # fmt: skip
+def test_weights_that_come_otherwise_than_whole_are_continued_or_refused_and_never_used(
+    hub, fault, ranges, words, monkeypatch
+):
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # what is written at a time
+    whole = (hub.folder / "model.safetensors").read_bytes()
+    hub.faults = {"model.safetensors": fault}
+    if words:
+        assert f"someone/some-model: {words}" in refusal(model_folder, "someone/some-model")
+        hub.faults = {}
+    assert (model_folder("someone/some-model") / "model.safetensors").read_bytes() == whole
+    assert hub.ranges == ranges
+
+
+def test_a_page_in_the_place_of_the_hub_is_no_model_and_an_earlier_copy_serves(hub, tmp_path):
+    hub.page = True
+    assert "nor to be fetched from the hub (another page is in its place)" in refusal(
+        model_folder, "someone/some-model"
+    )
+    assert not list(tmp_path.glob("cache/**/config.json"))
+    hub.page = False
+    folder = model_folder("someone/some-model")
+    hub.page = True
+    assert model_folder("someone/some-model") == folder
 
 
 def test_what_the_hub_does_not_have_is_answered_with_what_to_put_where(hub):

@@ -3,6 +3,7 @@
 bf16 is checked on every machine; what needs an NVIDIA GPU is skipped without one (tests/gpu_check.sh runs it there).
 """
 
+import math
 import os
 import signal
 from dataclasses import replace
@@ -13,7 +14,9 @@ from equality import CONFIGS, assert_equal, compare, moved, random_batch, random
 from helpers import train
 from test_training import SETTINGS, log_lines, make_model, tiny_data
 
+from minikd.errors import MinikdError
 from minikd.experiment.caches import model_fingerprint
+from minikd.experiment.journal import read_log
 from minikd.inference import autocast, compute_logits
 from minikd.model import Classifier
 
@@ -96,7 +99,20 @@ def test_a_run_in_fp16_that_overflows_at_first_lowers_its_scale_and_learns(data,
     assert max(line["validation_accuracy"] for line in history) > 0.8
 
 
-def test_fp16_scales_the_loss_and_clips_the_true_gradient(data, tmp_path):
+def test_a_loss_that_is_not_finite_skips_its_step_in_fp16_and_is_counted(data, tmp_path):
+    def teacher(batch):
+        return torch.full((len(batch.index), 2), math.nan if 3 in batch.index else 1.0)
+
+    model, settings = make_model(), replace(SETTINGS, precision="fp16", alpha=0.5)
+    history = train(model, *data, settings, tmp_path, CPU, teacher=teacher)
+    assert len(history) == settings.epochs and all(torch.isfinite(one).all() for one in model.parameters())
+    counts = [line["skipped_steps"] for line in read_log(tmp_path) if "validation_loss" in line]
+    assert counts == list(range(1, settings.epochs + 1))  # one batch of each epoch
+    with pytest.raises(MinikdError, match="the loss became nan"):
+        train(make_model(), *data, replace(settings, precision="fp32"), tmp_path / "fp32", CPU, teacher=teacher)
+
+
+def test_fp16_scales_the_loss_and_clips_the_true_gradient(data, tmp_path, capsys):
     """Unclipped and with steps that are clipped, in fp16 as in fp32. A first step that overflows is left out, and a run
     that is resumed after it keeps the lower scale."""
     labels = torch.from_numpy(data[0].labels)
@@ -126,6 +142,12 @@ def test_fp16_scales_the_loss_and_clips_the_true_gradient(data, tmp_path):
     train(resumed, *data, settings, tmp_path / "cut", CPU, teacher=teacher, resume=True)
     scales = [torch.load(tmp_path / name / "state.pt", weights_only=True)["scaler"] for name in ("whole", "cut")]
     assert scales[0] == scales[1] and 1 < scales[0]["scale"] < 65536
+    skipped = [[line["skipped_steps"] for line in read_log(tmp_path / name) if "validation_loss" in line]
+               for name in ("whole", "cut")]  # fmt: skip
+    assert skipped[0] == skipped[1] and skipped[0][-1] == math.log2(65536 / scales[0]["scale"])  # each halves it
+    assert (
+        f"{skipped[0][-1]} of {scales[0]['_growth_tracker'] + skipped[0][-1]} steps skipped" in capsys.readouterr().out
+    )
     assert model_fingerprint(resumed) == model_fingerprint(whole)
     assert all(torch.isfinite(parameter).all() for parameter in whole.parameters())
 

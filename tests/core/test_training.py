@@ -24,7 +24,7 @@ from minikd.config import EncoderConfig, TrainConfig
 from minikd.datasets import Split
 from minikd.errors import MinikdError
 from minikd.experiment.caches import cached_tokens, model_fingerprint
-from minikd.experiment.state import StopSignal, load_state, save_state
+from minikd.experiment.state import Saver, StopSignal, load_state, save_state
 from minikd.inference import choose_device, choose_precision, compute_logits, forward_only
 from minikd.losses import hard_loss, kd_loss
 from minikd.model import Classifier
@@ -268,20 +268,25 @@ def test_a_state_that_cannot_be_written_whole_leaves_the_one_before(data, tmp_pa
 def test_a_state_holds_everything_that_the_rest_of_a_run_depends_on(data, tmp_path):
     """Also the scale of fp16's loss, the best epoch so far and the numbers that dropout will draw."""
     made_from = {"settings": {"lr": 1.0}}
-    settings, best = replace(SETTINGS, epochs=1), {"epoch": 2, "scores": {"validation_loss": 0.5}, "weights": {}}
+    settings, scores = replace(SETTINGS, epochs=1), {"validation_accuracy": 0.25, "validation_loss": 0.5}
     models = [make_model(seed) for seed in (1, 2)]
+    weights = {name: tensor.clone() for name, tensor in make_model(3).state_dict().items()}
+    best, history = {"epoch": 2, "scores": scores, "weights": weights}, [{"epoch": 1, "step": 3, **scores}]
     optimizers = [make_optimizer(model, settings, CPU) for model in models]
     scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for scale in (8.0, 64.0)]
     for parameter in models[0].parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizers[0].step()
     torch.manual_seed(9)
-    saved = TrainState(models[0], optimizers[0], scalers[0], 7, [{"epoch": 1}], best, 3.5)
+    saved = TrainState(models[0], optimizers[0], scalers[0], 7, history, best, 3.5)
     save_state(tmp_path / "state.pt", {"made_from": made_from}, saved)
     drawn = torch.rand(5)
     loaded = TrainState(models[1], optimizers[1], scalers[1])
     loaded.load_state_dict(load_state(tmp_path / "state.pt", made_from))
-    assert (loaded.step, loaded.history, loaded.best, loaded.seconds) == (7, [{"epoch": 1}], best, 3.5)
+    assert (loaded.step, loaded.history, loaded.seconds) == (7, history, 3.5)
+    assert (loaded.best["epoch"], loaded.best["scores"]) == (2, scores)
+    assert loaded.best["weights"].keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.best["weights"].items())
     assert torch.equal(torch.rand(5), drawn)
     assert model_fingerprint(models[1]) == model_fingerprint(models[0])
     assert scalers[1].state_dict() == scalers[0].state_dict() and scalers[1].state_dict()["scale"] == 8.0
@@ -413,16 +418,46 @@ def test_patience_stops_after_epochs_that_are_no_better(data, tmp_path):
     assert len(history) == best + 2 < 9
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(data, tmp_path):
-    with pytest.raises(MinikdError, match="the loss became nan at step 10"):
-        train(
-            make_model(),
-            *data,
-            SETTINGS,
-            tmp_path,
-            CPU,
-            teacher=lambda batch: torch.full((len(batch.index), 2), math.nan),
-        )
+@pytest.mark.parametrize("every_step", [True, False])
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_keeps_the_last_good_state(
+    data, tmp_path, monkeypatch, every_step
+):
+    """Here step 17, in the second epoch of 13 steps each, and between two lines of the log."""
+    calls = []
+
+    def teacher(batch, broken=False):
+        calls.append(batch)
+        return torch.full((len(batch.index), 2), math.nan if broken and len(calls) >= 17 else 1.0)
+
+    whole, resumed = make_model(), make_model(seed=1)
+    train(whole, *data, replace(SETTINGS, alpha=0.5), tmp_path / "whole", CPU, teacher=teacher)
+    calls.clear()
+    monkeypatch.setattr(Saver, "is_due", lambda self: every_step)
+    with pytest.raises(MinikdError, match="the loss became nan at step 17; run again without `resume`, with a smaller"):
+        train(make_model(), *data, replace(SETTINGS, alpha=0.5), tmp_path / "cut", CPU,
+              teacher=lambda batch: teacher(batch, broken=True))  # fmt: skip
+    assert torch.load(tmp_path / "cut/state.pt", weights_only=True)["step"] == (16 if every_step else 13)
+    train(resumed, *data, replace(SETTINGS, alpha=0.5), tmp_path / "cut", CPU, teacher=teacher, resume=True)
+    assert model_fingerprint(resumed) == model_fingerprint(whole)
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+], ids=["python", "cpu", "cuda"])  # fmt: skip
+@pytest.mark.parametrize(("batch_size", "words"), [
+    (8, "train: the memory is full; try `batch_size` 4 with `grad_accum` 6 (as many examples a step), or a smaller "
+        "`max_length`, without `resume`"),
+    (1, "train: the memory is full; try a smaller `max_length`, without `resume`"),
+])  # fmt: skip
+def test_where_memory_is_full_a_smaller_batch_is_named(data, tmp_path, error, batch_size, words):
+    def teacher(batch):
+        raise error
+
+    with pytest.raises(MinikdError) as caught:
+        train(make_model(), *data, replace(SETTINGS, batch_size=batch_size, grad_accum=3, alpha=0.5), tmp_path, CPU,
+              teacher=teacher)  # fmt: skip
+    assert str(caught.value) == words
 
 
 def test_bf16_trains_and_leaves_fp32_weights(data, tmp_path):
@@ -453,13 +488,10 @@ def test_the_norm_that_is_clipped_is_the_true_one_though_fp16_scales_the_loss(da
 
 
 def test_validation_logits_that_are_not_finite_end_the_run(data, tmp_path):
-    split = replace(data[0], offsets=data[0].offsets[:9], labels=data[0].labels[:8])  # one step, of no line in the log
-
-    def teacher(batch):
-        return torch.full((len(batch.index), 2), math.nan)
-
+    """The loss of the one step is finite, and so are the weights after it, but too large to compute with."""
+    split = replace(data[0], offsets=data[0].offsets[:9], labels=data[0].labels[:8])
     with pytest.raises(MinikdError, match="logits that are not finite"):
-        train(make_model(), split, data[1], replace(SETTINGS, epochs=2, alpha=0.5), tmp_path, CPU, teacher=teacher)
+        train(make_model(), split, data[1], replace(SETTINGS, epochs=2, lr=1e30), tmp_path, CPU)
 
 
 @pytest.mark.skipif(

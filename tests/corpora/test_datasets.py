@@ -540,10 +540,15 @@ def test_fpb_with_other_content_is_refused(tmp_path):
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PAGE = b"<html>Please log in.</html>"
+LENGTHS = {"/page": str(len(PAGE)), "/short": "1000", "/odd": "many"}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT: /plain ignores ranges, /cut closes the connection half-way, anything else honours ranges."""
+    """Serves CONTENT: /plain ignores ranges, /cut closes the connection half-way, anything else honours ranges.
+
+    /page is a page of HTML; /short and /odd say a length that is too small, and one that is no number.
+    """
 
     def do_GET(self):
         wanted = self.headers.get("Range")
@@ -551,6 +556,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         start = 0
         if self.path == "/missing":
             return self.send_error(404)
+        if self.path in LENGTHS:
+            self.send_response(200)
+            self.send_header("Content-Length", LENGTHS[self.path])
+            self.end_headers()
+            return self.wfile.write(PAGE if self.path == "/page" else CONTENT)
         if wanted and self.path != "/plain":
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start >= len(CONTENT):
@@ -619,6 +629,18 @@ def test_a_whole_part_is_used_without_a_request(server, tmp_path):
 def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
     message = refusal(download, f"{server.url}/ranges", tmp_path / "archive.zip", "0" * 64)
     assert "wrong SHA-256" in message and f"{server.url}/ranges" in message and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("part", [b"", CONTENT[:1000]], ids=["new", "continued"])
+def test_another_length_than_the_files_is_noticed_and_one_that_is_no_number_ignored(server, tmp_path, part):
+    path = tmp_path / "archive.zip"
+    for wrong in ("page", "short"):
+        write(tmp_path / "archive.zip.part", part)
+        message = refusal(download, f"{server.url}/{wrong}", path, SHA256)
+        assert "wrong SHA-256" in message and str(path) in message and os.listdir(tmp_path) == []
+    write(tmp_path / "archive.zip.part", part)
+    download(f"{server.url}/odd", path, SHA256)
+    assert path.read_bytes() == CONTENT and os.listdir(tmp_path) == ["archive.zip"]
 
 
 def test_no_network_is_one_line_with_address_and_place(server, tmp_path):
