@@ -151,7 +151,9 @@ def run(main) -> None:
         if message is None:
             raise
         line = printable(_with_flags(" ".join(message.split())))
-        print(f"{script}: error: {line if len(line) <= LONGEST else line[:LONGEST] + '…'}", file=sys.stderr)
+        if len(line) > LONGEST:  # what was wrong is at the end
+            line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+        print(f"{script}: error: {line}", file=sys.stderr)
         sys.exit(2)
 
 

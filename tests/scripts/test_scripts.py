@@ -32,7 +32,7 @@ def test_distill_leaves_three_models_and_their_comparison(script, corpus, bare):
     output = Path("runs/films")
     names = ("teacher", "distilled", "baseline")
     assert files_of(output) == {
-        "results.json", "results.md", "dashboard.png", "teacher-logits.safetensors",
+        ".command", "results.json", "results.md", "dashboard.png", "teacher-logits.safetensors",
         *(f"predictions-{name}.csv" for name in names),
         *(f"{name}/{file}" for name in names for file in MODEL_FILES | {"log.jsonl"}),
     }  # fmt: skip
