@@ -21,7 +21,9 @@ def read_log(folder: Path) -> list[dict]:
     for line in text.splitlines():
         with suppress(ValueError):
             lines.append(parse_json(line))
-    return [line for line in lines if are_figures(line) and {"step", "epoch"} <= line.keys()]
+    return [
+        line for line in lines if are_figures(line) and "epoch" in line and line.keys() & {"loss", "validation_loss"}
+    ]
 
 
 def are_figures(line: object) -> bool:
@@ -37,6 +39,6 @@ def is_number(value: object) -> bool:
 def open_log(folder: Path, step: int) -> TextIO:
     """The log.jsonl of a training, open for the lines after `step`: what a stopped run wrote beyond its saved state is
     dropped."""
-    lines = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step]
+    lines = [json.dumps(line) + "\n" for line in read_log(folder) if line.get("step", 0) <= step]
     atomic_write(folder / "log.jsonl", "".join(lines))
     return (folder / "log.jsonl").open("a", encoding="utf-8")

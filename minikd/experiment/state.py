@@ -81,7 +81,7 @@ def load_state(path: Path, made_from: dict) -> dict | None:
         state = torch.load(regular_file(path), map_location="cpu", weights_only=True)
         differs = differences(state["made_from"], made_from)
         missing = {"model", "optimizer", "scaler", "step", "history", "best", "rng", "cuda_rng"} - state.keys()
-        if missing or not _is_state(state):
+        if missing or not (differs or _is_state(state)):
             raise ValueError(missing)
     except Exception as error:  # torch.load alone raises half a dozen kinds for a broken file
         if is_full_memory(error):  # nothing is wrong with the file

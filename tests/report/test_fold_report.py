@@ -1,5 +1,7 @@
 """What the table's notes and the dashboard say of folds."""
 
+import json
+
 import pytest
 from test_report import results
 
@@ -105,10 +107,9 @@ def test_a_new_run_forgets_the_folds_of_an_older_one_and_a_resumed_one_keeps_the
     origin = {"settings": {"lr": 0.1, "device": "cpu"}, "data": "abc"}
     (first, second) = fold_folders(tmp_path, 2, origin, resume=True)  # nothing there yet
     first.mkdir()
-    (first / "results.json").write_text('{"models": [{"name": "a"}], "arguments": {}, "dataset": "", "examples": 1, '
-                                        '"split": "", "precision": "", "device": "", "threads": 1}')  # fmt: skip
+    (first / "results.json").write_text(json.dumps(fold(9, 1)))
     assert fold_folders(tmp_path, 2, origin, resume=True) == [first, second]
-    assert finished_fold(first)["models"] == [{"name": "a"}] and finished_fold(second) is None
+    assert finished_fold(first) == fold(9, 1) and finished_fold(second) is None
     for changed, words in ((origin | {"data": "x"}, r"\(data\)"), ({**origin, "settings": {"lr": 1}}, "lr 0.1 → 1")):
         with pytest.raises(MinikdError, match=f"`resume`: .* were made from other settings .*{words}"):
             fold_folders(tmp_path, 2, changed, resume=True)

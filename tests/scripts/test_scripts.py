@@ -171,6 +171,7 @@ def test_train_then_evaluate_give_one_set_of_figures(script, corpus, bare):
     status, _, err = script("train.py", "--dataset", corpus, "--model", bare, *quick)
     assert (status, err) == (0, "")
     assert files_of(Path("runs/films-model")) == MODEL_FILES | {
+        ".command",
         "log.jsonl",
         "results.json",
         "results.md",
