@@ -576,7 +576,7 @@ def test_the_readmes_commands_have_the_flags_that_its_results_were_made_with(mon
         recorded = json.loads(results.read_text(encoding="utf-8"))["arguments"]
         for name in args.keys() & recorded.keys() - RESOLVED - {"lora_alpha", "lora_dropout", "lora_targets"}:
             given = args[name]
-            if name in ("teacher", "model") and given not in (None, "oracle"):
+            if name in ("teacher", "more_teachers", "model") and given not in (None, "oracle"):
                 continue  # recorded without its folder
             if command[0] == "evaluate.py" and given is None:
                 continue  # as the model was trained
