@@ -48,8 +48,10 @@ def main():
 
 def repeat(args, data, device, tracking):
     """The experiment on each fold of the data, and the results of all."""
-    folds, command = each_fold(args, data), begin(args.output_dir, args.resume)
-    found = [finished_fold(own.output_dir) or experiment(own, fold, device, tracking, command) for own, fold in folds]
+    found, command = [], None
+    for own, fold in each_fold(args, data):
+        command = command or begin(args.output_dir, args.resume)  # after its checks
+        found.append(finished_fold(own.output_dir) or experiment(own, fold, device, tracking, command))
     known = {name: found[0]["arguments"][name] for name in ("teacher", "max_length")}  # defaults that the folds settled
     results = pool_folds(found, start.flag_values(args) | known)
     results.save(args.output_dir, [args.output_dir])

@@ -109,7 +109,7 @@ def regular_file(path: str | Path, most: int | None = None) -> Path:
         what = (errno.EISDIR, "Is a directory") if folder else (errno.EINVAL, "it is not a regular file")
         raise OSError(*what, str(path))
     if most is not None and found.st_size > most:
-        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, which is more than {most:,}", str(path))
+        raise OSError(errno.EINVAL, f"it has {found.st_size:,} bytes, which is more than {most:,}", str(path))
     return path
 
 
@@ -118,11 +118,13 @@ def read_text(path: str | Path) -> str:
     return regular_file(path, MOST).read_text(encoding="utf-8")
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, finite: bool = True) -> Any:
     """The value of a JSON text. Raises ValueError for what is no JSON, and for what Python's module accepts or fails at
-    in another way: numbers that are not finite or have hundreds of digits, half a surrogate pair, deep nesting."""
+    in another way: NaN and infinity (if `finite`), numbers of hundreds of digits, half a surrogate pair, deep nesting.
+    """
+    constant = {"parse_constant": _number} if finite else {}
     try:
-        value = json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_number)
+        value = json.loads(text, **constant, parse_float=_number, parse_int=_number)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
         return value

@@ -28,7 +28,7 @@ from minikd.experiment.readme import readme_with_tables
 from minikd.experiment.recorded import best_validation, loss_curves, training_costs
 from minikd.experiment.results import read_results
 from minikd.experiment.runs import read_run
-from minikd.experiment.state import command_of, load_state
+from minikd.experiment.state import load_state, origin_of
 from minikd.files import parse_json, write_rows
 from minikd.report.page import description
 from minikd.techniques.lora import add_lora
@@ -252,7 +252,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(file, kind, folde
 def test_a_pipe_in_place_of_a_record_is_no_record(tmp_path):
     for name in ("run.json", "state.pt"):
         os.mkfifo(tmp_path / name)
-    assert read_run(tmp_path) == {} and command_of(tmp_path / "state.pt") == ""
+    assert read_run(tmp_path) == {} and origin_of(tmp_path / "state.pt")[0] == ""
 
 
 def tar_gz(path, *members):

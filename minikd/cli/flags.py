@@ -79,8 +79,8 @@ def add_training_flags(parser: argparse.ArgumentParser, whose: str = "") -> None
     add("--compile", action="store_true", help="train with torch.compile (slow start, then faster)")
     add("--resume", action="store_true", help="continue an interrupted run of the same command")
     add("--save-minutes", type=real(0), default=5.0, metavar="X",
-        help="save the state of a training every X minutes, or less often where that would take 1 %% of the time, so "
-        "that --resume loses no more; 0: after each epoch alone (default: 5)")
+        help="save the state of a training every X minutes, or less often where that would take 1 %% of the time, for "
+        "--resume after a kill; 0: after each epoch alone (default: 5)")
     add("--track", choices=("wandb", "tensorboard"),
         help="send log.jsonl there too, line by line, and at the end the test figures (default: neither)")
 

@@ -26,14 +26,14 @@ EXPERIMENTS = {
     },
 }  # fmt: skip
 
-# Chosen on the validation split with the 6-layer MiniLM (data/results/README.md), and named for BERT-base.
+# Tried on the validation split with the 6-layer MiniLM (data/results/README.md says what), and named for BERT-base.
 BEST = {
     # The teacher judges 50,000 more reviews, which have no label. It is right often enough to do without the labels.
     "imdb-best": {
         "dataset": "imdb", "teacher": BERT, "student_layers": 4, "unlabelled": ["imdb"], "alpha": [0.0], "T": [1.0],
         "teacher_epochs": 2, "epochs": 2, "lr": 1e-4,
     },
-    # Three teachers know more than one; and more film reviews, cut into sentences, for a training set of phrases.
+    # Three teachers are averaged; and more film reviews, cut into sentences, for a training set of phrases.
     "sst2-best": {
         "dataset": "sst2", "teacher": BERT, "student_layers": 4, "unlabelled": ["imdb-sentences"], "alpha": [0.0],
         "T": [1.0], "teacher_seeds": 3, "teacher_epochs": 2, "teacher_lr": 5e-5, "epochs": 1, "lr": 1e-4,

@@ -121,7 +121,7 @@ def parse_jsonl(text: str, where, wanted: Columns) -> Iterator[Row]:
             continue
         line = f"{where}, line {number}"
         try:
-            record = parse_json(source)
+            record = parse_json(source, finite=False)  # Python writes NaN for a number that is missing
         except ValueError as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             remedy = f"an array? {ARRAY}" if source.lstrip().startswith("[") else "fix the line"

@@ -39,6 +39,6 @@ def is_number(value: object) -> bool:
 def open_log(folder: Path, step: int) -> TextIO:
     """The log.jsonl of a training, open for the lines after `step`: what a stopped run wrote beyond its saved state is
     dropped."""
-    lines = [json.dumps(line) + "\n" for line in read_log(folder) if line.get("step", 0) <= step]
+    lines = [json.dumps(line) + "\n" for line in read_log(folder) if line.get("step", 1) <= step]
     atomic_write(folder / "log.jsonl", "".join(lines))
     return (folder / "log.jsonl").open("a", encoding="utf-8")

@@ -127,7 +127,8 @@ def advice_on_memory(name: str, config: TrainConfig) -> Iterator[None]:
         if not is_full_memory(error):
             raise
         half = f"`batch_size` {config.batch_size // 2} with `grad_accum` {2 * config.grad_accum}"
-        half = f"{half} (as many examples a step), or " if config.batch_size > 1 else ""
+        same = " (as many examples a step)" * (config.batch_size % 2 == 0)
+        half = f"{half}{same}, or " if config.batch_size > 1 else ""
         raise MinikdError(f"{name}: the memory is full; try {half}a smaller `max_length`, without `resume`") from None
 
 

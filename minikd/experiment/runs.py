@@ -16,13 +16,14 @@ import tokenizers
 import torch
 
 import minikd
+from minikd.batching import SORTED_TOGETHER
 from minikd.checkpoints.adapters import save_adapters
 from minikd.checkpoints.load import save_classifier
 from minikd.classifier import TextClassifier
 from minikd.errors import MinikdError
 from minikd.experiment.journal import are_figures, is_number
 from minikd.experiment.running import Run
-from minikd.experiment.state import command_of, differences
+from minikd.experiment.state import differences, origin_of
 from minikd.files import atomic_write, parse_json, read_text, regular_file, write_json
 from minikd.techniques.lora import merge_lora
 
@@ -32,15 +33,20 @@ TRAINING_COSTS = ("trained_parameters", "training_peak_mb", "training_memory_mb"
 
 def begin(output: Path, resume: bool) -> str:
     """A name for the command whose models go to `output`, which OUTPUT/.command keeps: with `resume` that of the
-    command that is continued, "" where it is not known. Removes files that were being written when a process was killed
-    (`atomic_file`): no other run writes there now (`only_run_in`)."""
+    command that is continued, where it is known. Removes what was being written to `output` when a process was
+    killed."""
     path = output / ".command"
-    for unfinished in output.rglob(".*.????????.tmp"):
-        unfinished.unlink()
-    if resume:
-        return regular_file(path).read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    atomic_write(path, uuid.uuid4().hex)
-    return path.read_text(encoding="utf-8")
+    remove_unfinished(output)
+    if not (resume and path.exists()):
+        atomic_write(path, uuid.uuid4().hex)
+    return regular_file(path).read_text(encoding="utf-8", errors="replace")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes files that were being written to the folder when a process was killed (`atomic_file`). No other run
+    writes there now (`only_run_in`)."""
+    for unfinished in folder.glob(".*.????????.tmp"):
+        unfinished.unlink(missing_ok=True)
 
 
 def find_finished(run: Run) -> bool:
@@ -51,15 +57,19 @@ def find_finished(run: Run) -> bool:
     """
     folder = run.folder
     finish_publishing(folder)
-    if run.command and command_of(run.partial / "state.pt") not in ("", run.command):
-        discard_interrupted(run.name, folder, ": an earlier command left it")
+    for written in (folder, run.partial):
+        remove_unfinished(written)
+    command, made_from = origin_of(run.partial / "state.pt")
+    if run.command and command not in ("", run.command):
+        if differences(made_from, run.made_from | {"chunk": SORTED_TOGETHER}):
+            discard_interrupted(run.name, folder, ": an earlier command left it")
     needed = ("run.json", "model.safetensors", "tokenizer.json")
     if (run.reuse or run.resume) and all((folder / file).exists() for file in needed):
         differs = ", ".join(differences(read_run(folder).get("made_from"), run.made_from))
         if not differs:
             print(f"{run.name}: using {folder}, made from the same settings")
             return True
-        earlier = run.command and read_run(folder).get("command", run.command) != run.command
+        earlier = run.command and read_run(folder).get("command") not in (None, "", run.command)
         if run.resume and not run.partial.exists() and not earlier:
             raise MinikdError(
                 f"`resume`: {folder} was made from other settings ({differs}); give the same settings and the "

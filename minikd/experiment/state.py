@@ -114,13 +114,14 @@ def _is_state(state: dict) -> bool:
     )
 
 
-def command_of(path: Path) -> str:
-    """The command (`Run.command`) that saved the state at `path`; "" where that is not known, or there is none."""
+def origin_of(path: Path) -> tuple[str, dict | None]:
+    """The command (`Run.command`) that saved the state at `path`, "" where that is not known or there is none; and what
+    it was made from."""
     try:
-        command = torch.load(regular_file(path), map_location="cpu", weights_only=True, mmap=True)["command"]
-        return command if isinstance(command, str) else ""
+        state = torch.load(regular_file(path), map_location="cpu", weights_only=True, mmap=True)
+        return (state["command"] if isinstance(state["command"], str) else ""), state["made_from"]
     except Exception:  # as above; `load_state` says what is wrong
-        return ""
+        return "", None
 
 
 def differences(old, new: dict) -> list[str]:

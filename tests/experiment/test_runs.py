@@ -474,14 +474,17 @@ def test_what_an_earlier_command_left_is_replaced_on_resume_and_never_what_this_
             run(folder, command=command, teacher=killed_in(6))
     with pytest.raises(MinikdError, match="made from something else"):
         run(folder, settings=other, command="one", resume=True)
+    shutil.copytree(folder, tmp_path / "same")  # the same settings, by another command: it is continued
     capsys.readouterr()
+    run(tmp_path / "same", command="a third", teacher=killed_in(0), resume=True)
+    assert "resumed from" in capsys.readouterr().out
     run(folder, settings=other, command="another", resume=True)
     assert "is discarded: an earlier command left it" in capsys.readouterr().out
     assert [*contents(folder)[1:]] == expected
 
 
 def test_a_command_keeps_its_name_until_another_one_begins(tmp_path):
-    assert begin(tmp_path, resume=True) == ""  # of an older version, or none
+    assert begin(tmp_path, resume=True) == begin(tmp_path, resume=True) != ""  # the first one may ask to resume
     first = begin(tmp_path, resume=False)
     assert first and begin(tmp_path, resume=True) == first == begin(tmp_path, resume=True)
     assert begin(tmp_path, resume=False) not in ("", first)
