@@ -122,9 +122,8 @@ def parse_json(text: str, finite: bool = True) -> Any:
     """The value of a JSON text. Raises ValueError for what is no JSON, and for what Python's module accepts or fails at
     in another way: NaN and infinity (if `finite`), numbers of hundreds of digits, half a surrogate pair, deep nesting.
     """
-    constant = {"parse_constant": _number} if finite else {}
     try:
-        value = json.loads(text, **constant, parse_float=_number, parse_int=_number)
+        value = json.loads(text, parse_constant=_number if finite else float, parse_float=_number, parse_int=_number)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
         return value
