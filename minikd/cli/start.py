@@ -188,7 +188,8 @@ def _advice(error: Exception) -> str | None:
         return f"--compile: torch.compile failed ({reason}); a C++ compiler is needed, or leave it out"
     if isinstance(error, OSError) and error.strerror is not None:
         remedy = "; make room, and run the command again (a training: with --resume)" * (error.errno in FULL_DISK)
-        return f"{error.filename or 'stdout'}: {error.strerror}{remedy}"  # files name themselves
+        where = "stdout" if error.errno in (*FULL_DISK, errno.EIO, errno.EBADF) else "file"  # others name themselves
+        return f"{error.filename or where}: {error.strerror}{remedy}"
     return None
 
 
