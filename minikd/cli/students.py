@@ -63,9 +63,9 @@ def student_makers(
     words, from_checkpoint = {"distilled": own, "control": own}, None
     if not args.no_baseline:
         from_checkpoint, words["baseline"] = _before_fine_tuning(args, teacher, plan, data, device)
-    note = ""
-    if plan.config.hidden_size == 768 and len(plan.layers) == 4 and not args.take_layers:
-        note = "" if has_bert_vocabulary(tokenizer) else f" (its vocabulary is not that of {PRETRAINED_SMALL})"
+    usual = plan.config.hidden_size == 768 and len(plan.layers) == 4 and not args.take_layers
+    other = usual and not has_bert_vocabulary(tokenizer)
+    note = f" (its vocabulary is not that of {PRETRAINED_SMALL})" if other else ""
     print(f"student: {_shape(plan.config)}, first weights: {words['distilled']}{note}")
     if from_checkpoint:
         print(f"baseline: first weights: {words['baseline']}")

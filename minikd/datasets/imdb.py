@@ -23,7 +23,7 @@ COUNT = 12_500  # reviews in each of the four folders
 UNLABELLED_COUNT = 50_000
 SENTENCE_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+")
 SENTENCE_WORDS = range(4, 31)
-SENTENCES = 100_000  # a quarter of those that are there: as long a pass of the teacher as over SST-2's training set
+SENTENCES = 100_000  # a quarter of those that are there
 
 
 def load(data_dir) -> Dataset:

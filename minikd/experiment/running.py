@@ -214,7 +214,7 @@ class Journal:
     def _last_loss(self, training: TrainState) -> float:
         """The last finite loss since the line before. Raises MinikdError for the first that is not finite; in fp16,
         where GradScaler leaves out such a step, only if all are."""
-        losses = torch.stack(self.losses).tolist() if self.losses else []  # the only place that waits for the device
+        losses = torch.stack(self.losses).tolist() if self.losses else []  # waits for the device once for all
         self.losses = []
         finite = [loss for loss in losses if math.isfinite(loss)]
         if len(finite) < len(losses) and not (finite and training.scaler.is_enabled()):

@@ -6,14 +6,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import QUICK
+from forked import Forks
 
 import minikd.experiment.training
 from minikd.checkpoints.pretrained import from_pretrained
@@ -21,7 +20,6 @@ from minikd.experiment.caches import model_fingerprint
 from minikd.experiment.journal import read_log
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-ROOT = Path(__file__).parents[2]
 STAGES = ("teacher", "distilled", "baseline")
 KILLS = int(os.environ.get("MINIKD_KILLS", "12"))
 
@@ -91,38 +89,32 @@ def is_alive(pid):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that are forked")
 def test_a_command_that_is_killed_at_random_moments_is_resumed_to_the_same_end(corpus, bare, tmp_path):
     """SIGKILL, twelve times, or MINIKD_KILLS times, aimed at one stage after another."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": tmp_path, "env": environment}
-    moments, kills = random.Random(0), collections.Counter()
-    with subprocess.Popen([sys.executable, str(ROOT / "tests/scripts/forks.py")], **options) as server:
+    moments, kills, forks, chain = random.Random(0), collections.Counter(), Forks(tmp_path), 0
 
-        def start(output, *flags):
-            words = [*command(corpus, bare, "--save-minutes", 1e-6, "--output-dir", output), *flags]
-            print(json.dumps([str(word) for word in words]), file=server.stdin, flush=True)
-            return int(server.stdout.readline())
+    def start(output, *flags):
+        words = [*command(corpus, bare, "--save-minutes", 1e-6, "--output-dir", output), *flags]
+        return forks.start(*words, folder=tmp_path)
 
-        def end():
-            return int(server.stdout.readline())
-
-        start("whole")
-        assert end() == 0, (tmp_path / "output.txt").read_text()
+    try:
+        status, _, err = start("whole").wait()
+        assert status == 0, err
         expected = left(tmp_path / "whole")
-        chain = 0
-        while sum(kills.values()) < KILLS:
+        while chain < KILLS and (sum(kills.values()) < KILLS or len(kills) < 5):
             chain += 1
             output = tmp_path / f"chain-{chain}"
             for stage in reversed(BEGUN):
-                pid = start(output.name, *["--resume"] * (stage != "data"))
-                while not (output / BEGUN[stage]).exists() and is_alive(pid):
+                script = start(output.name, *["--resume"] * (stage != "data"))
+                while not (output / BEGUN[stage]).exists() and is_alive(script.pid):
                     time.sleep(0.001)
                 time.sleep(moments.uniform(0, 0.15))
                 with suppress(ProcessLookupError):  # it has ended
-                    os.kill(pid, signal.SIGKILL)
-                if end() == -signal.SIGKILL:
+                    os.kill(script.pid, signal.SIGKILL)
+                if script.wait()[0] == -signal.SIGKILL:
                     kills[next(name for name, file in BEGUN.items() if (output / file).exists())] += 1
-            start(output.name, "--resume")
-            assert end() == 0, (tmp_path / "output.txt").read_text()
+            status, _, err = start(output.name, "--resume").wait()
+            assert status == 0, err
             assert left(output) == expected, kills
-        server.stdin.close()
+    finally:
+        forks.close()
     print(f"{chain} runs, {sum(kills.values())} kills: {dict(kills)}")
-    assert len(kills) >= 5
+    assert sum(kills.values()) >= KILLS and len(kills) >= 5
