@@ -23,8 +23,9 @@ from minikd.cli.folds import each_fold
 from minikd.cli.models import check_losses, check_teachers, is_fine_tuned_already, load_teachers, teacher_names, to_do
 from minikd.cli.parse import distill_args
 from minikd.cli.students import student_makers
+from minikd.distributed import by_first, first_of_machine_first
 from minikd.experiment.caches import cached_tokens
-from minikd.experiment.folds import finished_fold, pool_folds
+from minikd.experiment.folds import pool_folds
 from minikd.experiment.lock import only_run_in
 from minikd.experiment.results import describe
 from minikd.experiment.running import Run
@@ -49,12 +50,12 @@ def main():
 def repeat(args, data, device, tracking):
     """The experiment on each fold of the data, and the results of all."""
     found, command = [], None
-    for own, fold in each_fold(args, data):
-        command = command or begin(args.output_dir, args.resume)  # after its checks
-        found.append(finished_fold(own.output_dir) or experiment(own, fold, device, tracking, command))
+    for own, fold, finished in each_fold(args, data):
+        command = command or by_first(begin, args.output_dir, args.resume)  # after its checks
+        found.append(finished or experiment(own, fold, device, tracking, command))
     known = {name: found[0]["arguments"][name] for name in ("teacher", "max_length")}  # defaults that the folds settled
     results = pool_folds(found, start.flag_values(args) | known)
-    results.save(args.output_dir, [args.output_dir])
+    by_first(results.save, args.output_dir, [args.output_dir])
     print(f"\n{results}\n")
 
 
@@ -64,13 +65,14 @@ def experiment(args, data, device, tracking, command=None):
     config = start.train_config(args)
 
     # 1. Where both models start. Everything that can be wrong with them is found here, before any training.
-    teachers, tokenizer = load_teachers(args, data, device)  # none: the oracle
-    check_teachers(args, teachers)
-    students = student_makers(args, teachers[0] if teachers else None, tokenizer, data, device)
+    with first_of_machine_first():  # it downloads
+        teachers, tokenizer = load_teachers(args, data, device)  # none: the oracle
+        check_teachers(args, teachers)
+        students = student_makers(args, teachers[0] if teachers else None, tokenizer, data, device)
     check_losses(args, teachers, students.config, len(data.labels))
     print(to_do(args, len(data.transfer.texts), teachers))
     recorded = start.flag_values(args)  # max_length is known by now
-    command = begin(output, args.resume) if command is None else command
+    command = by_first(begin, output, args.resume) if command is None else command
     new_run = partial(Run, resume=args.resume, command=command, save_minutes=args.save_minutes, compile=args.compile,
                       tracking=tracking, arguments=recorded)  # fmt: skip
 
@@ -134,15 +136,20 @@ def experiment(args, data, device, tracking, command=None):
 
     # 4. The comparison, on the test set, which nothing above has seen.
     results = evaluate(models, data.test, costs=True, cache=True)
-    describe(results, data, "test", recorded)
-    results.values |= {"seeds": seeds, "first_weights": students.first_weights} | ({"sweep": sweep} if sweep else {})
-    caches = {} if online else logits_files(output, names)
-    rows = results.values["models"]
-    results.values["found_finished"] = add_times(rows, models | {"first stage": first_stages}, caches, began)
-    tracking.summaries(models, rows)
-    results.save(output, folders)
-    print(f"\n{results}\n")
-    return results.values
+
+    def report():
+        describe(results, data, "test", recorded)
+        results.values |= {"seeds": seeds, "first_weights": students.first_weights}
+        results.values |= {"sweep": sweep} if sweep else {}
+        caches = {} if online else logits_files(output, names)
+        rows = results.values["models"]
+        results.values["found_finished"] = add_times(rows, models | {"first stage": first_stages}, caches, began)
+        tracking.summaries(models, rows)
+        results.save(output, folders)
+        print(f"\n{results}\n")
+        return results.values
+
+    return by_first(report)
 
 
 def prepare_teachers(args, teachers, data, config, new_run):

@@ -13,6 +13,8 @@ from minikd import evaluate
 from minikd.cli import finished, start
 from minikd.cli.models import config_of, load_model
 from minikd.cli.parse import evaluate_args
+from minikd.distributed import world_size
+from minikd.errors import MinikdError
 from minikd.experiment.labelling import label_file, print_labels, texts_of
 from minikd.experiment.lock import only_run_in
 from minikd.experiment.results import calibrate, describe, draw_file
@@ -22,6 +24,8 @@ from minikd.report.page import description, write_page
 
 def main():
     args = evaluate_args(__doc__)
+    if world_size() > 1:
+        raise MinikdError("runs in a single process; start it with python, not with torchrun")
     if args.plot:
         draw_file(args.plot / "results.json", args.plot / "dashboard.png")
         return

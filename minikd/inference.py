@@ -8,6 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minikd.batching import TokenizedSplit, make_batches, plan_by_tokens
+from minikd.distributed import check_device, share, sum_of_all
 from minikd.errors import MinikdError
 from minikd.model import Classifier
 
@@ -27,6 +28,7 @@ def choose_device(name: str = "auto") -> torch.device:
         raise MinikdError(
             f"`device` {name}: this machine, or this build of torch {torch.__version__}, has none; use auto"
         )
+    check_device(torch.device(name))
     return torch.device(name)
 
 
@@ -75,14 +77,14 @@ def compute_logits(
 ) -> Tensor:
     """Logits of every example in the split's own order, fp32 (N, C) on the CPU; `desc` shows a progress bar.
 
-    The pass itself runs in order of length; the model is in eval mode during it, and left in the mode it had.
-    Raises MinikdError for logits that are not finite.
+    The pass itself runs in order of length, its batches shared out among the processes; the model is in eval mode
+    during it, and left in the mode it had. Raises MinikdError for logits that are not finite.
     """
     was_training = model.training
     model.eval()
-    plan = plan_by_tokens(split.lengths, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS, device)
+    plan = share(plan_by_tokens(split.lengths, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS, device))
     rows = []
-    bar = tqdm(total=len(split), desc=desc, unit="ex", disable=not desc, leave=False)
+    bar = tqdm(total=sum(map(len, plan)), desc=desc, unit="ex", disable=not desc, leave=False)
     try:
         with bar, forward_only(device, precision):
             for batch in make_batches(split, plan, device):
@@ -90,12 +92,13 @@ def compute_logits(
                 bar.update(len(batch.index))
     finally:
         model.train(was_training)
-    by_length = torch.cat(rows).cpu()
-    if not by_length.isfinite().all():
+    logits = torch.zeros(len(split), len(model.config.labels))
+    if rows:
+        logits[torch.cat([torch.from_numpy(index) for index in plan])] = torch.cat(rows).cpu()
+    sum_of_all(logits)  # the other processes' rows
+    if not logits.isfinite().all():
         raise MinikdError(
             f"{desc or 'the model'}: it gives logits that are not finite; its training diverged, or "
             f"`precision` {precision} is too narrow for it"
         )
-    logits = torch.empty(by_length.shape)
-    logits[torch.cat([torch.from_numpy(index) for index in plan])] = by_length
     return logits

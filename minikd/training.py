@@ -8,18 +8,20 @@ nothing and writes nothing: `fit` is a generator, and whoever iterates over it l
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from minikd.batching import Batch, TokenizedSplit, make_batches, plan_batches
 from minikd.config import TrainConfig
+from minikd.distributed import from_all, process_seed, rank, share, sum_of_all, synchronized, world_size
 from minikd.errors import MinikdError, is_full_memory
 from minikd.inference import autocast, compute_logits
 from minikd.losses import hard_loss, kd_loss
@@ -42,7 +44,9 @@ class TrainState:
     loss: nn.Module | None = None  # where the loss has weights of its own, which are trained too
 
     def state_dict(self) -> dict:
-        """What `load_state_dict` needs to continue with the same bits."""
+        """What `load_state_dict` needs to continue with the same bits. To be called in all processes at once."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        (rng, cuda_rng), *of_others = from_all((torch.get_rng_state(), cuda))
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -52,13 +56,14 @@ class TrainState:
             "best": self.best,
             "seconds": self.seconds,
             "loss": self.loss.state_dict() if self.loss is not None else {},
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "rng": rng,
+            "cuda_rng": cuda_rng,
+            "rng_of_others": of_others,  # of the processes but for the first
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continues from what `state_dict` returned, random numbers included. Raises MinikdError where that is of
-        another model."""
+        """Continues from what `state_dict` returned, random numbers included where it was by as many processes. Raises
+        MinikdError where that is of another model."""
         try:
             self.model.load_state_dict(state["model"])
             if self.loss is not None:
@@ -69,9 +74,12 @@ class TrainState:
                 if not moments["exp_avg"].shape == moments["exp_avg_sq"].shape == parameter.shape:
                     raise ValueError("moments of other shapes")
             self.scaler.load_state_dict(state["scaler"])
-            torch.set_rng_state(state["rng"])
-            if state["cuda_rng"] and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(state["cuda_rng"])
+            generators = [(state["rng"], state["cuda_rng"]), *state.get("rng_of_others", [])]
+            if len(generators) == world_size():
+                rng, cuda_rng = generators[rank()]
+                torch.set_rng_state(rng)
+                if cuda_rng and torch.cuda.is_available():
+                    torch.cuda.set_rng_state_all(cuda_rng)
         except Exception as error:  # torch raises several kinds
             if is_full_memory(error):  # nothing is wrong with the state
                 raise
@@ -126,15 +134,16 @@ def fit(
     own = loss.to(device) if isinstance(loss, nn.Module) else None
     steps_per_epoch = config.steps_per_epoch(len(data))
     total_steps, epochs = config.total_steps(len(data)), config.total_epochs(len(data))
-    torch.manual_seed(config.seed)  # dropout depends on the seed alone, not on what ran before
+    # Dropout depends on the seed alone, not on what ran before.
+    torch.manual_seed(process_seed(config.seed, saved["step"] if saved else 0))
     model.to(device)
     with only_used_rows(model.encoder.embeddings, np.union1d(data.ids, data.pad_token_id)) as table:
-        forward = partial(torch.compile(model, dynamic=True) if compile else model, **getattr(loss, "outputs", {}))
+        batch_loss: nn.Module = BatchLoss(model, loss, device, precision, compile)
         scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        optimizer = make_optimizer(nn.ModuleList([model, own]) if own is not None else model, config, device)
-        state = TrainState(model, optimizer, scaler, loss=own)
+        state = TrainState(model, make_optimizer(batch_loss, config, device), scaler, loss=own)
         if saved:
             state.load_state_dict(saved)
+        batch_loss = synchronized(batch_loss, unused=own is not None)
 
         step_loss = torch.zeros(())
         for epoch in range(len(state.history), epochs):  # `epoch`: how many are over
@@ -146,14 +155,16 @@ def fit(
             plan = plan_batches(data.lengths, config.batch_size, config.seed, epoch)
             groups = [plan[i : i + config.grad_accum] for i in range(0, len(plan), config.grad_accum)]
             groups = groups[done : len(steps)]
-            batches = make_batches(data, [index for group in groups for index in group], device)
+            # A share of nothing is an example that weighs nothing: the process must take part in the step.
+            shares = [share(index) if rank() < len(index) else index[:1] for group in groups for index in group]
+            batches = make_batches(data, shares, device)
             rates = [config.lr * linear_schedule(step, total_steps, config.warmup_ratio) for step in steps]
             model.train()
             for group, lr in zip(groups, rates[done:]):
-                group_batches = list(islice(batches, len(group)))
-                step_loss = training_step(state, forward, group_batches, loss, lr, config.clip, device, precision)
-                state.seconds = time.perf_counter() - began
                 examples, tokens = sum(map(len, group)), sum(int(data.lengths[index].sum()) for index in group)
+                parts = [len(share(index)) / examples for index in group]
+                step_loss = training_step(state, batch_loss, islice(batches, len(group)), parts, lr, config.clip)
+                state.seconds = time.perf_counter() - began
                 yield Progress(state, total_steps, state.step / steps_per_epoch, lr, step_loss, examples, tokens)
 
             table.decay_unused(math.prod(1 - rate * config.weight_decay for rate in rates))
@@ -191,28 +202,44 @@ def distillation_loss(
     return loss
 
 
+class BatchLoss(nn.Module):
+    """A batch -> its loss, a scalar. The model and a loss that has weights are parts of one module, so that
+    DistributedDataParallel finds all weights, and the optimizer as well."""
+
+    def __init__(self, model: Classifier, loss: Loss, device: torch.device, precision: str, compile: bool = False):
+        super().__init__()
+        self.model = torch.compile(model, dynamic=True) if compile else model
+        self.loss, self.outputs, self.autocast = loss, getattr(loss, "outputs", {}), autocast(device, precision)
+
+    def forward(self, batch: Batch) -> Tensor:
+        with self.autocast:
+            output = self.model(batch.input_ids, batch.attention_mask, **self.outputs)
+        return self.loss(output, batch)
+
+
 def training_step(
     state: TrainState,
-    forward: Callable,
-    batches: list[Batch],
-    loss: Loss,
+    batch_loss: nn.Module,
+    batches: Iterable[Batch],
+    weights: Sequence[float],
     lr: float,
     clip: float,
-    device: torch.device,
-    precision: str,
 ) -> Tensor:
     """One optimizer step on the examples of all `batches`: forward, loss, backward, clip, step. Returns their mean
-    loss, a scalar on the device."""
+    loss, a scalar on the device.
+
+    `weights`: of each batch, the share of the step's examples that it holds: the gradient is that of one large batch.
+    Over all processes they add up to 1; the gradients are averaged with those of the last batch.
+    """
     for parameters in state.optimizer.param_groups:
         parameters["lr"] = lr
-    examples = sum(len(batch.index) for batch in batches)
     step_loss: Any = 0.0
-    for batch in batches:
-        with autocast(device, precision):
-            output = forward(batch.input_ids, batch.attention_mask)
-        batch_loss = loss(output, batch) * (len(batch.index) / examples)  # the gradient is that of one large batch
-        state.scaler.scale(batch_loss).backward()
-        step_loss = step_loss + batch_loss.detach()
+    for i, (batch, weight) in enumerate(zip(batches, weights), start=1):
+        waits = isinstance(batch_loss, DistributedDataParallel) and i < len(weights)
+        with batch_loss.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            loss = batch_loss(batch) * weight
+            state.scaler.scale(loss * world_size()).backward()  # which is divided by, in the average
+        step_loss = step_loss + loss.detach()
     state.scaler.unscale_(state.optimizer)  # before clipping, so that the true norm is clipped
     if clip:
         clip_gradients(state.optimizer, clip)
@@ -220,7 +247,7 @@ def training_step(
     state.scaler.update()
     state.optimizer.zero_grad()
     state.step += 1
-    return step_loss
+    return sum_of_all(step_loss)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.AdamW:

@@ -9,6 +9,7 @@ from minikd.cli.models import is_finished
 from minikd.cli.start import flag_values
 from minikd.datasets import Dataset, data_fingerprint
 from minikd.datasets.folds import folds
+from minikd.distributed import by_first
 from minikd.errors import MinikdError
 from minikd.experiment.folds import finished_fold, fold_folders
 from minikd.experiment.runs import read_run
@@ -18,23 +19,25 @@ from minikd.files import check_writable, fingerprint
 FREE = ("resume", "save_minutes", "track", "output_dir", "data_dir")
 
 
-def each_fold(args: argparse.Namespace, data: Dataset) -> Iterator[tuple[argparse.Namespace, Dataset]]:
-    """The flags and the data of each fold. Its output goes to OUTPUT/fold-1, …; its seed is --seed, --seed + 1, …, so
-    that the folds differ in all that chance decides. Prints where it is. Raises MinikdError."""
+def each_fold(args: argparse.Namespace, data: Dataset) -> Iterator[tuple[argparse.Namespace, Dataset, dict | None]]:
+    """The flags and the data of each fold, and its figures where it is finished. Its output goes to OUTPUT/fold-1, …;
+    its seed is --seed, --seed + 1, …, so that the folds differ in all that chance decides. Prints where it is. Raises
+    MinikdError."""
     check_unseen(args)
     settings = {name: value for name, value in flag_values(args).items() if name not in FREE}
     made = folds(data, args.folds)
     made_from = {"settings": settings, "data": data_fingerprint(data)}
     if data.unlabelled:
         made_from["unlabelled"] = fingerprint(*data.unlabelled)
-    folders = fold_folders(args.output_dir, args.folds, made_from, args.resume)
+    folders = by_first(fold_folders, args.output_dir, args.folds, made_from, args.resume)
     for number, (folder, fold) in enumerate(zip(folders, made)):
         own = copy.copy(args)
         own.output_dir, own.seed = folder, args.seed + number
-        check_writable(folder)
+        by_first(check_writable, folder)
+        finished = by_first(finished_fold, folder)
         sizes = ", ".join(f"{len(getattr(fold, name).texts):,} {name}" for name in ("train", "validation", "test"))
-        print(f"\nfold {number + 1} of {args.folds}: {sizes}" + "; finished" * (finished_fold(folder) is not None))
-        yield own, fold
+        print(f"\nfold {number + 1} of {args.folds}: {sizes}" + "; finished" * (finished is not None))
+        yield own, fold, finished
 
 
 def check_unseen(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from contextlib import redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, corpus_name, default
 from minikd.config import TrainConfig
 from minikd.datasets import Dataset, load_dataset
 from minikd.datasets.classes import label_counts, rare_labels
+from minikd.distributed import by_first, explains_failure, is_lost_process, joined, rank, restarted
 from minikd.errors import MinikdError, is_full_memory
 from minikd.evaluation.memory import keep_freed_memory
 from minikd.files import check_writable
@@ -61,6 +62,8 @@ def resolve_max_length(args: argparse.Namespace, *positions: int) -> None:
 
 def set_up(args: argparse.Namespace) -> torch.device:
     """The device. Prints it, the precision and the flags; a length that is not given follows (`resolve_max_length`)."""
+    if "resume" in vars(args) and restarted():
+        args.resume = True
     device = choose_device(args.device)
     keep_freed_memory()
     args.precision, reason = choose_precision(args.precision, device)
@@ -75,9 +78,9 @@ def load_data(args: argparse.Namespace, model_labels=None, unlabelled=None) -> D
 
     Prints its sizes and how many examples each label has. Raises MinikdError where --label-order has others.
     """
-    data = load_dataset(args.dataset, args.data_dir, agreement=args.fpb_agreement, text_column=args.text_column,
-                        label_column=args.label_column, encoding=args.encoding, model_labels=model_labels,
-                        unlabelled=unlabelled)  # fmt: skip
+    data = by_first(load_dataset, args.dataset, args.data_dir, agreement=args.fpb_agreement,
+                    text_column=args.text_column, label_column=args.label_column, encoding=args.encoding,
+                    model_labels=model_labels, unlabelled=unlabelled)  # fmt: skip
     if args.label_order and order_by_name(args.label_order, data.labels) is None:
         raise MinikdError(
             f"--label-order: {', '.join(args.label_order)} are not the data's labels {', '.join(data.labels)}"
@@ -133,11 +136,12 @@ def run(main) -> None:
         if hasattr(getattr(sys, name), "reconfigure"):  # a terminal that lacks a character must not end a run
             getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
-        with redirect_stdout(Printable(sys.stdout)):
+        with joined(), quiet_but_for_first(), redirect_stdout(Printable(sys.stdout)):
             main()
         sys.stdout.flush()
     except KeyboardInterrupt as stop:
-        print(f"\n{script}: {printable(_with_flags(str(stop))) or 'stopped'}", file=sys.stderr)
+        if explains_failure():
+            print(f"\n{script}: {printable(_with_flags(str(stop))) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output (head, less, tee) went away
         with suppress(OSError):
@@ -153,8 +157,19 @@ def run(main) -> None:
         line = printable(_with_flags(" ".join(message.split())))
         if len(line) > LONGEST:  # what was wrong is at the end
             line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
-        print(f"{script}: error: {line}", file=sys.stderr)
+        if explains_failure():
+            print(f"{script}: error: {line}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def quiet_but_for_first():
+    """Within the block, only the first of several processes prints, and shows progress bars."""
+    if rank() == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 class Printable:
@@ -179,6 +194,8 @@ def _advice(error: Exception) -> str | None:
     """What was wrong and what the user can do about it; None for a mistake in the program."""
     if isinstance(error, MinikdError):
         return str(error)
+    if is_lost_process(error):
+        return "another process of this run has ended; run it again with --resume to continue"
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory is full: try a smaller --batch-size (with --grad-accum) or --max-length"
     if is_full_memory(error):

@@ -23,7 +23,7 @@ from minikd.losses import hard_loss
 from minikd.model import Classifier, ClassifierOutput, Ensemble, count_parameters
 from minikd.techniques.lora import LoRA, add_lora
 from minikd.techniques.quantize import new_model
-from minikd.training import TrainState, make_optimizer, training_step
+from minikd.training import BatchLoss, TrainState, make_optimizer, training_step
 from minikd.used_rows import only_used_rows
 
 SINGLES = 16  # examples that are timed one at a time
@@ -226,8 +226,9 @@ def _peak_of(request: dict) -> float | None:
     with only_used_rows(model.encoder.embeddings, np.arange(training["rows"])):
         scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         state = TrainState(model, make_optimizer(model, TrainConfig(lr=1e-4), device), scaler)
+        batch_loss = BatchLoss(model, _loss, device, precision)
         for _ in range(2):  # in the second step, AdamW's moments exist while the activations do
-            training_step(state, model, [batch], _loss, 1e-4, 1.0, device, precision)
+            training_step(state, batch_loss, [batch], [1.0], lr=1e-4, clip=1.0)
     return peak_memory_mb(device)
 
 

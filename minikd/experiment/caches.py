@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors_numpy
@@ -24,6 +25,7 @@ from minikd.batching import TokenizedSplit, tokenize, tokenized_split, tokens_fi
 from minikd.checkpoints.config_json import config_to_json
 from minikd.classifier import TextClassifier
 from minikd.datasets import Split
+from minikd.distributed import by_first
 from minikd.files import atomic_write, fingerprint, regular_file
 from minikd.inference import compute_logits
 from minikd.model import Classifier
@@ -49,14 +51,20 @@ def tokens_of(split: Split, classifier: TextClassifier, cache: bool = True) -> T
 def cached_tokens(split: Split, tokenizer: Tokenizer, max_length: int) -> TokenizedSplit:
     """`minikd.batching.tokenize`, or what an earlier run left in the cache."""
     key = tokens_fingerprint(split.texts, tokenizer, max_length)
+    ids, offsets = by_first(_read_tokens, split.texts, tokenizer, max_length, key)
+    return tokenized_split(ids, offsets, split.labels, tokenizer, key)
+
+
+def _read_tokens(texts: list[str], tokenizer: Tokenizer, max_length: int, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """The ids and offsets that `key` names, from the cache or from the tokenizer."""
     path = cache_folder() / f"tokens-{key[:32]}.safetensors"
     try:
         tensors = safetensors_numpy.load_file(regular_file(path))
         ids, offsets = tensors["ids"], tensors["offsets"]
     except (OSError, SafetensorError, KeyError):
-        ids, offsets = tokenizer.encode(split.texts, max_length, "tokenize")
+        ids, offsets = tokenizer.encode(texts, max_length, "tokenize")
         _write(path, safetensors_numpy.save({"ids": ids, "offsets": offsets}), "tokens")
-    return tokenized_split(ids, offsets, split.labels, tokenizer, key)
+    return ids, offsets
 
 
 def cached_logits(
@@ -78,7 +86,7 @@ def cached_logits(
     versions = f"{minikd.__version__} {torch.__version__} {device.type} {precision}"
     key = fingerprint("logits 2", versions, split.fingerprint, model_fingerprint(model))
     file = path or cache_folder() / f"logits-{key[:32]}.safetensors"
-    logits, note = _read_logits(file, key, (len(split), len(model.config.labels)))
+    logits, note = by_first(_read_logits, file, key, (len(split), len(model.config.labels)))
     if path and note:
         print(f"{desc}: {note}")
     if logits is None:
@@ -98,7 +106,7 @@ def _compute_in_parts(
 ) -> Tensor:
     """The logits (N, C), written to `file`; while it is unfinished, what is there of it to `file`.partial."""
     unfinished, total = file.with_name(f"{file.name}.partial"), len(split)
-    done, _ = _read_logits(unfinished, key, None)
+    done, _ = by_first(_read_logits, unfinished, key, None)
     parts, seconds = ([], 0.0) if done is None else ([done], 60 * (caching_minutes(unfinished) or 0.0))
     for start in range(sum(map(len, parts)), total, PART):
         began = time.perf_counter()
@@ -108,10 +116,14 @@ def _compute_in_parts(
         seconds += time.perf_counter() - began
         metadata = {"fingerprint": key, "seconds": f"{seconds:.3f}"}
         content = safetensors_torch.save({"logits": torch.cat(parts)}, metadata=metadata)
-        write(file if start + PART >= total else unfinished, content)
-    with suppress(OSError):
-        unfinished.unlink()
+        by_first(write, file if start + PART >= total else unfinished, content)
+    by_first(_remove, unfinished)
     return torch.cat(parts)
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()
 
 
 def _read_logits(path: Path, key: str, shape: tuple[int, int] | None) -> tuple[Tensor | None, str]:

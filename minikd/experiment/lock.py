@@ -11,6 +11,7 @@ import platform
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from minikd.distributed import rank
 from minikd.errors import MinikdError
 
 try:
@@ -21,13 +22,14 @@ except ImportError:  # Windows
 
 @contextmanager
 def only_run_in(folder: Path | None):
-    """Within the block, no other run can begin to write in `folder`, which must exist; None: nothing to protect.
+    """Within the block, no other run can begin to write in `folder`, which must exist; None: nothing to protect. Of
+    several processes of one run, the first one holds the lock.
 
     Raises MinikdError that names the folder and the process that holds it where another run is writing there, in a
     folder above (distill.py, say, whose teacher's folder this is) or in one below. Where the system or the file system
     has no locks, prints a line and protects nothing.
     """
-    descriptor = None if folder is None else _take(folder / ".lock")
+    descriptor = None if folder is None or rank() > 0 else _take(folder / ".lock")
     if folder is None or descriptor is None:
         yield
         return

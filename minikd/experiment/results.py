@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from minikd.batching import TokenizedSplit
 from minikd.classifier import TextClassifier
 from minikd.datasets import Dataset, Split, data_fingerprint
 from minikd.datasets.sample import bayes_accuracy
+from minikd.distributed import by_first
 from minikd.errors import MinikdError
 from minikd.evaluation.bag_of_words import bag_of_words
 from minikd.evaluation.calibration import calibration_metrics, fit_temperature
@@ -80,14 +82,26 @@ def evaluate(
     """
     seeds = {name: [one] if isinstance(one, TextClassifier) else list(one) for name, one in models.items()}
     _check(seeds, split)
-    firsts = [of_seeds[0] for of_seeds in seeds.values()]
-    device, precision = firsts[0].device, firsts[0].precision
     logits_of = cached_logits if cache else compute_logits
-    tokens, logits, rows = {}, {}, []
+    tokens, logits = {}, {}
     for name, of_seeds in seeds.items():
         desc = f"evaluate {name}" if progress else ""
         split_tokens = tokens[name] = tokens_of(split, of_seeds[0], cache)
         logits[name] = [logits_of(m.model.to(m.device), split_tokens, m.device, m.precision, desc) for m in of_seeds]
+    return by_first(_results, seeds, split, tokens, logits, costs)
+
+
+def _results(
+    seeds: dict[str, list[TextClassifier]],
+    split: Split,
+    tokens: dict[str, TokenizedSplit],
+    logits: dict[str, list[Tensor]],
+    costs: bool,
+) -> Results:
+    """The figures of models whose logits (N, C) are known, by name and seed."""
+    firsts, rows = [of_seeds[0] for of_seeds in seeds.values()], []
+    device, precision = firsts[0].device, firsts[0].precision
+    for name, of_seeds in seeds.items():
         source = of_seeds[0].source
         rows.append({"name": name, "path": source or ""} | training_costs(source) | model_size(of_seeds[0].model))
         rows[-1] |= best_validation([one.source for one in of_seeds])

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from minikd.batching import SORTED_TOGETHER, TokenizedSplit
 from minikd.config import TrainConfig
+from minikd.distributed import any_of_all, rank
 from minikd.errors import MinikdError, is_full_memory
 from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory, return_freed_memory
 from minikd.experiment.journal import open_log
@@ -101,9 +102,10 @@ def run_training(
             display.show(done)
             if device.type == "cpu" and done.state.step % RETURN_MEMORY_EVERY == 0:
                 return_freed_memory()
-            stopping = stop is not None and stop.requested
             ends_epoch = done.state.step % per_epoch == 0 or done.state.step == done.total_steps
-            due = stopping or (saver is not None and saver.is_due())
+            wanted = stop is not None and stop.requested, saver is not None and saver.is_due()
+            stopping, due = any_of_all(*wanted)
+            due = due or stopping
             if due or ends_epoch:  # one that diverged must not replace the last good state, and is named by its step
                 journal.check(done.state)
             if not epoch_is_over and (ends_epoch or not due):
@@ -136,11 +138,11 @@ class Display:
     """The progress bar of a run, and the lines above it."""
 
     def __init__(self, run: Run, config: TrainConfig, data: TokenizedSplit, validation: TokenizedSplit, epoch: float):
-        self.name, self.epochs, self.shown = run.name, config.total_epochs(len(data)), run.progress
+        self.name, self.epochs, self.shown = run.name, config.total_epochs(len(data)), run.progress and rank() == 0
         whole = config.total_steps(len(data)) / config.steps_per_epoch(len(data))  # epochs, perhaps with a fraction
         total = round(whole * len(data))
         self.bar = tqdm(total=total, initial=min(round(epoch * len(data)), total), unit="ex", desc=run.name,
-                        dynamic_ncols=True, disable=not run.progress)  # fmt: skip
+                        dynamic_ncols=True, disable=not self.shown)  # fmt: skip
         tokens = len(data.ids) + len(validation.ids) / 3  # of an epoch; validation has no backward pass
         what = f"{run.name}: {'the rest of ' if epoch else ''}{round(whole, 2):.10g} epochs"
         self.estimate = Estimate(what, tokens * (whole - epoch))
@@ -181,7 +183,7 @@ class Journal:
     def __init__(self, run: Run, labels: tuple[str, ...], settings: dict, step: int):
         self.name, self.file = run.name, None
         self.track: Callable[[dict], None] | None = None
-        if run.folder and run.partial:
+        if run.folder and run.partial and rank() == 0:
             self.file = open_log(run.partial, step)
             self.track = run.tracking.start(run.folder, labels, run.arguments | settings, run.partial)
         self.since, self.examples = time.perf_counter(), 0

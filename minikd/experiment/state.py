@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from minikd.distributed import by_first, rank, world_size
 from minikd.errors import MinikdError, is_full_memory
 from minikd.experiment.journal import are_figures
 from minikd.files import atomic_file, regular_file
@@ -24,7 +25,8 @@ class StopSignal:
 
     def request(self, number, frame):
         self.requested = True
-        self.__exit__()  # a second signal acts at once
+        if world_size() == 1:  # torchrun passes on a signal that the terminal has sent to all already
+            self.__exit__()  # a second signal acts at once
 
     def __exit__(self, *_):
         for number, handler in self.previous.items():
@@ -39,8 +41,10 @@ class Saver:
         self.last, self.seconds = time.monotonic(), 0.0  # when it was saved, and how long that took
 
     def is_due(self) -> bool:
-        """Whether the state is to be saved although no epoch is over; never for 0 minutes."""
-        return bool(self.minutes) and time.monotonic() - self.last >= max(60 * self.minutes, 99 * self.seconds)
+        """Whether the state is to be saved although no epoch is over; never for 0 minutes. The first process says so,
+        which writes it."""
+        passed = time.monotonic() - self.last
+        return rank() == 0 and bool(self.minutes) and passed >= max(60 * self.minutes, 99 * self.seconds)
 
     def save(self, training: TrainState) -> None:
         """Saves it now."""
@@ -63,9 +67,13 @@ def is_finite(training: TrainState) -> bool:
 
 def save_state(path: Path, origin: dict, training: TrainState) -> None:
     """Writes all that the rest of the training depends on, atomically, with its `origin`: made_from and command."""
+    by_first(_write_state, path, origin | training.state_dict())
+
+
+def _write_state(path: Path, state: dict) -> None:
     with atomic_file(path) as file:
         try:
-            torch.save(origin | training.state_dict(), file)
+            torch.save(state, file)
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):  # a full disk, which torch hides behind an error of its own
                 raise error.__context__ from None
@@ -75,6 +83,15 @@ def save_state(path: Path, origin: dict, training: TrainState) -> None:
 def load_state(path: Path, made_from: dict) -> dict | None:
     """What `save_state` wrote, for `TrainState.load_state_dict`; None where there is no such file. Raises MinikdError
     for a damaged file, and for a training of other origin."""
+    state = by_first(_read_state, path, made_from)
+    if state is not None:
+        before, now = 1 + len(state.get("rng_of_others", [])), world_size()
+        others = f", where {before} worked together, now {now}: the batches are the same, dropout's numbers are others"
+        print(f"resumed from {path} at step {state['step']}{others * (before != now)}")
+    return state
+
+
+def _read_state(path: Path, made_from: dict) -> dict | None:
     if not path.exists():
         return None
     try:
@@ -92,7 +109,6 @@ def load_state(path: Path, made_from: dict) -> dict | None:
             f"{path}: the run to resume was made from something else ({', '.join(differs)}); give the same settings "
             f"and the untrained model, or run without `resume`"
         )
-    print(f"resumed from {path} at step {state['step']}")
     return state
 
 
@@ -108,6 +124,7 @@ def _is_state(state: dict) -> bool:
         and all(map(are_figures, [*scores, present]))
         and all({"validation_accuracy", "validation_loss"} <= one.keys() for one in scores)
         and bool(history) == bool(best)
+        and isinstance(state.get("rng_of_others", []), list)
         and all(tensor.layout == torch.strided for tensor in tensors)
         and all(one["step"].numel() == 1 for one in moments)
         and (not best or {n: t.shape for n, t in best["weights"].items()} == {n: t.shape for n, t in weights.items()})

@@ -9,6 +9,7 @@ import torch
 
 from minikd.batching import TokenizedSplit
 from minikd.classifier import TextClassifier
+from minikd.distributed import by_first
 from minikd.evaluation.calibration import calibration_metrics
 from minikd.experiment.runs import discard_interrupted, publish
 from minikd.inference import compute_logits
@@ -49,7 +50,7 @@ def run_sweep(
             f"alpha {cell['alpha']:<4g} T {cell['T']:<4g} validation accuracy {cell['validation_accuracy']:.4f}, "
             f"loss {cell['validation_loss']:.4f}, ECE {cell['validation_ece']:.4f}{mark}"
         )
-    publish_copy(output / "sweep" / f"alpha-{best['alpha']}-T-{best['T']}", output / "distilled")
+    by_first(publish_copy, output / "sweep" / f"alpha-{best['alpha']}-T-{best['T']}", output / "distilled")
     return {"cells": cells, "choose": choose, "chosen": {"alpha": best["alpha"], "T": best["T"]}}
 
 

@@ -13,6 +13,7 @@ from minikd.checkpoints.hub import model_folder
 from minikd.checkpoints.load import save_classifier
 from minikd.classifier import TextClassifier
 from minikd.datasets import Dataset
+from minikd.distributed import by_first
 from minikd.errors import MinikdError
 from minikd.experiment.caches import cached_logits, caching_minutes, model_fingerprint, tokens_of
 from minikd.experiment.runs import TRAINING_COSTS, discard_interrupted, environment, publish, read_run
@@ -115,7 +116,12 @@ def online_logits(
 
 def copy_teacher(teacher: TextClassifier, folder: Path, arguments: dict) -> None:
     """Copies a teacher that needed no training to `folder`, with its labels in the data's order."""
-    source, teacher.source = str(teacher.source), str(folder)
+    by_first(_copy_teacher, teacher, folder, arguments)
+    teacher.source = str(folder)
+
+
+def _copy_teacher(teacher: TextClassifier, folder: Path, arguments: dict) -> None:
+    source = str(teacher.source)
     if folder.exists() and folder.samefile(model_folder(source)):
         print(f"{folder.name}: {source} is fine-tuned already and is used as it is")
         return

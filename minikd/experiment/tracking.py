@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from minikd.distributed import rank
 from minikd.errors import MinikdError
 from minikd.experiment.journal import read_log
 from minikd.files import parse_json, read_text, write_json
@@ -35,11 +36,13 @@ class Tracking:
     """The tracked runs of one command; does nothing where `kind` is None.
 
     `kind` is wandb or tensorboard, `output` the command's output folder. A context manager: the runs stay open until
-    its end, because the test figures come last, and are closed also after an error or Ctrl-C.
+    its end, because the test figures come last, and are closed also after an error or Ctrl-C. Of several processes, the
+    first one tracks.
     Raises MinikdError where the package is not installed.
     """
 
     def __init__(self, kind: str | None, output: Path):
+        kind = kind if rank() == 0 else None
         self.kind, self.output = kind, output
         self.runs = {}  # name: the open run, or None once it failed
         try:

@@ -15,6 +15,7 @@ from minikd.checkpoints.pretrained import from_pretrained
 from minikd.classifier import TextClassifier
 from minikd.config import TrainConfig
 from minikd.datasets import Dataset, Split
+from minikd.distributed import by_first
 from minikd.errors import MinikdError
 from minikd.evaluation.costs import training_memory_mb
 from minikd.experiment.caches import model_fingerprint, tokens_of
@@ -129,7 +130,7 @@ def _run(run: Run | None, run_dir: str | Path | None, resume: bool, name: str) -
         raise MinikdError("resume: of which run? give run_dir too")
     run = run or Run(None if run_dir is None else Path(run_dir), name, resume)
     if run.folder:
-        check_writable(run.folder)
+        by_first(check_writable, run.folder)
     return run
 
 
@@ -211,21 +212,21 @@ def train_on_tokens(
         run.made_from["settings"]["soft_loss"] = objective.soft
     run.made_from |= {"lora": asdict(lora) | {"targets": list(lora.targets)}} if lora else {}
     run.made_from |= {"layer_losses": asdict(objective.layers)} if objective.layers else {}
-    if run.folder and find_finished(run):
-        classifier.model, classifier.source = from_pretrained(run.folder), str(run.folder)
+    if run.folder and by_first(find_finished, run):
+        classifier.model, classifier.source = by_first(from_pretrained, run.folder), str(run.folder)
         run.tracking.start(run.folder, classifier.labels, run.arguments | run.made_from["settings"])
         return []
     if run.progress:
         _announce(run.name, classifier, tokens, config, full if lora else None)
     device, precision, peak = classifier.device, classifier.precision, None
     if run.folder:  # before there is a training that a kill could lose
-        peak = training_memory_mb(classifier.model, tokens, config.batch_size, device, precision, lora)
+        peak = by_first(training_memory_mb, classifier.model, tokens, config.batch_size, device, precision, lora)
     trained = trainable_parameters(classifier.model)
     history = run_training(classifier.model, tokens, validation, config, objective.loss, run, device, precision)
     if run.folder:
         record: dict = {"trained_parameters": trained, "training_peak_mb": peak, "history": history}
         record |= {"labelled": run.labelled} if run.labelled else {}
-        finish(run, classifier, record, classifier.source if lora else None)
+        by_first(finish, run, classifier, record, classifier.source if lora else None)
     merge_lora(classifier.model)  # nothing to do without adapters
     classifier.source = str(run.folder) if run.folder else None
     classifier.model.cpu()  # a GPU's memory is for what trains next

@@ -30,7 +30,7 @@ from benchmark.measure import (
 from minikd.inference import choose_precision
 from minikd.techniques.layer_losses import LAYER_LOSSES, LayerDistillation, LayerLosses
 from minikd.techniques.quantize import quantize
-from minikd.training import TrainState, distillation_loss, make_optimizer, training_step
+from minikd.training import BatchLoss, TrainState, distillation_loss, make_optimizer, training_step
 
 
 def rate_part(args, figures: dict, save) -> None:
@@ -117,14 +117,13 @@ def layers_part(args, figures: dict, save) -> None:
 
     def steps(loss_of):
         model = fresh(config, device).train()
-        loss = loss_of(model)
-        forward = partial(model, **getattr(loss, "outputs", {}))
+        batch_loss = BatchLoss(model, loss_of(model), device, precision)
         scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         state = TrainState(model, make_optimizer(model, settings, device), scaler)
 
         def run(count: int) -> None:
             for _ in range(count):
-                training_step(state, forward, [batch], loss, 1e-4, 1.0, device, precision)
+                training_step(state, batch_loss, [batch], [1.0], lr=1e-4, clip=1.0)
 
         return run
 

@@ -40,9 +40,9 @@ def test_training_moves_the_weights_as_with_the_whole_table(data, tmp_path, monk
     assert len(in_use) < 100  # of 200 rows
     sizes, make_optimizer = [], minikd.training.make_optimizer
 
-    def spy(model, *arguments):
-        sizes.append(len(model.encoder.embeddings.word_embeddings.weight))
-        return make_optimizer(model, *arguments)
+    def spy(batch_loss, *arguments):
+        sizes.append(len(batch_loss.model.encoder.embeddings.word_embeddings.weight))
+        return make_optimizer(batch_loss, *arguments)
 
     monkeypatch.setattr(minikd.training, "make_optimizer", spy)
     train(cut, *data, settings, tmp_path / "cut", CPU)

@@ -1,0 +1,177 @@
+"""Several processes that train one model together, as torchrun starts them: on one machine or on several.
+
+All of them run the same script on the same global batches, and each computes its share of every batch.
+DistributedDataParallel averages their gradients (Li et al. 2020), so that all have the same weights after each step.
+The first process alone reads and writes the files of a run, and prints. In a single process everything here does
+nothing.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from minikd.errors import MinikdError
+
+R = TypeVar("R")
+_alone = False  # within `by_first`: what a process computes there, it computes by itself
+_failed_first: bool | None = None  # of several processes, once this one has failed
+
+
+def world_size() -> int:
+    """How many processes work together."""
+    return distributed.get_world_size() if distributed.is_initialized() and not _alone else 1
+
+
+def rank() -> int:
+    """Which of them this one is, counted from 0."""
+    return distributed.get_rank() if distributed.is_initialized() and not _alone else 0
+
+
+def share(items: Any) -> Any:
+    """This process's part of a list or an array: every n-th item. Of a batch sorted by length, every process then gets
+    texts of similar length, and of a plan batches of similar size."""
+    return items[rank() :: world_size()]
+
+
+def process_seed(seed: int, step: int = 0) -> int:
+    """The seed of dropout: another one in each process, and where a training is continued by another number of
+    processes, from `step`. For the first process and step 0 it is `seed` itself."""
+    return int(np.random.SeedSequence((seed, rank(), step)).generate_state(1)[0]) if rank() or step else seed
+
+
+def sum_of_all(tensor: Tensor) -> Tensor:
+    """The sum of the processes' tensors, all of the same shape; in place."""
+    if world_size() > 1:
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def any_of_all(*flags: bool) -> list[bool]:
+    """For each flag, whether it is set in any process: a decision that all of them take together."""
+    return sum_of_all(torch.tensor(flags, dtype=torch.int32)).bool().tolist() if world_size() > 1 else list(flags)
+
+
+def from_all(value: Any) -> list:
+    """The values of all processes, in their order; any object that can be pickled."""
+    values = [value] * world_size()
+    if len(values) > 1:
+        distributed.all_gather_object(values, value)
+    return values
+
+
+def by_first(function: Callable[..., R], *arguments: Any, **options: Any) -> R:
+    """What the function returns in the first process, which alone calls it; the others receive the result.
+
+    So files are read and written once, and all processes see the same. An exception is raised in all of them.
+    """
+    global _alone
+    if world_size() == 1:
+        return function(*arguments, **options)
+    outcome: list = [None, None]
+    if rank() == 0:
+        _alone = True
+        try:
+            outcome[0] = function(*arguments, **options)
+        except Exception as error:
+            outcome[1] = error
+        finally:
+            _alone = False
+    distributed.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+@contextmanager
+def first_of_machine_first() -> Iterator[None]:
+    """The block runs in the first process of each machine, and then in the others, which find what it downloaded."""
+    first = local_rank() == 0
+    if world_size() > 1 and not first:
+        distributed.barrier()
+    yield
+    if world_size() > 1 and first:
+        distributed.barrier()
+
+
+def synchronized(module: nn.Module, unused: bool) -> nn.Module:
+    """The module, whose output is a loss; with several processes, such that `backward` averages the gradients of all.
+
+    `unused`: whether there may be weights on which the loss does not depend. Buffers stay as they are: no training
+    step changes them.
+    """
+    if world_size() == 1:
+        return module
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of a newer name, which torch 2.11 lacks
+        return DistributedDataParallel(
+            module, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused
+        )
+
+
+def local_rank() -> int:
+    """Which of the processes on this machine this one is, counted from 0."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Within the block, the processes that torchrun has started work together; one that was started otherwise works
+    alone. On a machine with GPUs, each process has one of them. An error is noted, see `explains_failure`."""
+    global _failed_first
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    if local_rank() < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank())
+    store, own, size = next(rendezvous("env://"))
+    store = distributed.PrefixStore(f"start-{_restarts()}", store)  # torchrun keeps it for the next start
+    cuda = torch.cuda.is_available() and distributed.is_nccl_available()
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=own, world_size=size)
+    try:
+        yield
+    except BaseException:
+        _failed_first = True
+        with suppress(Exception):  # of a store that ended with its process
+            _failed_first = store.add("failures", 1) == 1
+        raise
+    finally:
+        distributed.destroy_process_group()  # the others cannot reach this process any more, and fail
+
+
+def check_device(device: torch.device) -> None:
+    """Raises MinikdError where the processes on this machine cannot have such a device each."""
+    if world_size() > 1 and device.type == "mps":
+        raise MinikdError("`device` mps: serves one process; start the script without torchrun, or use cpu")
+    if world_size() > 1 and device.type == "cuda" and local_rank() >= torch.cuda.device_count():
+        raise MinikdError(
+            f"`device` cuda: torchrun starts {os.environ.get('LOCAL_WORLD_SIZE', 'more')} processes on this machine, "
+            f"which has {torch.cuda.device_count()} GPUs; start as many processes as GPUs (--nproc-per-node)"
+        )
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this script again, after a process of it ended (`--max-restarts`)."""
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def explains_failure() -> bool:
+    """After an error: whether it tells why the run failed. Of several processes the first one's does; the others fail
+    because of it."""
+    return _failed_first is not False
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether the error, of a process among several, means that another one cannot be reached any more."""
+    lost = isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return lost and _failed_first is not None
