@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from minikd import LayerLosses, Run, TextClassifier, TrainConfig, distill, evaluate, load_dataset, train  # noqa: E402
+from minikd.cli.recipes import RECIPES  # noqa: E402
 from minikd.evaluation.significance import compare  # noqa: E402
 from minikd.experiment.readme import without_paths  # noqa: E402
 from minikd.experiment.recorded import training_costs  # noqa: E402
@@ -42,9 +43,10 @@ def main() -> None:
     args = read_arguments()
     data = load_dataset(args.corpus, args.data_dir, unlabelled=args.unlabelled)
     options = {"labels": data.labels, "max_length": args.max_length, "device": "cpu"}
-    teacher = TextClassifier.load(args.teacher, **options)
+    teachers = [TextClassifier.load(folder, **options) for folder in args.teacher]
+    teacher = TextClassifier.ensemble(teachers) if len(teachers) > 1 else teachers[0]
     base = TextClassifier.load(args.base, **options)
-    ways = dict(ways_of_training(args, data, teacher, base))
+    ways = dict(ways_of_training(args, data, teachers, base))
     names = [name for name in ways if not args.only or name == PLAIN or any(word in name for word in args.only)]
     models: dict[str, list[TextClassifier]] = {"teacher": [teacher]}
     for seed in range(42, 42 + args.seeds):
@@ -56,7 +58,9 @@ def main() -> None:
     results = compared(models, data.validation if args.validation else data.test)
     results |= {"dataset": data.name, "split": "validation" if args.validation else "test"}
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    names = {"base": args.base.name, "unlabelled": [Path(one).name for one in args.unlabelled]}
+    teacher, *more = [one.name for one in args.teacher]
+    names = {"base": args.base.name, "teacher": teacher, "more_teachers": more}
+    names["unlabelled"] = [Path(one).name for one in args.unlabelled]
     results["arguments"] = arguments | names | {"dataset": args.corpus, "fpb_agreement": "50"}
     write_json(args.output_dir / "results.json", results)
     for row in results["models"]:
@@ -69,7 +73,13 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("corpus", choices=("sst2", "fpb", "imdb"))
-    add("--teacher", type=Path, required=True, help="a fine-tuned classifier")
+    add(
+        "--teacher",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="fine-tuned classifiers; plain distillation has the first",
+    )
     add("--base", type=Path, required=True, help="the encoder that it was fine-tuned from")
     add("--layers", type=int, default=3, help="of the student (default: 3)")
     add("--seeds", type=int, default=3, help="(default: 3)")
@@ -87,12 +97,14 @@ def read_arguments() -> argparse.Namespace:
     return args
 
 
-def ways_of_training(args, data, teacher, base) -> Iterator[tuple]:
+def ways_of_training(args, data, teachers, base) -> Iterator[tuple]:
     """(name, function of seed, config and run that returns a student) of each way."""
-    alone = replace(data, unlabelled=[])
+    alone, teacher = replace(data, unlabelled=[]), teachers[0]
 
-    def logits(name: str, dataset, augmented=None):
-        return teacher_logits([teacher], dataset, {name: args.output_dir / f"{name}.safetensors"}, augmented)
+    def logits(name: str, dataset, augmented=None, several=False):
+        used = teachers if several else teachers[:1]
+        files = {f"{name}-{i}": args.output_dir / f"{name}-{i}.safetensors" for i in range(len(used))}
+        return teacher_logits(used, dataset, files, augmented)
 
     def from_base(seed):
         return base.make_student(args.layers, init="teacher", seed=seed)
@@ -108,9 +120,11 @@ def ways_of_training(args, data, teacher, base) -> Iterator[tuple]:
 
         return way
 
-    def distilled(start=from_teacher, name="logits", dataset=alone, augmented=None, alpha=0.5, T=2.0, layers=None):
+    def distilled(start=from_teacher, name="logits", dataset=alone, augmented=None, alpha=0.5, T=2.0, layers=None,
+                  several=False):  # fmt: skip
         def way(seed, config, run):
-            student, knowledge = start(seed), teacher if layers else logits(name, dataset, augmented)
+            student = start(seed)
+            knowledge = teacher if layers else logits(name, dataset, augmented, several)
             distill(student, knowledge, dataset, config, alpha=alpha, T=T, augmented=augmented, layers=layers, run=run)
             return student
 
@@ -129,6 +143,13 @@ def ways_of_training(args, data, teacher, base) -> Iterator[tuple]:
         yield "augmentation", distilled(name="augmented", augmented=altered)
     if data.unlabelled:
         yield "unlabelled texts", distilled(name="unlabelled", dataset=data)
+    if len(teachers) > 1:
+        yield f"{len(teachers)} teachers", distilled(several=True)
+    recipe = RECIPES[f"{args.corpus}-best"]
+    if len(teachers) == recipe.get("teacher_seeds", 1) and bool(data.unlabelled) == ("unlabelled" in recipe):
+        name = "unlabelled" if data.unlabelled else "logits"
+        yield f"recipe {args.corpus}-best", distilled(name=name, dataset=data, alpha=recipe["alpha"][0],
+                                                      T=recipe["T"][0], several=True)  # fmt: skip
 
 
 def compared(models: dict[str, list[TextClassifier]], split) -> dict:

@@ -10,6 +10,7 @@ which take turns, each started by torchrun. The figures go to data/results/proce
 
 import argparse
 import json
+import math
 import os
 import re
 import statistics
@@ -27,7 +28,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from benchmark.corpora import epoch_sample  # noqa: E402
 from benchmark.measure import SHAPES, alternate, flops, ratio_of  # noqa: E402
-from benchmark.tables import markdown  # noqa: E402
+from benchmark.tables import markdown, spread  # noqa: E402
 
 from minikd import distributed  # noqa: E402
 from minikd.batching import TokenizedSplit, padded_length, plan_batches  # noqa: E402
@@ -94,7 +95,8 @@ def padding(lengths: np.ndarray, processes: int) -> dict:
 
     shares = np.array([[positions(index[rank::processes]) for rank in range(processes)] for index in plan])
     whole = sum(map(positions, plan))
-    return {"positions": shares.sum() / whole, "busiest": shares.max(axis=1).sum() / shares.mean(axis=1).sum()}
+    busiest = shares.max(axis=1).sum() / shares.mean(axis=1).sum()
+    return {"positions": float(shares.sum() / whole), "busiest": float(busiest)}
 
 
 def on_paper(config: EncoderConfig, tokens: int, batch: int, gpus: int) -> dict:
@@ -104,7 +106,7 @@ def on_paper(config: EncoderConfig, tokens: int, batch: int, gpus: int) -> dict:
     with torch.device("meta"):
         gradient_bytes = 4 * count_parameters(Classifier(config))
     link = NVLINK if gpus <= 8 else NETWORK
-    exchange = 2 * (gpus - 1) / gpus * gradient_bytes / link + LATENCY * (gpus > 1) * np.log2(gpus)
+    exchange = 2 * (gpus - 1) / gpus * gradient_bytes / link + LATENCY * math.log2(gpus)
     parts = {"host": HOST, "arithmetic": compute, "network": compute / 3 + exchange}
     bound = max(parts, key=parts.get)
     return {"seconds": parts[bound], "bound": bound}
@@ -117,19 +119,21 @@ def tables(figures: dict) -> str:
     for name, (processes, _) in SIDES.items():
         of_side = [one["examples_per_second"] for one in speeds[name]]
         ratio = ratio_of(of_side, [one["examples_per_second"] for one in speeds[first]])
-        exchanged = 2 * (processes - 1) / processes * 4 * speeds[name][0]["trained_parameters"] / 2**20
-        exchange = 1000 * statistics.median(one["exchange"] for one in speeds[name])
-        rows.append([name, f"{statistics.median(of_side):.0f}",
-                     f"{ratio['ratio']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})",
-                     f"{1000 * statistics.median(one['step'] for one in speeds[name]):.0f}",
-                     f"{exchanged:.0f}" if processes > 1 else "–", f"{exchange:.0f}" if processes > 1 else "–"])  # fmt: skip
+        step, exchange = (1000 * statistics.median(one[key] for one in speeds[name]) for key in ("step", "exchange"))
+        sent = 2 * (processes - 1) / processes * 4 * speeds[name][0]["trained_parameters"] / 2**20
+        exchanged = [f"{sent:.0f}", f"{exchange:.0f}"] if processes > 1 else ["–", "–"]
+        rows.append([name, f"{statistics.median(of_side):.0f}", spread(ratio), f"{step:.0f}", *exchanged])
     header = ["SST-2, 3 layers of MiniLM, 32 examples a step", "examples/s", "of one thread", "ms a step"]
     side_by_side = markdown(header + ["MiB sent a step, each", "ms to exchange them alone"], rows)
-    rows = [[corpus, *(f"{100 * of[str(n)]['positions'] - 100:+.1f}%, {100 * of[str(n)]['busiest'] - 100:.1f}%"
-                       for n in (2, 4, 8))] for corpus, of in figures["padding"].items()]  # fmt: skip
+    rows = [
+        [corpus, *(f"{of[n]['positions'] - 1:+.1%}, {of[n]['busiest'] - 1:.1%}" for n in ("2", "4", "8"))]
+        for corpus, of in figures["padding"].items()
+    ]
     wasted = markdown(["more positions than in one process; the busiest over the mean", "2", "4", "8"], rows)
-    rows = [[row["name"], str(row["batch"]), *(f"{1000 * row['gpus'][str(n)]['seconds']:.1f}, {row['gpus'][str(n)]['bound']}"
-                                               for n in (1, 8, 64))] for row in figures["paper"]]  # fmt: skip
+    rows = []
+    for row in figures["paper"]:
+        steps = [row["gpus"][n] for n in ("1", "8", "64")]
+        rows.append([row["name"], str(row["batch"]), *(f"{1000 * s['seconds']:.1f}, {s['bound']}" for s in steps)])
     paper = markdown(["ms a step, and what bounds it", "batch", "1 GPU", "8 GPUs", "64 GPUs"], rows)
     return (
         f"{side_by_side}\n\n{made['device']}, {figures['cores']} cores, precision {figures['precision']}, torch "
@@ -187,9 +191,7 @@ def measured(args: argparse.Namespace) -> dict:
         "cores": os.cpu_count(),
         "precision": choose_precision("auto", device)[0],
         "speeds": speeds,
-        "padding": {
-            name: {str(n): padding(sample.lengths, n) for n in (2, 4, 8)} for name, sample in samples.items()
-        },
+        "padding": {name: {str(n): padding(sample.lengths, n) for n in (2, 4, 8)} for name, sample in samples.items()},
         "paper": paper,
     }
 
