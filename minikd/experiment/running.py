@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from minikd.batching import SORTED_TOGETHER, TokenizedSplit
 from minikd.config import TrainConfig
-from minikd.distributed import any_of_all, rank
+from minikd.distributed import any_of_all, from_all, rank
 from minikd.errors import MinikdError, is_full_memory
 from minikd.evaluation.memory import peak_memory_mb, reset_peak_memory, return_freed_memory
 from minikd.experiment.journal import open_log
@@ -204,7 +204,8 @@ class Journal:
             line = {"step": done.state.step, "epoch": done.epoch, "loss": loss, "lr": done.lr}
             now = time.perf_counter()
             speed = {"examples_per_second": self.examples / (now - self.since)}
-            self._record(line | speed | {"memory_mb": peak_memory_mb(device)})
+            memory = max(from_all(peak_memory_mb(device)))  # of the largest process
+            self._record(line | speed | {"memory_mb": memory})
             self.since, self.examples = now, 0
 
     def check(self, training: TrainState) -> None:
