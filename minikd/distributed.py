@@ -7,6 +7,7 @@ nothing.
 """
 
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,13 +16,15 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from minikd.errors import MinikdError
 
 R = TypeVar("R")
-_alone = False  # within `by_first`: what a process computes there, it computes by itself
+_alone = False  # within `by_first` and the like: what a process computes there, it computes by itself
+_store: Store | None = None  # torchrun's, which stays when it starts the processes again
 _failed_first: bool | None = None  # of several processes, once this one has failed
 
 
@@ -70,34 +73,56 @@ def from_all(value: Any) -> list:
 def by_first(function: Callable[..., R], *arguments: Any, **options: Any) -> R:
     """What the function returns in the first process, which alone calls it; the others receive the result.
 
-    So files are read and written once, and all processes see the same. An exception is raised in all of them.
+    So files are read and written once, and all processes see the same. An exception is raised in all of them. What the
+    function changes of its arguments, it changes in the first process alone.
     """
-    global _alone
     if world_size() == 1:
         return function(*arguments, **options)
-    outcome: list = [None, None]
+    result: R | None = None
+    error: Exception | None = None
     if rank() == 0:
-        _alone = True
         try:
-            outcome[0] = function(*arguments, **options)
-        except Exception as error:
-            outcome[1] = error
-        finally:
-            _alone = False
+            with _by_itself():
+                result = function(*arguments, **options)
+        except Exception as raised:
+            error = raised
+    outcome: list = [result, error if _can_be_sent(error) else RuntimeError(repr(error))]
     distributed.broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
+    if error is None:
+        error = outcome[1]
+    if error is not None:
+        raise error
     return outcome[0]
 
 
 @contextmanager
+def _by_itself() -> Iterator[None]:
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
+
+
+def _can_be_sent(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # of many kinds
+        return False
+    return True
+
+
+@contextmanager
 def first_of_machine_first() -> Iterator[None]:
-    """The block runs in the first process of each machine, and then in the others, which find what it downloaded."""
-    first = local_rank() == 0
-    if world_size() > 1 and not first:
+    """The block runs in the first process of each machine, and then in the others, which find what it downloaded. Each
+    computes by itself there."""
+    together, first = world_size() > 1, local_rank() == 0
+    if together and not first:
         distributed.barrier()
-    yield
-    if world_size() > 1 and first:
+    with _by_itself():
+        yield
+    if together and first:
         distributed.barrier()
 
 
@@ -124,14 +149,16 @@ def local_rank() -> int:
 def joined() -> Iterator[None]:
     """Within the block, the processes that torchrun has started work together; one that was started otherwise works
     alone. On a machine with GPUs, each process has one of them. An error is noted, see `explains_failure`."""
-    global _failed_first
+    global _failed_first, _store
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
     if local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
-    store, own, size = next(rendezvous("env://"))
-    store = distributed.PrefixStore(f"start-{_restarts()}", store)  # torchrun keeps it for the next start
+    if _restarts() and int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1:  # each machine counts its own
+        raise MinikdError("--max-restarts: is for one machine; on several, start torchrun again with --resume")
+    _store, own, size = next(rendezvous("env://"))
+    store = PrefixStore(f"start-{_restarts()}", _store)
     cuda = torch.cuda.is_available() and distributed.is_nccl_available()
     distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=own, world_size=size)
     try:
@@ -156,9 +183,16 @@ def check_device(device: torch.device) -> None:
         )
 
 
-def restarted() -> bool:
-    """Whether torchrun has started this script again, after a process of it ended (`--max-restarts`)."""
-    return _restarts() > 0
+def remember_beginning() -> None:
+    """Notes that the run has begun to write its output."""
+    if _store is not None:
+        _store.set("begun", "yes")
+
+
+def has_begun_before() -> bool:
+    """Whether this run had begun to write its output when a process ended and torchrun started the script again
+    (`--max-restarts`)."""
+    return _store is not None and _restarts() > 0 and _store.check(["begun"])
 
 
 def _restarts() -> int:

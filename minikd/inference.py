@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minikd.batching import TokenizedSplit, make_batches, plan_by_tokens
-from minikd.distributed import check_device, share, sum_of_all
+from minikd.distributed import check_device, share, sum_of_all, world_size
 from minikd.errors import MinikdError
 from minikd.model import Classifier
 
@@ -84,12 +84,12 @@ def compute_logits(
     model.eval()
     plan = share(plan_by_tokens(split.lengths, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS, device))
     rows = []
-    bar = tqdm(total=sum(map(len, plan)), desc=desc, unit="ex", disable=not desc, leave=False)
+    bar = tqdm(total=len(split), desc=desc, unit="ex", disable=not desc, leave=False)
     try:
         with bar, forward_only(device, precision):
             for batch in make_batches(split, plan, device):
                 rows.append(model(batch.input_ids, batch.attention_mask).logits.float())
-                bar.update(len(batch.index))
+                bar.update(min(len(batch.index) * world_size(), len(split) - bar.n))  # the others are as far
     finally:
         model.train(was_training)
     logits = torch.zeros(len(split), len(model.config.labels))

@@ -45,7 +45,7 @@ class TrainState:
 
     def state_dict(self) -> dict:
         """What `load_state_dict` needs to continue with the same bits. To be called in all processes at once."""
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
         (rng, cuda_rng), *of_others = from_all((torch.get_rng_state(), cuda))
         return {
             "model": self.model.state_dict(),
@@ -79,7 +79,7 @@ class TrainState:
                 rng, cuda_rng = generators[rank()]
                 torch.set_rng_state(rng)
                 if cuda_rng and torch.cuda.is_available():
-                    torch.cuda.set_rng_state_all(cuda_rng)
+                    torch.cuda.set_rng_state(cuda_rng[0])
         except Exception as error:  # torch raises several kinds
             if is_full_memory(error):  # nothing is wrong with the state
                 raise

@@ -17,7 +17,16 @@ from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, corpus_name, default
 from minikd.config import TrainConfig
 from minikd.datasets import Dataset, load_dataset
 from minikd.datasets.classes import label_counts, rare_labels
-from minikd.distributed import by_first, explains_failure, is_lost_process, joined, rank, restarted
+from minikd.distributed import (
+    by_first,
+    explains_failure,
+    from_all,
+    has_begun_before,
+    is_lost_process,
+    joined,
+    rank,
+    world_size,
+)
 from minikd.errors import MinikdError, is_full_memory
 from minikd.evaluation.memory import keep_freed_memory
 from minikd.files import check_writable
@@ -45,7 +54,7 @@ def fill_defaults(args: argparse.Namespace, **own) -> None:
         if name in vars(args) and getattr(args, name) is None:
             setattr(args, name, value)
     args.dataset, args.data_dir = absolute(args.dataset), args.data_dir.resolve()  # run.json names them from any folder
-    check_writable(args.output_dir)
+    by_first(check_writable, args.output_dir)
 
 
 def absolute(dataset: str) -> str:
@@ -62,11 +71,13 @@ def resolve_max_length(args: argparse.Namespace, *positions: int) -> None:
 
 def set_up(args: argparse.Namespace) -> torch.device:
     """The device. Prints it, the precision and the flags; a length that is not given follows (`resolve_max_length`)."""
-    if "resume" in vars(args) and restarted():
+    if has_begun_before():
         args.resume = True
     device = choose_device(args.device)
+    if len(kinds := set(from_all(device.type))) > 1:
+        raise MinikdError(f"--device {args.device}: some processes have {' and others '.join(sorted(kinds))}; give one")
     keep_freed_memory()
-    args.precision, reason = choose_precision(args.precision, device)
+    args.precision, reason = by_first(choose_precision, args.precision, device)
     print("; ".join(f"{name} {value}" for name, value in flag_values(args).items() if value is not None))
     print(f"device {device}; precision {args.precision}: {reason}")
     return device
@@ -124,7 +135,8 @@ def run(main) -> None:
     script = Path(sys.argv[0]).name
 
     def terminate(number, frame):
-        raise KeyboardInterrupt("stopped by SIGTERM")
+        hint = ", as torchrun does when another process has ended; `resume` continues" * (world_size() > 1)
+        raise KeyboardInterrupt(f"stopped by SIGTERM{hint}")
 
     signal.signal(signal.SIGTERM, terminate)
     if None in (sys.stdin, sys.stdout, sys.stderr):  # closed from the start

@@ -20,6 +20,7 @@ from minikd.batching import SORTED_TOGETHER
 from minikd.checkpoints.adapters import save_adapters
 from minikd.checkpoints.load import save_classifier
 from minikd.classifier import TextClassifier
+from minikd.distributed import remember_beginning
 from minikd.errors import MinikdError
 from minikd.experiment.journal import are_figures, is_number
 from minikd.experiment.running import Run
@@ -39,6 +40,7 @@ def begin(output: Path, resume: bool) -> str:
     remove_unfinished(output)
     if not (resume and path.exists()):
         atomic_write(path, uuid.uuid4().hex)
+    remember_beginning()
     return regular_file(path).read_text(encoding="utf-8", errors="replace")
 
 

@@ -27,7 +27,8 @@ def augmented_texts(teacher: TextClassifier, data: Dataset, settings: Augmentati
     """Altered versions of the training texts (`minikd.techniques.augment`), for `distill`: words are swapped with the
     nearest in this teacher's table of word embeddings. A new model must be trained first: its table is random."""
     table = teacher.model.encoder.embeddings.word_embeddings.weight.detach()
-    return augment(tokens_of(data.train, teacher), teacher.tokenizer, table, settings, seed)
+    tokens = tokens_of(data.train, teacher)
+    return by_first(augment, tokens, teacher.tokenizer, table, settings, seed)  # another processor may round otherwise
 
 
 def teacher_logits(

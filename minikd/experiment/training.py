@@ -15,7 +15,7 @@ from minikd.checkpoints.pretrained import from_pretrained
 from minikd.classifier import TextClassifier
 from minikd.config import TrainConfig
 from minikd.datasets import Dataset, Split
-from minikd.distributed import by_first
+from minikd.distributed import by_first, world_size
 from minikd.errors import MinikdError
 from minikd.evaluation.costs import training_memory_mb
 from minikd.experiment.caches import model_fingerprint, tokens_of
@@ -220,7 +220,8 @@ def train_on_tokens(
         _announce(run.name, classifier, tokens, config, full if lora else None)
     device, precision, peak = classifier.device, classifier.precision, None
     if run.folder:  # before there is a training that a kill could lose
-        peak = by_first(training_memory_mb, classifier.model, tokens, config.batch_size, device, precision, lora)
+        own = -(-config.batch_size // world_size())  # examples in a batch
+        peak = by_first(training_memory_mb, classifier.model, tokens, own, device, precision, lora)
     trained = trainable_parameters(classifier.model)
     history = run_training(classifier.model, tokens, validation, config, objective.loss, run, device, precision)
     if run.folder:

@@ -110,6 +110,19 @@ def decide(folder):
         distributed.by_first(first, None)
     except MinikdError as error:
         calls.append(str(error))
+
+    class Local(Exception):  # cannot be pickled
+        pass
+
+    def fails():
+        raise Local("of the first process")
+
+    try:
+        distributed.by_first(fails)
+    except Exception as error:
+        calls.append(repr(error))
+    with distributed.first_of_machine_first():  # each by itself
+        calls.append(distributed.from_all(distributed.world_size()))
     last = distributed.rank() == distributed.world_size() - 1
     return {"result": distributed.by_first(first, {"a": 1}), "calls": calls,
             "any": distributed.any_of_all(last, False), "all": distributed.from_all(distributed.rank())}  # fmt: skip

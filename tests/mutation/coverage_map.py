@@ -26,6 +26,7 @@ TESTS = {
     "minikd/dropout.py": ["test_dropout.py", "test_model.py"],
     "minikd/files.py": ["test_files.py", "test_claims.py", "test_config.py", "test_checkpoint.py", "test_lock.py",
                         "test_scripts.py"],
+    "minikd/distributed.py": ["test_distributed.py", "test_processes.py"],
     "minikd/inference.py": ["test_caches.py", "test_costs.py", "test_training.py", "test_precision.py",
                             "test_batching.py", *SCRIPTS],
     "minikd/losses.py": ["test_losses.py", "test_soft_losses.py", "test_losses_of_layers.py", "test_training_steps.py",

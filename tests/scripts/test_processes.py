@@ -74,15 +74,16 @@ def test_an_experiment_of_two_processes_is_that_of_one(distill, plain, tmp_path)
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_signal_to_one_process_stops_all_between_two_steps(distill, tmp_path, stage):
-    assert distill("whole").wait()[0] == [0, 0]
-    script = distill("stopped")
-    while not (tmp_path / "stopped" / stage / ".partial/log.jsonl").exists():
+    long = ["--epochs", 6, "--teacher-epochs", 6]
+    assert distill("whole", *long).wait()[0] == [0, 0]
+    script, log = distill("stopped", *long), tmp_path / "stopped" / stage / ".partial/log.jsonl"
+    while not (log.exists() and log.read_text()):  # ten steps are over in both
         time.sleep(0.001)
     os.kill(script.pids[1], signal.SIGTERM)  # not to the one that writes
     status, _, err = script.wait()
     assert status == [130, 130] and len(err) == 1 and "stopped at step" in err[0], err
     assert (tmp_path / "stopped" / stage / ".partial/state.pt").exists()
-    status, out, err = distill("stopped", "--resume").wait()
+    status, out, err = distill("stopped", *long, "--resume").wait()
     assert status == [0, 0] and not err and "resumed from" in out and "dropout" not in out
     assert left(tmp_path / "stopped") == left(tmp_path / "whole")
 
@@ -137,6 +138,30 @@ def test_a_mistake_is_told_once(distill, forks, corpus, tmp_path):
 def test_a_loss_that_is_not_finite_stops_all_with_one_line(distill):
     status, _, err = distill("diverged", "--lr", "1e30", "--teacher-lr", "1e30").wait()
     assert status == [2, 2] and len(err) == 1 and "teacher: the loss became nan at step 2" in err[0], err
+
+
+def test_each_process_by_itself_finds_out_what_outputs_without_names_mean(distill, tmp_path):
+    """By logits on validation: the second process waits until the first has loaded the teacher. Here it is random."""
+    teacher = save_model(tmp_path / "unnamed", labels=("LABEL_0", "LABEL_1"))
+    status, _, err = distill("out", "--teacher-base", "random", teacher=teacher).wait()
+    assert status == [2, 2] and len(err) == 1 and "right on 60.0%" in err[0], err
+
+
+def test_a_run_that_is_started_again_before_it_wrote_anything_is_not_resumed(distill, tmp_path):
+    """The results in its folder are of another run."""
+    assert distill("out", "--lr", "1e-4").wait()[0] == [0, 0]
+    status, out, err = distill("out", "--lr", "1e-2", TORCHELASTIC_RESTART_COUNT="1").wait()
+    assert status == [0, 0] and not err, err
+    run = json.loads((tmp_path / "out/distilled/run.json").read_text())
+    assert run["made_from"]["settings"]["lr"] == 1e-2
+
+
+def test_memory_is_measured_with_the_share_of_a_batch_that_a_process_has(distill, tmp_path):
+    before = (
+        "import minikd.experiment.training as t; t.training_memory_mb = lambda model, data, batch, *_: float(batch)"
+    )
+    assert distill("out", before=before, processes=3).wait()[0] == [0, 0, 0]
+    assert json.loads((tmp_path / "out/teacher/run.json").read_text())["training_peak_mb"] == 6  # of 16
 
 
 def test_evaluate_is_for_one_process(forks, tmp_path):
