@@ -156,7 +156,7 @@ def joined() -> Iterator[None]:
     if local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
     if _restarts() and int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1:  # each machine counts its own
-        raise MinikdError("--max-restarts: is for one machine; on several, start torchrun again with --resume")
+        raise MinikdError("torchrun can start the processes of one machine again; on several, start it with `resume`")
     _store, own, size = next(rendezvous("env://"))
     store = PrefixStore(f"start-{_restarts()}", _store)
     cuda = torch.cuda.is_available() and distributed.is_nccl_available()
@@ -179,7 +179,7 @@ def check_device(device: torch.device) -> None:
     if world_size() > 1 and device.type == "cuda" and local_rank() >= torch.cuda.device_count():
         raise MinikdError(
             f"`device` cuda: torchrun starts {os.environ.get('LOCAL_WORLD_SIZE', 'more')} processes on this machine, "
-            f"which has {torch.cuda.device_count()} GPUs; start as many processes as GPUs (--nproc-per-node)"
+            f"which has {torch.cuda.device_count()} GPUs; start as many processes as GPUs"
         )
 
 
@@ -191,7 +191,7 @@ def remember_beginning() -> None:
 
 def has_begun_before() -> bool:
     """Whether this run had begun to write its output when a process ended and torchrun started the script again
-    (`--max-restarts`)."""
+    (its option max-restarts)."""
     return _store is not None and _restarts() > 0 and _store.check(["begun"])
 
 

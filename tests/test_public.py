@@ -412,6 +412,7 @@ def test_links_lead_to_files_and_flags_exist(document):
     sources = [*PACKAGE.glob("cli/*.py"), *(ROOT / "tests").glob("**/*.py"), PACKAGE / "experiment" / "readme.py"]
     known = set(re.findall(r"--[a-zA-Z][\w-]*", "".join(path.read_text(encoding="utf-8") for path in sources)))
     known |= {f"--{field.name.replace('_', '-')}" for field in (*fields(TrainConfig), *fields(minikd.LayerLosses))}
+    known |= {"--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"}  # of torchrun
     known |= {"--index-url", "--logdir", "--check", "--config-file"}  # of pip, tensorboard, ruff and mypy
     assert not set(re.findall(r"(?<![\w<!-])--[a-zA-Z][\w-]*", text)) - known
 

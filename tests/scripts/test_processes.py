@@ -156,6 +156,13 @@ def test_a_run_that_is_started_again_before_it_wrote_anything_is_not_resumed(dis
     assert run["made_from"]["settings"]["lr"] == 1e-2
 
 
+def test_processes_of_several_machines_are_not_started_again_by_torchrun(distill):
+    status, _, err = distill("out", TORCHELASTIC_RESTART_COUNT="1", GROUP_WORLD_SIZE="2").wait()
+    assert status == [2, 2] and set(err) == {
+        "distill.py: error: torchrun can start the processes of one machine again; on several, start it with --resume"
+    }
+
+
 def test_memory_is_measured_with_the_share_of_a_batch_that_a_process_has(distill, tmp_path):
     before = (
         "import minikd.experiment.training as t; t.training_memory_mb = lambda model, data, batch, *_: float(batch)"
