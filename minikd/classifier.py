@@ -12,7 +12,7 @@ from torch import Tensor
 from minikd.batching import tokenize
 from minikd.config import EncoderConfig, bert_like
 from minikd.errors import MinikdError
-from minikd.inference import choose_device, choose_precision, compute_logits
+from minikd.inference import choose_device, choose_precision, compute_logits, converted
 from minikd.model import Classifier, Ensemble
 from minikd.student import (
     PRETRAINED_SMALL,
@@ -22,6 +22,9 @@ from minikd.student import (
     student_from_teacher,
 )
 from minikd.tokenizer import Tokenizer, train_wordpiece
+
+
+FEW = 32  # texts for which the model is made ready once for all calls; with more, that is lost in their passes
 
 
 class TextClassifier:
@@ -46,6 +49,7 @@ class TextClassifier:
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self.precision = choose_precision(precision, self.device)[0]
         self.source: str | None = None  # the checkpoint whose weights these are
+        self._kept: tuple[list, Classifier] | None = None  # see `_ready`
         check_tokenizer(tokenizer, model.config, "the model", self.max_length)
 
     @property
@@ -171,7 +175,19 @@ class TextClassifier:
     def logits(self, texts: list[str], *, desc: str = "") -> Tensor:
         """The model's outputs for each text, fp32 (N, C) on the CPU; `desc` shows a progress bar."""
         tokens = tokenize(check_texts(texts), None, self.tokenizer, self.max_length)
-        return compute_logits(self.model.to(self.device), tokens, self.device, self.precision, desc)
+        model = self._ready() if len(tokens) <= FEW else self.model.to(self.device)
+        return compute_logits(model, tokens, self.device, self.precision, desc)
+
+    def _ready(self) -> Classifier:
+        """The model on its device, its matrices converted to `precision` ahead, for as long as no weight changes: to
+        move and convert them takes longer than a short text."""
+        weights = [(parameter, parameter._version) for parameter in self.model.parameters()]
+        kept = [] if self._kept is None else self._kept[0]
+        same = len(kept) == len(weights) and all(a is c and b == d for (a, b), (c, d) in zip(kept, weights))
+        if self._kept is None or not same:
+            model = self.model.to(self.device).eval()
+            self._kept = weights, converted(model, self.precision) if self.precision != "fp32" else model
+        return self._kept[1]
 
     def predict_proba(self, texts: list[str]) -> np.ndarray:
         """The probability of each label for each text, (N, C)."""

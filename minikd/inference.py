@@ -1,10 +1,11 @@
 """Forward passes without gradients: device, precision, and the logits of many texts."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from minikd.batching import TokenizedSplit, make_batches, plan_by_tokens
@@ -72,6 +73,19 @@ def forward_only(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
+def converted(model: Classifier, precision: str) -> Classifier:
+    """A twin of the model whose linear layers hold their weights in the format of `precision`, as autocast converts
+    them anew in each call. It shares all other memory with the model, and does not follow later changes of it.
+
+    The classifier's output layer is computed in fp32.
+    """
+    layers = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and not name.endswith("classifier")]
+    short = [parameter for layer in layers for parameter in layer.parameters()]
+    memo: dict[int, Tensor] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    memo |= {id(p): nn.Parameter(p.detach().to(DTYPES[precision]), requires_grad=False) for p in short}
+    return copy.deepcopy(model, memo)  # type: ignore[arg-type]
+
+
 def compute_logits(
     model: Classifier, split: TokenizedSplit, device: torch.device, precision: str, desc: str = ""
 ) -> Tensor:
@@ -81,7 +95,8 @@ def compute_logits(
     during it, and left in the mode it had. Raises MinikdError for logits that are not finite.
     """
     was_training = model.training
-    model.eval()
+    if was_training:  # a walk over all modules, which takes as long as a layer on a single short text
+        model.eval()
     plan = share(plan_by_tokens(split.lengths, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS, device))
     rows = []
     bar = tqdm(total=len(split), desc=desc, unit="ex", disable=not desc, leave=False)
@@ -91,7 +106,8 @@ def compute_logits(
                 rows.append(model(batch.input_ids, batch.attention_mask).logits.float())
                 bar.update(min(len(batch.index) * world_size(), len(split) - bar.n))  # the others are as far
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
     logits = torch.zeros(len(split), len(model.config.labels))
     if rows:
         logits[torch.cat([torch.from_numpy(index) for index in plan])] = torch.cat(rows).cpu()

@@ -29,6 +29,7 @@ from minikd.model import Classifier, SelfAttention
 
 GROUP = 128  # most weights that share a scale in int4
 TOKENS = 1024  # multiplied at a time in int8, to save memory
+SHORT = 256  # tokens of a single text up to which torch's operator for packed weights is the faster one
 QUANTIZED = re.compile(r"word_embeddings|attention\.(qkv|output)|feed_forward\.(intermediate|output)|pooler")
 
 
@@ -147,8 +148,22 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.weight, self.scale = _parameters(rows, width, format)
         self.bias = nn.Parameter(torch.zeros(rows), requires_grad=False)
+        self.packs = format == "int8" and "x86" in torch.backends.quantized.supported_engines
+        self.packed: dict = {}
+
+    def _packed(self, rows: slice):
+        """These rows as torch's operator wants them, made once."""
+        key = rows.start, rows.stop
+        if key not in self.packed:
+            weight, scale = self.weight[rows].contiguous(), self.scale[rows].flatten().double()
+            zeros = torch.zeros(len(weight), dtype=torch.int64)
+            weight = torch._make_per_channel_quantized_tensor(weight, scale, zeros, 0)
+            self.packed[key] = torch.ops.quantized.linear_prepack(weight, self.bias[rows])
+        return self.packed[key]
 
     def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        if self.packs and len(x) == 1 and x.shape[-2] <= SHORT:
+            return torch.ops.quantized.linear_dynamic(x, self._packed(rows), False)
         weight, scale, bias = self.weight[rows], self.scale[rows], self.bias[rows]
         if weight.dtype != torch.int8 or x.device.type != "cpu":  # on a GPU, _int_mm needs large batches
             return F.linear(x, dequantize(weight, scale), bias)
