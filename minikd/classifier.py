@@ -23,7 +23,6 @@ from minikd.student import (
 )
 from minikd.tokenizer import Tokenizer, train_wordpiece
 
-
 FEW = 32  # texts for which the model is made ready once for all calls; with more, that is lost in their passes
 
 

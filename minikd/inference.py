@@ -83,7 +83,7 @@ def converted(model: Classifier, precision: str) -> Classifier:
     short = [parameter for layer in layers for parameter in layer.parameters()]
     memo: dict[int, Tensor] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     memo |= {id(p): nn.Parameter(p.detach().to(DTYPES[precision]), requires_grad=False) for p in short}
-    return copy.deepcopy(model, memo)  # type: ignore[arg-type]
+    return copy.deepcopy(model, memo)
 
 
 def compute_logits(

@@ -8,6 +8,7 @@ int8 (for speed on a CPU): one scale per row of a matrix, and in each pass one p
 to 8 bits as well ("dynamic", W8A8). The product of integers is exact, in 32 bits. The two scales are multiplied in
 afterwards, because they do not depend on the index that is summed over:
     y[t, o] = Σ_i x[t, i] · w[o, i]  ≈  scale_x[t] · scale_w[o] · Σ_i q_x[t, i] · q_w[o, i]
+A single short text has one scale for all its tokens: torch then rounds, multiplies and scales in one operation.
 
 int4 (for size): groups of up to 128 weights of a row share a scale, because 15 steps are too coarse for a whole row;
 two weights share a byte. In a pass they are first turned into floating point.
@@ -17,7 +18,9 @@ segment embeddings and the classifier stay in fp32.
 """
 
 import re
+import warnings
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +32,8 @@ from minikd.model import Classifier, SelfAttention
 
 GROUP = 128  # most weights that share a scale in int4
 TOKENS = 1024  # multiplied at a time in int8, to save memory
-SHORT = 256  # tokens of a single text up to which torch's operator for packed weights is the faster one
+SHORT = 256  # tokens of a single text up to which packed weights are the faster way
+CAN_PACK = {"x86", "fbgemm"} & set(torch.backends.quantized.supported_engines)
 QUANTIZED = re.compile(r"word_embeddings|attention\.(qkv|output)|feed_forward\.(intermediate|output)|pooler")
 
 
@@ -148,22 +152,21 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.weight, self.scale = _parameters(rows, width, format)
         self.bias = nn.Parameter(torch.zeros(rows), requires_grad=False)
-        self.packs = format == "int8" and "x86" in torch.backends.quantized.supported_engines
-        self.packed: dict = {}
+        self.packed: dict[tuple, Any] = {}
 
-    def _packed(self, rows: slice):
-        """These rows as torch's operator wants them, made once."""
-        key = rows.start, rows.stop
+    def pack(self, rows: slice) -> Any:
+        """These rows of weights and biases in the order in which the processor reads them, made on first use."""
+        key = rows.start, rows.stop, self.weight._version
         if key not in self.packed:
-            weight, scale = self.weight[rows].contiguous(), self.scale[rows].flatten().double()
-            zeros = torch.zeros(len(weight), dtype=torch.int64)
-            weight = torch._make_per_channel_quantized_tensor(weight, scale, zeros, 0)
-            self.packed[key] = torch.ops.quantized.linear_prepack(weight, self.bias[rows])
+            weight, scale = self.weight[rows], self.scale[rows].flatten().double()
+            with warnings.catch_warnings(action="ignore"):  # torch means to remove its tensors of quantised values
+                weight = torch._make_per_channel_quantized_tensor(weight, scale, torch.zeros(len(weight)).long(), 0)
+                self.packed[key] = torch.ops.quantized.linear_prepack(weight, self.bias[rows])
         return self.packed[key]
 
     def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
-        if self.packs and len(x) == 1 and x.shape[-2] <= SHORT:
-            return torch.ops.quantized.linear_dynamic(x, self._packed(rows), False)
+        if CAN_PACK and len(x) == 1 and x.shape[-2] <= SHORT and self.weight.dtype == torch.int8 and x.is_cpu:
+            return torch.ops.quantized.linear_dynamic(x.float(), self.pack(rows))
         weight, scale, bias = self.weight[rows], self.scale[rows], self.bias[rows]
         if weight.dtype != torch.int8 or x.device.type != "cpu":  # on a GPU, _int_mm needs large batches
             return F.linear(x, dequantize(weight, scale), bias)
