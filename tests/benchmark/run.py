@@ -19,6 +19,7 @@ from benchmark.corpora import EPOCH_BATCHES, own_cache
 from benchmark.epochs import distillation_part, epoch_child, epochs_part, feeding_part, memory_part
 from benchmark.measure import say
 from benchmark.passes import layers_part, quantised_part, rate_part, ratios_part, scaling_part, steps_part
+from benchmark.serving import serving_part
 from benchmark.startup import startup_part
 from benchmark.tables import tables
 from benchmark.targets import readme_with_targets, targets
@@ -44,6 +45,7 @@ PARTS = {
     "scaling": scaling_part,
     "startup": startup_part,
     "quantised": quantised_part,
+    "serving": serving_part,
     "accuracy": accuracy_part,
 }
 NEEDS_TOKENIZER = ("epochs", "feeding", "distillation", "memory", "data", "scaling", "startup", "accuracy")
@@ -155,7 +157,7 @@ def main(arguments: list[str] | None = None) -> dict:
     if args.show:
         results = read_figures(args.show)
         if args.readme:
-            if results["quick"] or not PARTS.keys() - {"rate", "feeding", "layers"} <= results.keys():
+            if results["quick"] or not PARTS.keys() - {"rate", "feeding", "layers", "serving"} <= results.keys():
                 raise MinikdError(
                     f"{args.show}: is of a quick run, or lacks parts; the tables of tests/README.md need them all"
                 )

@@ -206,6 +206,17 @@ def accuracy_table(figures: dict, precision: str) -> str:
     return markdown(header + ["minikd, s", "Trainer, s"], rows)
 
 
+def serving_table(figures: dict, precision: str) -> str:
+    cells = {name: figure for name, figure in figures.items() if " x " in name}
+    sides = list(next(iter(cells.values()))["ms"])
+    rows = []
+    for name, figure in cells.items():
+        best = figure.get("over_onnx")
+        shown = f"{spread(best)}, {best['ours'].removeprefix('minikd ')}" if best else "-"
+        rows.append([name, *(f"{figure['ms'][side]:.2f}" for side in sides), shown])
+    return markdown(["Texts x tokens, ms", *sides, "ONNX Runtime's best over ours"], rows)
+
+
 TABLES = {
     "rate": rate_table,
     "steps": steps_table,
@@ -219,5 +230,6 @@ TABLES = {
     "scaling": scaling_table,
     "startup": startup_table,
     "quantised": quantised_table,
+    "serving": serving_table,
     "accuracy": accuracy_table,
 }
