@@ -12,7 +12,7 @@ from torch import Tensor
 from minikd.batching import tokenize
 from minikd.config import EncoderConfig, bert_like
 from minikd.errors import MinikdError
-from minikd.inference import choose_device, choose_precision, compute_logits, converted
+from minikd.inference import choose_device, choose_precision, compute_logits, converted, unchanged, versions
 from minikd.model import Classifier, Ensemble
 from minikd.student import (
     PRETRAINED_SMALL,
@@ -23,7 +23,7 @@ from minikd.student import (
 )
 from minikd.tokenizer import Tokenizer, train_wordpiece
 
-FEW = 32  # texts for which the model is made ready once for all calls; with more, that is lost in their passes
+FEW = 32  # texts up to which the converted model is kept between calls; for more, converting takes no noticeable time
 
 
 class TextClassifier:
@@ -48,7 +48,7 @@ class TextClassifier:
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self.precision = choose_precision(precision, self.device)[0]
         self.source: str | None = None  # the checkpoint whose weights these are
-        self._kept: tuple[list, Classifier] | None = None  # see `_ready`
+        self._kept: tuple[tuple, list, Classifier] | None = None  # see `_ready`
         check_tokenizer(tokenizer, model.config, "the model", self.max_length)
 
     @property
@@ -180,13 +180,12 @@ class TextClassifier:
     def _ready(self) -> Classifier:
         """The model on its device, its matrices converted to `precision` ahead, for as long as no weight changes: to
         move and convert them takes longer than a short text."""
-        weights = [(parameter, parameter._version) for parameter in self.model.parameters()]
-        kept = [] if self._kept is None else self._kept[0]
-        same = len(kept) == len(weights) and all(a is c and b == d for (a, b), (c, d) in zip(kept, weights))
-        if self._kept is None or not same:
-            model = self.model.to(self.device).eval()
-            self._kept = weights, converted(model, self.precision) if self.precision != "fp32" else model
-        return self._kept[1]
+        made_for, weights = (self.device, self.precision), versions(self.model.parameters())
+        if self._kept is None or self._kept[0] != made_for or not unchanged(self._kept[1], weights):
+            model, weights = self.model.to(self.device), versions(self.model.parameters())
+            ready = model if self.precision == "fp32" else converted(model, self.precision).eval()
+            self._kept = made_for, weights, ready
+        return self._kept[2]
 
     def predict_proba(self, texts: list[str]) -> np.ndarray:
         """The probability of each label for each text, (N, C)."""

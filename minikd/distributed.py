@@ -2,40 +2,40 @@
 
 All of them run the same script on the same global batches, and each computes its share of every batch.
 DistributedDataParallel averages their gradients (Li et al. 2020), so that all have the same weights after each step.
-The first process alone reads and writes the files of a run, and prints. In a single process everything here does
-nothing.
+The first process alone writes the files of a run, and prints. In a single process everything here does nothing.
+`minikd/experiment/torchrun.py` brings them together.
 """
 
 import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from minikd.errors import MinikdError
 
 R = TypeVar("R")
 _alone = False  # within `by_first` and the like: what a process computes there, it computes by itself
-_store: Store | None = None  # torchrun's, which stays when it starts the processes again
-_failed_first: bool | None = None  # of several processes, once this one has failed
 
 
 def world_size() -> int:
     """How many processes work together."""
-    return distributed.get_world_size() if distributed.is_initialized() and not _alone else 1
+    return distributed.get_world_size() if _are_joined() and not _alone else 1
 
 
 def rank() -> int:
     """Which of them this one is, counted from 0."""
-    return distributed.get_rank() if distributed.is_initialized() and not _alone else 0
+    return distributed.get_rank() if _are_joined() and not _alone else 0
+
+
+def _are_joined() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def share(items: Any) -> Any:
@@ -98,11 +98,11 @@ def by_first(function: Callable[..., R], *arguments: Any, **options: Any) -> R:
 @contextmanager
 def _by_itself() -> Iterator[None]:
     global _alone
-    _alone = True
+    before, _alone = _alone, True
     try:
         yield
     finally:
-        _alone = False
+        _alone = before
 
 
 def _can_be_sent(value: Any) -> bool:
@@ -145,33 +145,6 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-@contextmanager
-def joined() -> Iterator[None]:
-    """Within the block, the processes that torchrun has started work together; one that was started otherwise works
-    alone. On a machine with GPUs, each process has one of them. An error is noted, see `explains_failure`."""
-    global _failed_first, _store
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield
-        return
-    if local_rank() < torch.cuda.device_count():
-        torch.cuda.set_device(local_rank())
-    if _restarts() and int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1:  # each machine counts its own
-        raise MinikdError("torchrun can start the processes of one machine again; on several, start it with `resume`")
-    _store, own, size = next(rendezvous("env://"))
-    store = PrefixStore(f"start-{_restarts()}", _store)
-    cuda = torch.cuda.is_available() and distributed.is_nccl_available()
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=own, world_size=size)
-    try:
-        yield
-    except BaseException:
-        _failed_first = True
-        with suppress(Exception):  # of a store that ended with its process
-            _failed_first = store.add("failures", 1) == 1
-        raise
-    finally:
-        distributed.destroy_process_group()  # the others cannot reach this process any more, and fail
-
-
 def check_device(device: torch.device) -> None:
     """Raises MinikdError where the processes on this machine cannot have such a device each."""
     if world_size() > 1 and device.type == "mps":
@@ -181,31 +154,3 @@ def check_device(device: torch.device) -> None:
             f"`device` cuda: torchrun starts {os.environ.get('LOCAL_WORLD_SIZE', 'more')} processes on this machine, "
             f"which has {torch.cuda.device_count()} GPUs; start as many processes as GPUs"
         )
-
-
-def remember_beginning() -> None:
-    """Notes that the run has begun to write its output."""
-    if _store is not None:
-        _store.set("begun", "yes")
-
-
-def has_begun_before() -> bool:
-    """Whether this run had begun to write its output when a process ended and torchrun started the script again
-    (its option max-restarts)."""
-    return _store is not None and _restarts() > 0 and _store.check(["begun"])
-
-
-def _restarts() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-
-
-def explains_failure() -> bool:
-    """After an error: whether it tells why the run failed. Of several processes the first one's does; the others fail
-    because of it."""
-    return _failed_first is not False
-
-
-def is_lost_process(error: BaseException) -> bool:
-    """Whether the error, of a process among several, means that another one cannot be reached any more."""
-    lost = isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-    return lost and _failed_first is not None

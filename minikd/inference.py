@@ -1,7 +1,7 @@
 """Forward passes without gradients: device, precision, and the logits of many texts."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -73,6 +73,17 @@ def forward_only(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
+def versions(weights: Iterable[Tensor]) -> list[tuple]:
+    """What tells whether the weights are still the same: to be compared by `unchanged`. Writes through `.data` are not
+    seen."""
+    return [(weight, weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
+
+
+def unchanged(before: list[tuple], now: list[tuple]) -> bool:
+    """Whether `versions` of then and now are those of the same tensors, at the same place, with the same values."""
+    return len(before) == len(now) and all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(before, now))
+
+
 def converted(model: Classifier, precision: str) -> Classifier:
     """A twin of the model whose linear layers hold their weights in the format of `precision`, as autocast converts
     them anew in each call. It shares all other memory with the model, and does not follow later changes of it.
@@ -92,7 +103,8 @@ def compute_logits(
     """Logits of every example in the split's own order, fp32 (N, C) on the CPU; `desc` shows a progress bar.
 
     The pass itself runs in order of length, its batches shared out among the processes; the model is in eval mode
-    during it, and left in the mode it had. Raises MinikdError for logits that are not finite.
+    during it, and left in the mode it had (its own
+    `training` tells which). Raises MinikdError for logits that are not finite.
     """
     was_training = model.training
     if was_training:  # a walk over all modules, which takes as long as a layer on a single short text

@@ -238,7 +238,7 @@ def training_step(
         waits = isinstance(batch_loss, DistributedDataParallel) and i < len(weights)
         with batch_loss.no_sync() if waits else nullcontext():  # type: ignore[operator]
             loss = batch_loss(batch) * weight
-            state.scaler.scale(loss * world_size()).backward()  # which is divided by, in the average
+            state.scaler.scale(loss * world_size()).backward()  # the average over processes divides by it
         step_loss = step_loss + loss.detach()
     state.scaler.unscale_(state.optimizer)  # before clipping, so that the true norm is clipped
     if clip:

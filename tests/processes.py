@@ -35,6 +35,7 @@ from minikd import distributed  # noqa: E402
 from minikd.batching import TokenizedSplit, padded_length, plan_batches  # noqa: E402
 from minikd.config import BERT_BASE, BERT_SMALL, EncoderConfig, TrainConfig  # noqa: E402
 from minikd.experiment.runs import environment  # noqa: E402
+from minikd.experiment.torchrun import joined  # noqa: E402
 from minikd.files import atomic_write, write_json  # noqa: E402
 from minikd.inference import choose_device, choose_precision  # noqa: E402
 from minikd.model import Classifier, count_parameters  # noqa: E402
@@ -48,7 +49,7 @@ RATE, HOST, NVLINK, NETWORK, LATENCY = 0.4 * 989e12, 5e-3, 300e9, 50e9, 20e-6
 
 
 def child(split: TokenizedSplit) -> dict:
-    """Seconds of a step, and of an exchange of as many bytes as the gradients have; texts a second."""
+    """Texts a second, and the seconds of an exchange of as many bytes as the gradients have."""
     device = choose_device()
     precision = choose_precision("auto", device)[0]
     torch.manual_seed(0)
@@ -68,8 +69,8 @@ def child(split: TokenizedSplit) -> dict:
         began = time.perf_counter()
         float(distributed.sum_of_all(gradients)[0])
         exchanges.append(time.perf_counter() - began)
-    return {"step": statistics.median(np.diff(moments[warm_up:])), "exchange": statistics.median(exchanges),
-            "examples_per_second": 32 * (len(moments) - 1 - warm_up) / (moments[-1] - moments[warm_up]),
+    seconds = (moments[-1] - moments[warm_up]) / (len(moments) - 1 - warm_up)
+    return {"examples_per_second": 32 / seconds, "exchange": statistics.median(exchanges),
             "trained_parameters": trained}  # fmt: skip
 
 
@@ -119,9 +120,8 @@ def tables(figures: dict) -> str:
         for name, (processes, _) in SIDES.items():
             of_side = [one["examples_per_second"] for one in speeds[name]]
             ratio = ratio_of(of_side, [one["examples_per_second"] for one in speeds[first]])
-            step, exchange = (
-                1000 * statistics.median(one[key] for one in speeds[name]) for key in ("step", "exchange")
-            )
+            step = 32_000 / statistics.median(of_side)
+            exchange = 1000 * statistics.median(one["exchange"] for one in speeds[name])
             sent = 2 * (processes - 1) / processes * 4 * speeds[name][0]["trained_parameters"] / 2**20
             exchanged = [f"{sent:.0f}", f"{exchange:.0f}"] if processes > 1 else ["–", "–"]
             cells = [f"{corpus}, {name}", f"{statistics.median(of_side):.0f}", spread(ratio), f"{step:.0f}"]
@@ -129,10 +129,10 @@ def tables(figures: dict) -> str:
     header = ["3 layers of MiniLM, 32 texts a step", "texts/s", "of one thread", "ms a step"]
     side_by_side = markdown(header + ["MiB sent a step, each", "ms to exchange them alone"], rows)
     rows = [
-        [corpus, *(f"{of[n]['positions'] - 1:+.1%}, {of[n]['busiest'] - 1:.1%}" for n in ("2", "4", "8"))]
+        [corpus, *(f"{of[n]['positions']:.1%}, {of[n]['busiest']:.1%}" for n in ("2", "4", "8"))]
         for corpus, of in figures["padding"].items()
     ]
-    wasted = markdown(["more positions than in one process; the busiest over the mean", "2", "4", "8"], rows)
+    wasted = markdown(["positions, relative to one process; busiest process over the mean", "2", "4", "8"], rows)
     rows = []
     for row in figures["paper"]:
         steps = [row["gpus"][n] for n in ("1", "8", "64")]
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        with distributed.joined():
+        with joined():
             arrays = np.load(args.child)
             found = child(TokenizedSplit(arrays["ids"], arrays["offsets"], arrays["labels"], 0, "sample"))
             if distributed.rank() == 0:

@@ -38,7 +38,7 @@ BEST = {
         "dataset": "sst2", "teacher": BERT, "student_layers": 4, "unlabelled": ["imdb-sentences"], "alpha": [0.0],
         "T": [1.0], "teacher_seeds": 3, "teacher_epochs": 2, "teacher_lr": 5e-5, "epochs": 1, "lr": 1e-4,
     },
-    # Few sentences, so that three teachers can be afforded. It has no official test set: --folds 10 tests all of them.
+    # Few sentences, so that three teachers can be afforded. The corpus has no test split: --folds 10 tests them all.
     "fpb-best": {
         "dataset": "fpb", "teacher": BERT, "student_layers": 4, "alpha": [0.5], "T": [2.0], "teacher_seeds": 3,
         "teacher_epochs": 5, "teacher_lr": 5e-5, "epochs": 5, "lr": 1e-4,

@@ -17,18 +17,10 @@ from minikd.cli.defaults import DEFAULT_COLUMNS, DEFAULTS, corpus_name, default
 from minikd.config import TrainConfig
 from minikd.datasets import Dataset, load_dataset
 from minikd.datasets.classes import label_counts, rare_labels
-from minikd.distributed import (
-    by_first,
-    explains_failure,
-    from_all,
-    has_begun_before,
-    is_lost_process,
-    joined,
-    rank,
-    world_size,
-)
+from minikd.distributed import by_first, from_all, rank, world_size
 from minikd.errors import MinikdError, is_full_memory
 from minikd.evaluation.memory import keep_freed_memory
+from minikd.experiment.torchrun import explains_failure, has_begun_before, is_lost_process, joined
 from minikd.files import check_writable
 from minikd.inference import choose_device, choose_precision
 from minikd.techniques.layer_losses import LAYER_LOSSES, LayerLosses
@@ -180,7 +172,11 @@ def quiet_but_for_first():
     if rank() == 0:
         yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w", encoding="utf-8", errors="backslashreplace") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
         yield
 
 
@@ -207,7 +203,8 @@ def _advice(error: Exception) -> str | None:
     if isinstance(error, MinikdError):
         return str(error)
     if is_lost_process(error):
-        return "another process of this run has ended; run it again with --resume to continue"
+        cause = str(error).strip().splitlines()[0]
+        return f"another process of this run has ended; run it again with --resume to continue ({cause})"
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory is full: try a smaller --batch-size (with --grad-accum) or --max-length"
     if is_full_memory(error):

@@ -20,11 +20,11 @@ from minikd.batching import SORTED_TOGETHER
 from minikd.checkpoints.adapters import save_adapters
 from minikd.checkpoints.load import save_classifier
 from minikd.classifier import TextClassifier
-from minikd.distributed import remember_beginning
 from minikd.errors import MinikdError
 from minikd.experiment.journal import are_figures, is_number
 from minikd.experiment.running import Run
 from minikd.experiment.state import differences, origin_of
+from minikd.experiment.torchrun import remember_beginning
 from minikd.files import atomic_write, parse_json, read_text, regular_file, write_json
 from minikd.techniques.lora import merge_lora
 

@@ -86,7 +86,7 @@ def load_state(path: Path, made_from: dict) -> dict | None:
     state = by_first(_read_state, path, made_from)
     if state is not None:
         before, now = 1 + len(state.get("rng_of_others", [])), world_size()
-        others = f", where {before} worked together, now {now}: the batches are the same, dropout's numbers are others"
+        others = f", saved by {before} processes, now {now}: the batches are the same, dropout's random numbers are not"
         print(f"resumed from {path} at step {state['step']}{others * (before != now)}")
     return state
 

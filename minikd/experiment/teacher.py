@@ -28,7 +28,7 @@ def augmented_texts(teacher: TextClassifier, data: Dataset, settings: Augmentati
     nearest in this teacher's table of word embeddings. A new model must be trained first: its table is random."""
     table = teacher.model.encoder.embeddings.word_embeddings.weight.detach()
     tokens = tokens_of(data.train, teacher)
-    return by_first(augment, tokens, teacher.tokenizer, table, settings, seed)  # another processor may round otherwise
+    return by_first(augment, tokens, teacher.tokenizer, table, settings, seed)  # rounding may differ between machines
 
 
 def teacher_logits(

@@ -8,7 +8,8 @@ int8 (for speed on a CPU): one scale per row of a matrix, and in each pass one p
 to 8 bits as well ("dynamic", W8A8). The product of integers is exact, in 32 bits. The two scales are multiplied in
 afterwards, because they do not depend on the index that is summed over:
     y[t, o] = Σ_i x[t, i] · w[o, i]  ≈  scale_x[t] · scale_w[o] · Σ_i q_x[t, i] · q_w[o, i]
-A single short text has one scale for all its tokens: torch then rounds, multiplies and scales in one operation.
+A short text that is alone in its batch has one scale for all its tokens: torch then rounds, multiplies and scales in
+one operation. Its logits are therefore not quite those that it has in company.
 
 int4 (for size): groups of up to 128 weights of a row share a scale, because 15 steps are too coarse for a whole row;
 two weights share a byte. In a pass they are first turned into floating point.
@@ -28,12 +29,18 @@ from torch.nn import functional as F
 
 from minikd.config import EncoderConfig
 from minikd.errors import MinikdError
+from minikd.inference import unchanged, versions
 from minikd.model import Classifier, SelfAttention
 
 GROUP = 128  # most weights that share a scale in int4
 TOKENS = 1024  # multiplied at a time in int8, to save memory
 SHORT = 256  # tokens of a single text up to which packed weights are the faster way
-CAN_PACK = {"x86", "fbgemm"} & set(torch.backends.quantized.supported_engines)
+# Without instructions for products of 8-bit numbers (VNNI), sums of two of them in 16 bits could overflow.
+CAN_PACK = (
+    "x86" in torch.backends.quantized.supported_engines
+    and hasattr(torch, "_make_per_channel_quantized_tensor")
+    and torch.cpu._is_vnni_supported()
+)
 QUANTIZED = re.compile(r"word_embeddings|attention\.(qkv|output)|feed_forward\.(intermediate|output)|pooler")
 
 
@@ -153,10 +160,14 @@ class QuantizedLinear(nn.Module):
         self.weight, self.scale = _parameters(rows, width, format)
         self.bias = nn.Parameter(torch.zeros(rows), requires_grad=False)
         self.packed: dict[tuple, Any] = {}
+        self.packed_from: list[tuple] = []
 
     def pack(self, rows: slice) -> Any:
         """These rows of weights and biases in the order in which the processor reads them, made on first use."""
-        key = rows.start, rows.stop, self.weight._version
+        weights = versions(self.parameters())
+        if not unchanged(self.packed_from, weights):
+            self.packed, self.packed_from = {}, weights
+        key = rows.start, rows.stop
         if key not in self.packed:
             weight, scale = self.weight[rows], self.scale[rows].flatten().double()
             with warnings.catch_warnings(action="ignore"):  # torch means to remove its tensors of quantised values

@@ -545,6 +545,7 @@ def test_the_scripts_take_every_command_and_every_flag_that_the_readme_names(mon
         assert parsed(monkeypatch, *command)
     flags = {flag for script in SCRIPTS for action in parser_of(script)._actions for flag in action.option_strings}
     others = {"--index-url", "--logdir", "--sample", "--add", "--output", "--threads", "--show", "--readme", "--base"}
+    others |= {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"}  # of torchrun
     named = set(re.findall(r"--[a-zA-Z][a-z-]*", re.sub("<!--.*?-->", "", README)))
     assert named - others <= flags
 
@@ -583,7 +584,7 @@ def test_the_readmes_commands_have_the_flags_that_its_results_were_made_with(mon
             assert given == recorded[name], (command, name)
         made.add(results.stem)
     results = {path.stem for path in (ROOT / "data/results").glob("*.json")}
-    assert made == results - {"benchmark", "exercises", "few-labels", "published"}
+    assert made == results - {"benchmark", "exercises", "few-labels", "processes", "published"}
     for name in made:  # all figures of its run, flags, versions and machine
         whole = json.loads((ROOT / f"data/results/{name}.json").read_text(encoding="utf-8"))
         assert whole["arguments"] and whole["versions"]["torch"] and whole["device"] and whole["threads"]

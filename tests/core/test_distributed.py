@@ -1,5 +1,6 @@
 """Several processes compute what one does: minikd/distributed.py, and the loop and the passes over it."""
 
+import os
 from collections import Counter
 
 import pytest
@@ -9,6 +10,8 @@ from together import SETTINGS, make_split
 
 from minikd.batching import plan_batches
 from minikd.distributed import by_first, process_seed, share
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 
 
 @pytest.fixture(scope="module")

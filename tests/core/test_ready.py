@@ -40,6 +40,22 @@ def test_a_change_of_any_weight_is_followed(classifier):
 def test_a_model_that_was_training_is_used_in_eval_mode(classifier):
     classifier.model.train()
     assert classifier.logits(TEXTS).equal(classifier.logits(TEXTS))
+    assert classifier.model.training
+
+
+def test_another_precision_or_place_is_followed(classifier):
+    classifier.logits(TEXTS)
+    classifier.precision = "bf16" if classifier.precision == "fp32" else "fp32"
+    assert classifier.logits(TEXTS).equal(expected(classifier))
+    for parameter in classifier.model.parameters():
+        parameter.data = parameter.data * 2  # as `model.to` moves it: the same object, elsewhere
+    assert classifier.logits(TEXTS).equal(expected(classifier))
+
+
+def test_a_model_of_inference_mode_can_be_used():
+    with torch.inference_mode():
+        classifier = TextClassifier.from_scratch(TEXTS, ("bad", "good"), layers=1, hidden=64, vocab_size=60)
+    assert classifier.logits(TEXTS).shape == (4, 2)
 
 
 def test_nothing_is_converted_in_a_pass_and_only_matrices_are_held_twice(classifier):

@@ -14,6 +14,7 @@ from minikd import distributed
 from minikd.batching import TokenizedSplit
 from minikd.config import EncoderConfig, TrainConfig
 from minikd.errors import MinikdError
+from minikd.experiment.torchrun import joined
 from minikd.inference import compute_logits
 from minikd.losses import hard_loss
 from minikd.model import Classifier
@@ -130,5 +131,5 @@ def decide(folder):
 
 if __name__ == "__main__":
     task, output, source, *more = sys.argv[1:]
-    with distributed.joined():
+    with joined():
         torch.save(globals()[task](Path(source), *more), Path(output) / f"{distributed.rank()}.pt")

@@ -137,7 +137,10 @@ def test_a_single_short_text_has_one_scale():
     with torch.no_grad():
         layer.weight.neg_()  # packed weights follow
     torch.testing.assert_close(layer(x).double(), layer.bias - x.double() @ rows.T, rtol=0, atol=float(step) * 70)
-    copy.deepcopy(layer)(x)
+    torch.testing.assert_close(copy.deepcopy(layer)(x), layer(x))
+    before = layer(x)
+    layer.load_state_dict({"weight": weight, "scale": scale * 2, "bias": torch.zeros(33)}, assign=True)
+    assert not layer(x).equal(before) and len(layer.packed) == 1
 
 
 @every_format
