@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors_numpy
@@ -53,10 +54,27 @@ def cached_tokens(split: Split, tokenizer: Tokenizer, max_length: int) -> Tokeni
     try:
         tensors = safetensors_numpy.load_file(regular_file(path))
         ids, offsets = tensors["ids"], tensors["offsets"]
-    except (OSError, SafetensorError, KeyError):
+        found = _are_tokens(ids, offsets, len(split.texts), tokenizer, max_length)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        found = False
+    if not found:
         ids, offsets = tokenizer.encode(split.texts, max_length, "tokenize")
         _write(path, safetensors_numpy.save({"ids": ids, "offsets": offsets}), "tokens")
     return tokenized_split(ids, offsets, split.labels, tokenizer, key)
+
+
+def _are_tokens(ids: np.ndarray, offsets: np.ndarray, texts: int, tokenizer: Tokenizer, max_length: int) -> bool:
+    """Whether these arrays can be what `Tokenizer.encode` returns for so many texts: a file in the cache may be
+    damaged, and other ids have no row in a model."""
+    if (ids.dtype, offsets.dtype, ids.ndim, offsets.shape) != (np.int32, np.int64, 1, (texts + 1,)):
+        return False
+    lengths = np.diff(offsets)
+    return (
+        bool(((2 <= lengths) & (lengths <= max_length)).all())
+        and (offsets[0], offsets[-1]) == (0, len(ids))
+        and 0 <= ids.min(initial=0)
+        and ids.max(initial=0) < tokenizer.vocab_size
+    )
 
 
 def cached_logits(
