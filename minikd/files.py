@@ -60,8 +60,8 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):  # it must not hide the first error
             os.unlink(temporary)
-        if isinstance(error, OSError):
-            error.filename = str(path)  # not None, as of a failed write, nor the temporary name
+        if isinstance(error, OSError) and error.filename in (None, temporary):  # None: of a failed write
+            error.filename = str(path)
         raise
 
 
