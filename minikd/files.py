@@ -82,7 +82,9 @@ def write_rows(path: str | Path, rows: list[dict]) -> None:
     In CSV, a text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay as they are.
     """
     if Path(path).suffix.lower() == ".jsonl":
-        atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        with atomic_file(path) as file:  # row by row: together, one emoji makes every character four bytes
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.writelines(line.encode(errors="surrogateescape") for line in lines)
         return
     rows = [{key: _no_formula(value) for key, value in row.items()} for row in rows]
     text = io.StringIO()

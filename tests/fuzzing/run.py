@@ -122,7 +122,7 @@ class Worker:
         self.name, self.reader, self.folder, self.counts = name, READERS[name], folder, counts
         self.corpus = folder / "corpus" / name
         self.corpus.mkdir(parents=True, exist_ok=True)
-        self.tried = work / "tried"  # for whoever finds this process dead
+        self.parent, self.tried = os.getppid(), work / "tried"  # for whoever finds this process dead
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)
         os.dup2(os.open(work / "stderr", os.O_RDWR | os.O_CREAT | os.O_APPEND), 2)
         os.environ["XDG_CACHE_HOME"] = str(work / "cache")
@@ -168,7 +168,8 @@ class Worker:
 
     def one(self, content: bytes) -> tuple | None:
         """Reads a file of this content. Returns where it was refused; ends the process after its time."""
-        if time.process_time() > self.ends or struct.unpack("3Q", self.counts[:])[0] == MOST:
+        over = time.process_time() > self.ends or struct.unpack("3Q", self.counts[:])[0] == MOST
+        if over or os.getppid() != self.parent:  # who counts is gone
             os._exit(0)
         self.path.write_bytes(content)
         self.tried.write_bytes(content)
