@@ -60,8 +60,8 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):  # it must not hide the first error
             os.unlink(temporary)
-        if isinstance(error, OSError):
-            error.filename = str(path)  # not None, as of a failed write, nor the temporary name
+        if isinstance(error, OSError) and error.filename in (None, temporary):  # None: of a failed write
+            error.filename = str(path)
         raise
 
 
@@ -82,7 +82,9 @@ def write_rows(path: str | Path, rows: list[dict]) -> None:
     In CSV, a text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay as they are.
     """
     if Path(path).suffix.lower() == ".jsonl":
-        atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        with atomic_file(path) as file:  # row by row: together, one emoji makes every character four bytes
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.writelines(line.encode(errors="surrogateescape") for line in lines)
         return
     rows = [{key: _no_formula(value) for key, value in row.items()} for row in rows]
     text = io.StringIO()

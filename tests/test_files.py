@@ -37,6 +37,12 @@ def test_a_file_has_its_name_only_once_the_block_has_ended_well(tmp_path):
     assert content_of(path.parent) == {"file": b"all of it"}
 
 
+def test_an_error_within_the_block_that_names_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_file(tmp_path / "file"):
+        (tmp_path / "other").read_bytes()
+    assert caught.value.filename == str(tmp_path / "other") and not content_of(tmp_path)
+
+
 def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     """Or a crash of the machine could leave an empty file under the name."""
     steps, fsync, replace = [], os.fsync, os.replace

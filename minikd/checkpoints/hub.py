@@ -19,6 +19,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json",
                    "added_tokens.json")  # fmt: skip
 
+LONGEST_NAME = 50_000  # bytes without a space in a pickle: 400 tensors have fewer
+
 
 def model_folder(name_or_dir) -> Path:
     """The folder itself, or the local copy of a model on Hugging Face's hub, fetched there on first use.
@@ -175,6 +177,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > size:
                 raise ValueError("it is compressed, or its parts overlap")
+            pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+            if any(len(word) > LONGEST_NAME for pickled in pickles for word in pickled.split()):
+                raise ValueError("a name in it is too long")  # torch.load would search it, in the square of its length
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()

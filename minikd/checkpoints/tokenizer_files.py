@@ -83,7 +83,9 @@ def load_tokenizer(folder) -> Tokenizer:
         direction = (content.get("truncation") or {}).get("direction", "right").lower()
         if direction not in VALUES["truncation_side"]:
             raise MinikdError(f"truncation: direction {direction!r} is not implemented")
-        return Tokenizer(backend, settings.get("truncation_side", direction))
+        tokenizer = Tokenizer(backend, settings.get("truncation_side", direction))
+        _check_tokens(tokenizer)
+        return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder, model_type: str, max_length: int) -> None:
@@ -162,6 +164,19 @@ def _vocabulary(model: dict) -> dict[str, int]:
         if type(token_id) is not int or not 0 <= token_id < 2**31:  # a batch has 32 bits an id
             raise MinikdError(f"vocab: {token!r} has the id {token_id!r}")
     return vocab
+
+
+def _check_tokens(tokenizer: Tokenizer) -> None:
+    """Raises MinikdError where two tokens have one id (in a vocab.txt with the same line twice, an added token gets the
+    id of the last line), and for an added token that the library would look for in the form of an empty text."""
+    if len(set(tokenizer.vocab.values())) < len(tokenizer.vocab):
+        first: dict[int, str] = {}
+        for token, token_id in sorted(tokenizer.vocab.items()):
+            if first.setdefault(token_id, token) != token:
+                raise MinikdError(f"{first[token_id]!r} and {token!r} have the same id, {token_id}")
+    for added in tokenizer.backend.get_added_tokens_decoder().values():
+        if added.normalized and not tokenizer.backend.normalizer.normalize_str(added.content):
+            raise MinikdError(f"the added token {added.content!r} is empty once it is normalized")
 
 
 def _frames_as_bert(processor: dict) -> bool:

@@ -181,7 +181,7 @@ def quiet_but_for_first():
 
 
 class Printable:
-    """A stream on which texts and labels cannot command the terminal: control characters are shown as in Python."""
+    """A stream on which texts and labels cannot command the terminal, nor turn a line around: see `printable`."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -194,8 +194,14 @@ class Printable:
 
 
 def printable(text: str) -> str:
-    """The text with its control characters, but for line breaks and tabs, as \\x1b and the like."""
-    return re.sub("[\0-\b\v-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
+    """The text with its control characters, but for line breaks and tabs, as \\x1b and the like; with those that change
+    the direction of what follows (Unicode's annex 9, section 2) as \\u202e and the like."""
+    return re.sub("[\0-\b\v-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", _escaped, text)
+
+
+def _escaped(match: re.Match) -> str:
+    number = ord(match[0])
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
 
 
 def _advice(error: Exception) -> str | None:

@@ -3,8 +3,10 @@
 import gzip
 import hashlib
 import http.client
+import lzma
 import os
 import re
+import struct
 import tarfile
 import urllib.error
 import urllib.request
@@ -19,6 +21,9 @@ from tqdm import tqdm
 from minikd.errors import MinikdError
 from minikd.files import regular_file
 
+# RuntimeError: a zip with a password or an unknown compression; the last ones: fields that make no sense
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
+           ValueError, IndexError, struct.error)  # fmt: skip
 TOO_LARGE = "it unpacks to far more than a corpus has"
 BLOCK = 1 << 20  # bytes read at a time
 MOST = 512 << 20  # bytes that an archive may unpack to; IMDb's, the largest, has 200 MB
@@ -63,8 +68,7 @@ def members(path: Path, pattern: str) -> Iterator[tuple[re.Match, bytes]]:
     read = _folder_members if path.is_dir() else _zip_members if path.suffix == ".zip" else _tar_members
     try:
         yield from read(path, matcher)
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
-        # RuntimeError: a zip with a password or an unknown compression
+    except DAMAGED as error:
         raise damaged(path, error) from error
     except OSError as error:
         raise MinikdError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
@@ -92,6 +96,8 @@ def _tar_members(path: Path, matcher):
     # "r|" reads straight through; a seekable tar of 100,000 members takes several times as long.
     with gzip.open(regular_file(path)) as file, tarfile.open(fileobj=(stream := Bounded(file)), mode="r|") as archive:
         for member in archive:
+            if archive.offset > MOST:  # tarfile would go there for the next one, block by block, for ever
+                raise tarfile.TarError(TOO_LARGE)
             # A sparse file claims a size that the archive does not have.
             if member.isfile() and not member.issparse() and (match := matcher.fullmatch(member.name)):
                 yield match, archive.extractfile(member).read()

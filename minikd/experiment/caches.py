@@ -61,10 +61,27 @@ def _read_tokens(texts: list[str], tokenizer: Tokenizer, max_length: int, key: s
     try:
         tensors = safetensors_numpy.load_file(regular_file(path))
         ids, offsets = tensors["ids"], tensors["offsets"]
-    except (OSError, SafetensorError, KeyError):
+        found = _are_tokens(ids, offsets, len(texts), tokenizer, max_length)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        found = False
+    if not found:
         ids, offsets = tokenizer.encode(texts, max_length, "tokenize")
         _write(path, safetensors_numpy.save({"ids": ids, "offsets": offsets}), "tokens")
     return ids, offsets
+
+
+def _are_tokens(ids: np.ndarray, offsets: np.ndarray, texts: int, tokenizer: Tokenizer, max_length: int) -> bool:
+    """Whether these arrays can be what `Tokenizer.encode` returns for so many texts: a file in the cache may be
+    damaged, and other ids have no row in a model."""
+    if (ids.dtype, offsets.dtype, ids.ndim, offsets.shape) != (np.int32, np.int64, 1, (texts + 1,)):
+        return False
+    lengths = np.diff(offsets)
+    return (
+        bool(((2 <= lengths) & (lengths <= max_length)).all())
+        and (offsets[0], offsets[-1]) == (0, len(ids))
+        and 0 <= ids.min(initial=0)
+        and ids.max(initial=0) < tokenizer.vocab_size
+    )
 
 
 def cached_logits(

@@ -1,5 +1,6 @@
 """A model's labels for texts, on the screen or in a file."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,13 @@ def label_file(model: TextClassifier, texts: list[str], output: Path) -> None:
 def texts_of(file: Path, text_column: str | None, encoding: str | None) -> list[str]:
     """The texts of a .txt file (its lines) or of a .csv, .tsv or .jsonl file (its text column). Raises MinikdError."""
     return [row.text for row in read_rows(file, Layout(text_column, encoding=encoding), labelled=False)]
+
+
+def predictions_file(folder: Path, name: str) -> Path:
+    """The file in `folder` for the predictions of the model with this name, in which what no name of a file may hold is
+    written as in a URL: "a/b" gives predictions-a%2Fb.csv."""
+    quoted = re.sub(r'[\0-\x1f\x7f%/\\:*?"<>|]', lambda match: f"%{ord(match[0]):02X}", name)
+    return folder / f"predictions-{quoted}.csv"
 
 
 def write_predictions(path: Path, split: Split, logits: Tensor, names: Sequence[str]) -> None:

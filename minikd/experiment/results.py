@@ -20,7 +20,7 @@ from minikd.evaluation.comparison import STUDENTS, compare_students, compare_wit
 from minikd.evaluation.costs import inference_memory_mb, measure_speed, model_size
 from minikd.evaluation.significance import TOO_FEW, chance_margin, compare_counts
 from minikd.experiment.caches import cached_logits, tokens_of
-from minikd.experiment.labelling import write_predictions
+from minikd.experiment.labelling import predictions_file, write_predictions
 from minikd.experiment.recorded import best_validation, loss_curves, training_costs
 from minikd.experiment.runs import environment
 from minikd.files import atomic_write, parse_json, read_text, write_json
@@ -52,7 +52,7 @@ class Results:
                 stale.unlink(missing_ok=True)
         for name, of_seeds in self.logits.items():
             for seed_folder, logits in zip(seed_folders or [folder], of_seeds):
-                write_predictions(seed_folder / f"predictions-{name}.csv", self.split, logits, self.values["labels"])
+                write_predictions(predictions_file(seed_folder, name), self.split, logits, self.values["labels"])
         write_json(folder / "results.json", self.values)
         atomic_write(folder / "results.md", report(complete(self.values)) + "\n")
         (folder / "dashboard.png").unlink(missing_ok=True)  # of an earlier run

@@ -1,5 +1,6 @@
 """The state of an interrupted training run: stopping between two steps, saving everything, going on from there."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -100,6 +101,7 @@ def _read_state(path: Path, made_from: dict) -> dict | None:
         missing = {"model", "optimizer", "scaler", "step", "history", "best", "rng", "cuda_rng"} - state.keys()
         if missing or not (differs or _is_state(state)):
             raise ValueError(missing)
+        json.dumps(state["history"])  # which run.json will hold
     except Exception as error:  # torch.load alone raises half a dozen kinds for a broken file
         if is_full_memory(error):  # nothing is wrong with the file
             raise

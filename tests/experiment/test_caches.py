@@ -6,11 +6,13 @@ from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 import tokenizers
 import torch
 from equality import CONFIGS, load_quietly, randomised
 from helpers import teacher_logits
+from safetensors import numpy as safetensors_numpy
 from safetensors import safe_open
 from safetensors.torch import load, save
 
@@ -73,6 +75,25 @@ def test_tokens_are_not_read_from_the_cache_where_this_differs(part, cache):
     assert split.ids.tolist() == ids.tolist() and split.offsets.tolist() == offsets.tolist()
     assert split.fingerprint != first.fingerprint and len(list(cache.iterdir())) == 2
     assert split.pad_token_id == other["tokenizer"].vocab["[PAD]"]
+
+
+@pytest.mark.parametrize("damage", [
+    lambda ids, offsets: (ids + len(VOCABULARY), offsets), lambda ids, offsets: (-ids, offsets),
+    lambda ids, offsets: (ids.astype(np.float32), offsets), lambda ids, offsets: (ids, offsets.astype(np.uint64)),
+    lambda ids, offsets: (ids[:-1], offsets), lambda ids, offsets: (ids, offsets[:-1]),
+    lambda ids, offsets: (ids, np.append(0, offsets[:-1])), lambda ids, offsets: (ids, offsets[::-1].copy()),
+    lambda ids, offsets: (ids, np.append(np.zeros_like(offsets[:-1]), offsets[-1])),
+    lambda ids, offsets: (ids[None], offsets), lambda ids, offsets: (np.append(ids, 0), offsets + 1),
+])  # fmt: skip
+def test_tokens_in_the_cache_that_no_text_has_are_replaced(damage, cache):
+    """Or they would be looked up in rows that no model has."""
+    first = tokenized(SPLIT)
+    (path,) = cache.iterdir()
+    good = path.read_bytes()
+    ids, offsets = damage(first.ids, first.offsets)
+    path.write_bytes(safetensors_numpy.save({"ids": ids, "offsets": offsets}))
+    assert tokenized(SPLIT).ids.tolist() == first.ids.tolist()
+    assert path.read_bytes() == good
     assert tokenized(SPLIT).ids.tolist() == first.ids.tolist()
 
 

@@ -4,20 +4,26 @@ Faults of downloads are in tests/checkpoints/test_hub.py and tests/corpora/test_
 in tests/core/test_training.py.
 """
 
+import csv
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from forked import Forks
+from conftest import WORDS
+from forked import ROOT, Forks
 
 from minikd.checkpoints.hub import read_weights
 from minikd.datasets import load_dataset
 from minikd.datasets.archive import members
 from minikd.errors import MinikdError
-from minikd.files import check_writable
+from minikd.experiment.journal import read_log
+from minikd.files import check_writable, write_rows
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these faults are made by Linux's means")
 FLAGS = ["--epochs", 2, "--batch-size", 16, "--max-length", 16, "--precision", "fp32", "--device", "cpu"]
@@ -32,12 +38,11 @@ def forks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train(forks, corpus, bare, tmp_path_factory):
-    """Runs train.py on the corpus, and checks that the model is that of a run without any fault. `started`: only
-    starts it."""
+    """Runs train.py on the corpus, or only starts it; its `weights` are those of a run without any fault."""
     folder = tmp_path_factory.mktemp("whole")
 
-    def run(output="out", data=corpus, *, folder, started=False, **options):
-        command = ["train.py", "--dataset", data, "--model", bare, "--output-dir", output, *FLAGS]
+    def run(output="out", data=corpus, *flags, folder, started=False, **options):
+        command = ["train.py", "--dataset", data, "--model", bare, "--output-dir", output, *FLAGS, *flags]
         return (forks.start if started else forks.run)(*command, folder=folder, **options)
 
     assert run(folder=folder)[0] == 0
@@ -73,7 +78,7 @@ def weights_of(folder):
     return (folder / "model.safetensors").read_bytes()
 
 
-def test_after_a_full_disk_the_run_continues_to_the_same_end(forks, train, corpus, bare, disk, tmp_path):
+def test_after_a_full_disk_the_run_continues_to_the_same_end(train, corpus, disk, tmp_path):
     folder = disk("size=330k")
     status, _, err = train("disk/out", folder=tmp_path)
     assert status == 2 and err == [
@@ -82,8 +87,7 @@ def test_after_a_full_disk_the_run_continues_to_the_same_end(forks, train, corpu
     ]
     assert not left_over(folder)
     disk("size=9m")
-    command = ["train.py", "--dataset", corpus, "--model", bare, "--output-dir", "disk/out", *FLAGS, "--resume"]
-    status, out, err = forks.run(*command, folder=tmp_path)
+    status, out, err = train("disk/out", corpus, "--resume", folder=tmp_path)
     assert (status, err) == (0, []) and "resumed from" in out
     assert weights_of(folder / "out") == train.weights
 
@@ -238,3 +242,87 @@ def test_output_that_goes_to_a_full_disk_is_named(train, tmp_path):
     status, _, err = train(folder=tmp_path, before="import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)")
     assert status == 2 and err[0].startswith("train.py: error: stdout: No space left on device; make room")
     assert len(err) == 1
+
+
+BACKWARDS = """
+import itertools, time
+import tqdm.std
+import minikd.experiment.state as state
+hours, now, save = itertools.count(), time.time, state.save_state
+time.time = tqdm.std.time = lambda: now() - 3600 * next(hours)
+def save_state(path, origin, training):
+    save(path, origin, training)
+    with open("saved", "a") as file:
+        print(training.step, file=file)
+state.save_state = save_state
+"""
+
+
+def test_a_clock_that_is_set_back_changes_nothing(train, corpus, tmp_path):
+    """It is an hour earlier whenever somebody looks at it."""
+    status, _, err = train("out", corpus, "--save-minutes", 1e-6, folder=tmp_path, before=BACKWARDS)
+    assert (status, err) == (0, []) and weights_of(tmp_path / "out") == train.weights
+    steps, log = [int(step) for step in (tmp_path / "saved").read_text().split()], read_log(tmp_path / "out")
+    assert steps[0] == 1 < steps[-1] == 20  # not only at the end of an epoch, which has ten steps
+    assert all(line["seconds"] > 0 if "seconds" in line else line["examples_per_second"] > 0 for line in log)
+    row = json.loads((tmp_path / "out/results.json").read_text())["models"][0]
+    assert all(value > 0 for key, value in row.items() if "minutes" in key or "seconds" in key or "per_second" in key)
+
+
+def test_the_locale_c_changes_nothing_but_what_the_terminal_can_show(train, corpus, bare, tmp_path):
+    """There ASCII is the encoding of stdout and of files that name no other."""
+    shutil.copy(corpus, tmp_path / "café.csv")
+    command = [sys.executable, ROOT / "train.py", "--dataset", "café.csv", "--model", bare, "--output-dir", "é", *FLAGS]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = subprocess.run([*map(str, command)], cwd=tmp_path, env=environment, capture_output=True)
+    assert run.returncode == 0 and weights_of(tmp_path / "é") == train.weights, run.stderr
+    assert run.stdout.isascii() and "café" in (tmp_path / "é/results.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "é/results.json").read_bytes())["dataset"] == "café"
+    for path in (tmp_path / "é").glob("*.*"):
+        if path.suffix not in (".safetensors", ".png"):
+            path.read_bytes().decode()
+
+
+def test_a_decimal_comma_changes_nothing(train, tmp_path):
+    made = ["localedef", "-i", "de_DE", "-f", "UTF-8", tmp_path / "de_DE.UTF-8"]
+    if not shutil.which("localedef") or subprocess.run(made, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("no locale with a comma can be made here")
+    german = "import locale; locale.setlocale(locale.LC_ALL, 'de_DE.UTF-8'); assert locale.str(1.5) == '1,5'"
+    status, _, err = train(folder=tmp_path, before=german, LOCPATH=str(tmp_path))
+    assert (status, err) == (0, []) and weights_of(tmp_path / "out") == train.weights
+    with (tmp_path / "out/predictions-model.csv").open() as file:
+        assert all(0 < float(row["prob_bad"]) < 1 for row in csv.DictReader(file))
+
+
+def test_little_memory_names_the_batch_to_try(forks, tmp_path):
+    words = " ".join(WORDS * 40)
+    write_rows(tmp_path / "long.csv", [{"text": f"{i} {words}", "label": i % 2} for i in range(200)])
+    little = """
+import resource
+limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + 400 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+"""
+    command = ["train.py", "--dataset", "long.csv", "--layers", 1, "--hidden", 256, "--max-length", 512, "--epochs", 1,
+               "--precision", "fp32", "--device", "cpu", "--output-dir", "out"]  # fmt: skip
+    status, _, err = forks.run(*command, "--batch-size", 128, folder=tmp_path, before=little)
+    assert status == 2 and err == [
+        "train.py: error: model: the memory is full; try --batch-size 64 with --grad-accum 2 (as many examples a "
+        "step), or a smaller --max-length, without --resume"
+    ]
+    assert not left_over(tmp_path)
+
+
+def test_a_run_that_is_stopped_and_continued_is_the_same(train, tmp_path):
+    script, log = train(folder=tmp_path, started=True), tmp_path / "out/.partial/log.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(script.pid, signal.SIGSTOP)
+    while Path(f"/proc/{script.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.001)
+    stopped = log.read_bytes()
+    time.sleep(0.3)
+    assert log.read_bytes() == stopped
+    os.kill(script.pid, signal.SIGCONT)
+    status, _, err = script.wait()
+    assert (status, err) == (0, []) and weights_of(tmp_path / "out") == train.weights
