@@ -545,6 +545,7 @@ def test_the_scripts_take_every_command_and_every_flag_that_the_readme_names(mon
         assert parsed(monkeypatch, *command)
     flags = {flag for script in SCRIPTS for action in parser_of(script)._actions for flag in action.option_strings}
     others = {"--index-url", "--logdir", "--sample", "--add", "--output", "--threads", "--show", "--readme", "--base"}
+    others |= {"--folder", "--executions"}  # of tests/fuzzing
     others |= {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"}  # of torchrun
     named = set(re.findall(r"--[a-zA-Z][a-z-]*", re.sub("<!--.*?-->", "", README)))
     assert named - others <= flags
