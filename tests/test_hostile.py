@@ -211,6 +211,7 @@ def test_a_pickle_with_an_endless_name_is_refused_before_torch_searches_it(folde
         file.writestr("archive/data.pkl", b"\x80\x02c" + b"[" * 10_000_000 + b"\nx\n.")
         file.writestr("archive/version", "3")
     assert "a name in it is too long" in refusal(read_weights, path)
+    assert "cannot be resumed from (ValueError)" in refusal(load_state, path, {}) and origin_of(path) == ("", None)
 
 
 def test_a_state_whose_history_json_cannot_hold_is_refused(tmp_path):
