@@ -378,6 +378,14 @@ def test_a_copy_of_itself_has_no_checkpoint(tmp_path):
     assert checkpoint_of(str(tmp_path)) is None
 
 
+def test_a_text_in_place_of_a_figure_is_not_repeated_as_often_as_a_count_says(tmp_path):
+    path = READERS["results.json"].make(tmp_path)
+    results = json.loads(path.read_text())
+    results["models"][0]["reliability"][9] = [2**33, "0", 0.5]
+    path.write_text(json.dumps(results))
+    assert "holds figures that cannot be pooled" in refusal(finished_fold, tmp_path)
+
+
 def test_a_results_file_with_figures_of_another_kind_is_refused_by_its_name(tmp_path):
     results = json.loads((minikd.experiment.readme.ROOT / "data/results/imdb-best.json").read_text())
     results["models"][0]["accuracy"] = {"x": 1}
