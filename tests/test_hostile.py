@@ -211,6 +211,7 @@ def test_a_pickle_with_an_endless_name_is_refused_before_torch_searches_it(folde
         file.writestr("archive/data.pkl", b"\x80\x02c" + b"[" * 10_000_000 + b"\nx\n.")
         file.writestr("archive/version", "3")
     assert "a name in it is too long" in refusal(read_weights, path)
+    assert "cannot be resumed from (ValueError)" in refusal(load_state, path, {}) and origin_of(path) == ("", None)
 
 
 def test_a_state_whose_history_json_cannot_hold_is_refused(tmp_path):
@@ -375,6 +376,14 @@ def test_records_are_read_as_they_are(tmp_path):
 def test_a_copy_of_itself_has_no_checkpoint(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"arguments": {}, "copied_from": str(tmp_path)}))
     assert checkpoint_of(str(tmp_path)) is None
+
+
+def test_a_text_in_place_of_a_figure_is_not_repeated_as_often_as_a_count_says(tmp_path):
+    path = READERS["results.json"].make(tmp_path)
+    results = json.loads(path.read_text())
+    results["models"][0]["reliability"][9] = [2**33, "0", 0.5]
+    path.write_text(json.dumps(results))
+    assert "holds figures that cannot be pooled" in refusal(finished_fold, tmp_path)
 
 
 def test_a_results_file_with_figures_of_another_kind_is_refused_by_its_name(tmp_path):

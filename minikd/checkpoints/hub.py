@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from safetensors import torch as safetensors_torch
 from torch import Tensor
 
-from minikd.checkpoints.reading import read_json, reading
+from minikd.checkpoints.reading import check_pickle, read_json, reading
 from minikd.errors import MinikdError
 from minikd.files import regular_file
 
@@ -18,8 +17,6 @@ from minikd.files import regular_file
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json",
                    "added_tokens.json")  # fmt: skip
-
-LONGEST_NAME = 50_000  # bytes without a space in a pickle: 400 tensors have fewer
 
 
 def model_folder(name_or_dir) -> Path:
@@ -173,13 +170,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     """The tensors of a .bin file; a pickle from elsewhere must not run code. Raises ValueError for anything but plain
     tensors, and for those that take more memory than the file has: names may share a storage, and strides repeat it."""
     size = path.stat().st_size
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > size:
-                raise ValueError("it is compressed, or its parts overlap")
-            pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
-            if any(len(word) > LONGEST_NAME for pickled in pickles for word in pickled.split()):
-                raise ValueError("a name in it is too long")  # torch.load would search it, in the square of its length
+    check_pickle(path)
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()

@@ -1,11 +1,14 @@
 """Files that others wrote: whatever is wrong with one is a MinikdError, one line that names the file."""
 
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from minikd.errors import MinikdError, is_full_memory
 from minikd.files import parse_json, read_text
+
+LONGEST_NAME = 50_000  # bytes without a space in a pickle: those of hundreds of tensors have fewer
 
 
 @contextmanager
@@ -38,3 +41,16 @@ def read_json(path: Path, fault: str = "is damaged ({})") -> dict:
         if not isinstance(content, dict):
             raise ValueError("it holds no JSON object")
         return content
+
+
+def check_pickle(path: Path) -> None:
+    """Raises ValueError for a file of torch.save that torch.load would unpack to more than its size, or over which it
+    would sit for hours: it searches the name of what it does not know in the square of the length."""
+    if not zipfile.is_zipfile(path):  # as before torch 1.6
+        return
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it is compressed, or its parts overlap")
+        pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+    if any(len(word) > LONGEST_NAME for pickled in pickles for word in pickled.split()):
+        raise ValueError("a name in it is too long")

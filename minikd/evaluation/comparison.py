@@ -85,7 +85,8 @@ def _pool(bins) -> list:
     count = sum(one[0] for one in filled)
     if not count:
         return [0, None, None]
-    return [count, *(sum(one[0] * one[i] for one in filled) / count for i in (1, 2))]
+    # + 0.0 raises where a damaged file has a text, which would else be repeated as often as it has a count
+    return [count, *(sum(one[0] * (one[i] + 0.0) for one in filled) / count for i in (1, 2))]
 
 
 def compare_with_first(row: dict, first: dict) -> dict:

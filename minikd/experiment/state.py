@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from minikd.checkpoints.reading import check_pickle
 from minikd.distributed import by_first, rank, world_size
 from minikd.errors import MinikdError, is_full_memory
 from minikd.experiment.journal import are_figures
@@ -96,7 +97,8 @@ def _read_state(path: Path, made_from: dict) -> dict | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(regular_file(path), map_location="cpu", weights_only=True)
+        check_pickle(regular_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
         differs = differences(state["made_from"], made_from)
         missing = {"model", "optimizer", "scaler", "step", "history", "best", "rng", "cuda_rng"} - state.keys()
         if missing or not (differs or _is_state(state)):
@@ -137,7 +139,8 @@ def origin_of(path: Path) -> tuple[str, dict | None]:
     """The command (`Run.command`) that saved the state at `path`, "" where that is not known or there is none; and what
     it was made from."""
     try:
-        state = torch.load(regular_file(path), map_location="cpu", weights_only=True, mmap=True)
+        check_pickle(regular_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return (state["command"] if isinstance(state["command"], str) else ""), state["made_from"]
     except Exception:  # as above; `load_state` says what is wrong
         return "", None
