@@ -51,6 +51,14 @@ def test_several_processes_end_in_the_weights_and_the_figures_of_one(together, p
             assert epoch["validation_loss"] == pytest.approx(alone["validation_loss"], abs=1e-6)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_end_in_the_weights_of_one(together):
+    (one,), _ = together("train_on_gpus", 1)
+    for own in together("train_on_gpus", 2)[0]:
+        assert largest_difference(own, one) < 1e-4
+        assert [epoch["confusion"] for epoch in own["figures"]] == [epoch["confusion"] for epoch in one["figures"]]
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_each_batch_of_one_plan_is_divided_among_all(together, processes):
     found, _ = together("train", processes)

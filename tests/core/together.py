@@ -15,7 +15,7 @@ from minikd.batching import TokenizedSplit
 from minikd.config import EncoderConfig, TrainConfig
 from minikd.errors import MinikdError
 from minikd.experiment.torchrun import joined
-from minikd.inference import compute_logits
+from minikd.inference import choose_device, compute_logits
 from minikd.losses import hard_loss
 from minikd.model import Classifier
 from minikd.training import fit
@@ -38,7 +38,7 @@ def make_model(dropout):
     return Classifier(replace(CONFIG, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout))
 
 
-def trained(dropout=0.0, saved=None, until=None):
+def trained(dropout=0.0, saved=None, until=None, device=CPU):
     """The training's weights, losses, figures and all that each step was handed; `until`: the step after which it
     ends, with its state."""
     seen, random, model = [], [], make_model(dropout)
@@ -49,14 +49,14 @@ def trained(dropout=0.0, saved=None, until=None):
         return hard_loss(output.logits, batch.labels)
 
     losses, state, history = [], None, []
-    steps = fit(model, make_split(67, 1), make_split(30, 2), SETTINGS, loss, device=CPU, saved=saved)
+    steps = fit(model, make_split(67, 1), make_split(30, 2), SETTINGS, loss, device=device, saved=saved)
     for done in steps:
         history = done.state.history
         losses.append(float(done.loss))
         if done.state.step == until and not done.scores:
             state = done.state.state_dict()
             steps.close()
-    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    weights = torch.cat([parameter.detach().cpu().flatten() for parameter in model.parameters()])
     figures = [{key: epoch[key] for key in ("step", "validation_loss", "confusion")} for epoch in history]
     return {"weights": weights, "losses": losses, "figures": figures, "seen": seen, "random": random, "state": state}
 
@@ -74,6 +74,10 @@ def train(folder):
     minikd.distributed.DistributedDataParallel = minikd.training.DistributedDataParallel = Spy
     plain = trained()
     return {"plain": plain, "syncs": syncs[:], "dropout": trained(0.5), "again": trained(0.5)}
+
+
+def train_on_gpus(folder):
+    return trained(device=choose_device("cuda"))
 
 
 def stop(folder, dropout):
