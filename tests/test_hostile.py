@@ -251,6 +251,12 @@ def test_labels_of_adapters_that_are_no_names_are_refused(adapter, labels):
     assert refusal(load_merged, adapter) == f"{path}: its labels are no list of names"
 
 
+def test_adapters_that_name_other_labels_than_the_model_has_outputs_are_refused(adapter):
+    path = adapter / "adapter_model.safetensors"
+    save_file(load_file(path), path, metadata={"labels": '["only one"]'})
+    assert f"{path}: names 1 labels for the 2 of" in refusal(load_merged, adapter)
+
+
 NO_REGULAR_FILE = {
     "model/config.json": load_classifier, "model/tokenizer.json": load_classifier, "model/vocab.txt": load_classifier,
     "model/tokenizer_config.json": load_classifier, "model/model.safetensors": load_classifier,

@@ -133,6 +133,8 @@ def load_merged(folder) -> Classifier:
         raise MinikdError(
             f"{base}: is quantised ({model.config.quantization}); adapters are for the model it was made of"
         )
+    if labels and len(labels) != model.classifier.out_features:
+        raise MinikdError(f"{path}: names {len(labels)} labels for the {model.classifier.out_features} of {base}")
     load_adapters(model, folder)
     merge_lora(model)
     if labels:
